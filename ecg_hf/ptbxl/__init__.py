@@ -1,0 +1,1 @@
+"""PTB-XL: statements and tasks, records, the data set."""
