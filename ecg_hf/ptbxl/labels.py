@@ -1,14 +1,15 @@
 """The 71 SCP-ECG statements of PTB-XL and the six classification tasks made from them.
 
 Source: ``scp_statements.csv`` of PTB-XL 1.0.3 (Wagner et al. 2020, doi 10.1038/s41597-020-0495-6, CC BY 4.0): its rows
-in its order. The tasks are those of the PTB-XL benchmark (Strodthoff et al. 2020, doi 10.1109/JBHI.2020.3022989): a
-statement counts as present whatever its likelihood, and a record without any statement of a task's kind takes no part
-in that task. Labels are the sorted codes of the full table, so a subset of the records has the same labels.
+in its order; the names of classes and subclasses from Table 5 of that paper. The tasks are those of the PTB-XL
+benchmark (Strodthoff et al. 2020, doi 10.1109/JBHI.2020.3022989): a statement counts as present whatever its
+likelihood, and a record without any statement of a task's kind takes no part in that task. Labels are the sorted codes
+of the full table, so a subset of the records has the same labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -102,3 +103,88 @@ _TABLE = (
 
 STATEMENTS: dict[str, Statement] = {statement.code: statement for statement in _TABLE}
 """All 71 statements by code, in the order of PTB-XL's own table."""
+
+_CLASS_NAMES = {
+    "NORM": "normal ECG",
+    "CD": "conduction disturbance",
+    "HYP": "hypertrophy",
+    "MI": "myocardial infarction",
+    "STTC": "ST/T change",
+}
+
+# A subclass whose code is also a statement's is named as the statement is.
+_SUBCLASS_NAMES = {
+    "LAFB/LPFB": "left anterior/left posterior fascicular block",
+    "_AVB": "AV block",
+    "ISCA": "ischemic in anterior leads",
+    "ISCI": "ischemic in inferior leads",
+    "STTC": "ST-T changes",
+}
+
+
+def _code_if(kind: str) -> Callable[[Statement], str | None]:
+    return lambda statement: statement.code if kind in statement.kinds else None
+
+
+_LABEL_OF_STATEMENT: dict[str, Callable[[Statement], str | None]] = {
+    "all": lambda statement: statement.code,
+    "diagnostic": _code_if("d"),
+    "subdiagnostic": lambda statement: statement.diagnostic_subclass,
+    "superdiagnostic": lambda statement: statement.diagnostic_class,
+    "form": _code_if("f"),
+    "rhythm": _code_if("r"),
+}
+
+TASKS: tuple[str, ...] = tuple(_LABEL_OF_STATEMENT)
+"""The six tasks: all statements, those of one kind, or the 5 classes or 23 subclasses of the diagnostic ones."""
+
+
+def task_labels(task: str) -> list[str]:
+    """The label codes of `task`, in label order: sorted, over the full table.
+
+    There are 71, 44, 23, 5, 19 and 12 of them in the order of `TASKS`. Raises `ValueError` for another task.
+    """
+    labels = map(_label_of_statement(task), STATEMENTS.values())
+    return sorted({label for label in labels if label is not None})
+
+
+def task_label_names(task: str) -> dict[str, str]:
+    """The full name of each label of `task` by its code, in label order; ``{"CD": "conduction disturbance", ...}``."""
+    names = {code: statement.description for code, statement in STATEMENTS.items()}
+    names |= {"superdiagnostic": _CLASS_NAMES, "subdiagnostic": _SUBCLASS_NAMES}.get(task, {})
+    return {label: names[label] for label in task_labels(task)}
+
+
+def find_statement(code: str) -> Statement:
+    """The statement with this code, blanks around it aside; `ValueError` if the table has none."""
+    statement = STATEMENTS.get(code.strip())
+    if statement is None:
+        raise ValueError(f"SCP code {code!r} is not one of PTB-XL's {len(STATEMENTS)} statements.")
+    return statement
+
+
+def encode_labels(codes_per_record: Iterable[Collection[str]], task: str) -> np.ndarray:
+    """Multi-hot labels, float32 (records, labels), from the SCP codes of each record.
+
+    A row of zeros is a record without any statement of the task's kind. Raises `ValueError` for a code that is not in
+    the table.
+    """
+    label_of_statement = _label_of_statement(task)
+    columns = {label: column for column, label in enumerate(task_labels(task))}
+    records = list(codes_per_record)
+    labels = np.zeros((len(records), len(columns)), dtype=np.float32)
+    for row, codes in enumerate(records):
+        for code in codes:
+            label = label_of_statement(find_statement(code))
+            if label is not None:
+                labels[row, columns[label]] = 1
+    return labels
+
+
+def _label_of_statement(task: str) -> Callable[[Statement], str | None]:
+    if task not in _LABEL_OF_STATEMENT:
+        raise ValueError(f"There is no task {task!r}; the tasks are {', '.join(TASKS)}.")
+    return _LABEL_OF_STATEMENT[task]
+
+
+__all__ = ["STATEMENTS", "TASKS", "Statement", "encode_labels", "find_statement", "task_label_names", "task_labels"]

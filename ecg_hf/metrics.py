@@ -1,0 +1,401 @@
+"""Metrics of multi-label ECG classification: AUROC, AUPRC, F-max, decision thresholds and bootstrap intervals.
+
+Everywhere `labels` is (records, labels) with 1 = present, 0 = absent, -100 = unknown, and `scores` has the same shape.
+An unknown cell takes no part in its column; the rest of its record does. A label whose known cells are all equal has
+neither AUROC nor AUPRC: it is undefined and left out of the macro means, never counted as 0.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import datasets
+import evaluate
+import numpy as np
+import pandas as pd
+
+UNKNOWN_LABEL = -100
+
+# Weights held at once while bootstrapping (2 MiB): small enough for the processor's cache, where sums are fastest.
+WEIGHTS_PER_CHUNK = 2**18
+
+
+def multilabel_metrics(labels, scores, label_names: Sequence[str] | None = None) -> dict:
+    """Macro and per-label metrics of a multi-label classifier.
+
+    F-max is the sample-centric one of CAFA (Radivojac et al. 2013, doi 10.1038/nmeth.2340), which the PTB-XL benchmark
+    reports (Strodthoff et al. 2021, arXiv 2004.13701). At a threshold common to all labels, precision is averaged over
+    the records with a score at or above it and recall over the records with a positive label; F-max is the largest
+    harmonic mean of the two over all thresholds. Only for F-max must the scores of different labels be comparable.
+
+    Args:
+        labels: (records, labels) of 0, 1 and -100.
+        scores: (records, labels), logits or probabilities.
+        label_names: names for `per_label`; "0", "1", ... if absent.
+
+    Returns:
+        `macro_auroc`, `macro_auprc`, `f_max`; `num_undefined`, the number of labels without AUROC and AUPRC;
+        `per_label`, for each name `auroc` and `auprc` (None where undefined), `num_positive` and `num_known`.
+
+    Raises:
+        ValueError: on wrong shapes or values, or if all labels are undefined.
+    """
+    labels, scores = _check_labels_and_scores(labels, scores)
+    names = _check_label_names(label_names, labels.shape[1])
+    auroc, auprc = _unweighted_auroc_and_auprc(labels, scores)
+    per_label = {
+        name: {
+            "auroc": None if np.isnan(auroc[index]) else float(auroc[index]),
+            "auprc": None if np.isnan(auprc[index]) else float(auprc[index]),
+            "num_positive": int(np.sum(labels[:, index] == 1)),
+            "num_known": int(np.sum(labels[:, index] != UNKNOWN_LABEL)),
+        }
+        for index, name in enumerate(names)
+    }
+    return {
+        "macro_auroc": _macro_mean(auroc, labels),
+        "macro_auprc": _macro_mean(auprc, labels),
+        "f_max": _f_max(labels, scores),
+        "num_undefined": int(np.isnan(auroc).sum()),
+        "per_label": per_label,
+    }
+
+
+def macro_auroc(labels, scores) -> float:
+    """Area under the ROC curve, mean over the defined labels; raises `ValueError` if there is none."""
+    labels, scores = _check_labels_and_scores(labels, scores)
+    return _macro_mean(_unweighted_auroc_and_auprc(labels, scores)[0], labels)
+
+
+def macro_auprc(labels, scores) -> float:
+    """Average precision, mean over the defined labels; raises `ValueError` if there is none.
+
+    Average precision is the step-wise area under the precision-recall curve, without interpolation.
+    """
+    labels, scores = _check_labels_and_scores(labels, scores)
+    return _macro_mean(_unweighted_auroc_and_auprc(labels, scores)[1], labels)
+
+
+def weighted_auroc_and_auprc(labels, scores, weights) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and average precision of each label under each weighting of the records.
+
+    Equal scores are one step of both curves, so that the order of the records changes no bit of the result.
+
+    Args:
+        labels: (records, labels) of 0, 1 and -100.
+        scores: (records, labels).
+        weights: (weightings, records), not negative; for example how often a resample drew each record.
+
+    Returns:
+        Two arrays (weightings, labels), NaN where a label has no positive or no negative weight.
+    """
+    labels, scores = _check_labels_and_scores(labels, scores)
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.ndim != 2 or weights.shape[1] != len(labels):
+        raise ValueError(f"`weights` must have shape (weightings, {len(labels)}), got {weights.shape}.")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("`weights` must be finite and not negative.")
+    return _auroc_and_auprc(_rank_labels(labels, scores), weights)
+
+
+def choose_thresholds(labels, scores, label_names: Sequence[str] | None = None) -> list[float]:
+    """For each label the threshold of highest F1; a label is called present where `score >= threshold`.
+
+    Choose on validation records only. The threshold lies midway between two neighbouring scores (the neighbour below
+    the lowest score is 0), so that rounding of a score does not flip a decision. Of several thresholds of equal F1 the
+    highest is taken. A label that lacks known positives or known negatives gets 0.5 and is named in a warning.
+
+    Args:
+        labels: (records, labels) of 0, 1 and -100.
+        scores: (records, labels), probabilities.
+        label_names: names for the warning; "0", "1", ... if absent.
+
+    Returns:
+        One threshold for each label, in label order.
+    """
+    labels, scores = _check_labels_and_scores(labels, scores)
+    names = _check_label_names(label_names, labels.shape[1])
+    if outside := int(np.sum((scores < 0) | (scores > 1))):
+        raise ValueError(
+            f"Thresholds need probabilities, but {outside} of {scores.size} scores lie outside [0, 1]: "
+            "apply the sigmoid to the logits first."
+        )
+    rankings = _rank_labels(labels, scores)
+    if undecided := [name for name, ranking in zip(names, rankings, strict=True) if ranking is None]:
+        warnings.warn(
+            f"{len(undecided)} of {len(names)} labels lack positive or negative records and get the threshold 0.5: "
+            f"{', '.join(undecided)}.",
+            stacklevel=2,
+        )
+    return [
+        0.5 if ranking is None else _best_f1_threshold(ranking, scores[:, index])
+        for index, ranking in enumerate(rankings)
+    ]
+
+
+def bootstrap_metrics(
+    labels, scores, n_resamples: int = 1000, *, groups=None, seed: int = 0, confidence: float = 0.95
+) -> dict[str, dict[str, float]]:
+    """Percentile bootstrap intervals of macro AUROC and macro AUPRC.
+
+    Records are drawn with replacement, or whole groups (patients) of records. A label that is undefined in a resample
+    is left out of that resample's mean; a resample in which all labels are undefined is left out, with a warning.
+
+    Args:
+        labels: (records, labels) of 0, 1 and -100.
+        scores: (records, labels).
+        n_resamples: number of resamples.
+        groups: (records,) ids, for example of patients; a record whose id is missing is a group of its own.
+        seed: of the resampling.
+        confidence: share of the resamples' values inside the interval.
+
+    Returns:
+        `{"macro_auroc": {"value", "low", "high"}, "macro_auprc": {...}}`, `value` from the records as they are.
+    """
+    labels, scores = _check_labels_and_scores(labels, scores)
+    if n_resamples < 1:
+        raise ValueError(f"`n_resamples` must be at least 1, got {n_resamples}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence}.")
+    group_of_record = _number_groups(groups, len(labels))
+    rankings = _rank_labels(labels, scores)
+    point_estimates = _auroc_and_auprc(rankings, np.ones((1, len(labels))))
+    resampled = ([], [])
+    for draws in _draw_counts(group_of_record.max(initial=-1) + 1, n_resamples, seed):
+        for metric, values in zip(resampled, _auroc_and_auprc(rankings, draws[:, group_of_record]), strict=True):
+            metric.append(values)
+    return {
+        name: _percentile_interval(_macro_mean(point[0], labels), np.concatenate(values), confidence)
+        for name, point, values in zip(("macro_auroc", "macro_auprc"), point_estimates, resampled, strict=True)
+    }
+
+
+class ECGMultiLabelMetric(evaluate.Metric):
+    """The numbers of `multilabel_metrics` (without `per_label`) as an `evaluate` metric; needs no network.
+
+    References are (records, labels) of 0, 1 and -100, predictions (records, labels) of logits or probabilities. With
+    `keep_in_memory=True` nothing is written to the cache folder.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        # float64 for the references too: an integer feature would turn a label of 0.5 into 0 without a word.
+        cells = datasets.List(datasets.Value("float64"))
+        return evaluate.MetricInfo(
+            description="Macro AUROC, macro AUPRC and sample-centric F-max of multi-label classification.",
+            citation="",
+            inputs_description=self.__doc__,
+            features=datasets.Features({"predictions": cells, "references": cells}),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float | int]:
+        metrics = multilabel_metrics(references, predictions)
+        del metrics["per_label"]
+        return metrics
+
+
+def _check_labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 arrays of equal shape (records, labels), with nothing but allowed values."""
+    labels, scores = _as_matrix(labels, "labels"), _as_matrix(scores, "scores")
+    if labels.shape != scores.shape:
+        raise ValueError(f"`labels` and `scores` must have the same shape, got {labels.shape} and {scores.shape}.")
+    if bad := int(np.sum(~np.isfinite(scores))):
+        raise ValueError(
+            f"`scores` must be finite, but {bad} of {scores.size} values, in {np.sum(~np.isfinite(scores).all(axis=1))} "
+            f"of {len(scores)} records, are NaN or infinite."
+        )
+    wrong = labels[~np.isin(labels, (0, 1, UNKNOWN_LABEL))]
+    if wrong.size:
+        raise ValueError(
+            f"`labels` must be 0, 1 or {UNKNOWN_LABEL} (unknown), but {wrong.size} of {labels.size} values are "
+            f"something else, the first {wrong[0]:g}."
+        )
+    return labels, scores
+
+
+def _as_matrix(values, name: str) -> np.ndarray:
+    try:
+        matrix = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be an array of numbers (records, labels): {error}") from error
+    if matrix.ndim != 2:
+        raise ValueError(f"`{name}` must have shape (records, labels), got {matrix.shape}.")
+    return matrix
+
+
+def _check_label_names(label_names: Sequence[str] | None, num_labels: int) -> list[str]:
+    names = [str(index) for index in range(num_labels)] if label_names is None else list(label_names)
+    if len(names) != num_labels or len(set(names)) != num_labels:
+        raise ValueError(
+            f"`label_names` must be {num_labels} different names, got {len(names)}, {len(set(names))} of them different."
+        )
+    return names
+
+
+class _Ranking(NamedTuple):
+    """One label's known records by falling score, cut into the steps of its ROC and precision-recall curves."""
+
+    records: np.ndarray  # (known records,) indices
+    positive: np.ndarray  # (known records,) bool, in that order
+    starts: np.ndarray  # (steps,) where in that order each step begins
+
+
+def _rank_labels(labels: np.ndarray, scores: np.ndarray) -> list[_Ranking | None]:
+    return [_rank_label(labels[:, index], scores[:, index]) for index in range(labels.shape[1])]
+
+
+def _rank_label(labels: np.ndarray, scores: np.ndarray) -> _Ranking | None:
+    """Rank one label's records, or None if it lacks known positives or known negatives."""
+    known = np.flatnonzero(labels != UNKNOWN_LABEL)
+    records = known[np.argsort(-scores[known])]
+    positive = labels[records] == 1
+    if positive.all() or not positive.any():
+        return None
+    sorted_scores = scores[records]
+    starts = np.flatnonzero(np.r_[True, sorted_scores[1:] != sorted_scores[:-1]])
+    # Neighbouring steps without positives add nothing to either area when taken as one: rare labels become cheap.
+    has_positive = np.add.reduceat(positive, starts, dtype=np.int64) > 0
+    starts = starts[has_positive | np.r_[True, has_positive[:-1]]]
+    return _Ranking(records, positive, starts)
+
+
+def _auroc_and_auprc(rankings: list[_Ranking | None], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays (weightings, labels) for `weights` of shape (weightings, records)."""
+    auroc, auprc = np.full((2, len(weights), len(rankings)), np.nan)
+    # With the records first, a sum over records adds whole rows of weightings.
+    weights = np.ascontiguousarray(weights.T, dtype=np.float64)
+    for index, ranking in enumerate(rankings):
+        if ranking is not None:
+            auroc[:, index], auprc[:, index] = _areas(ranking, weights)
+    return auroc, auprc
+
+
+def _areas(ranking: _Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and average precision, each (weightings,), for `weights` of shape (records, weightings)."""
+    weights = weights[ranking.records]
+    positive = ranking.positive[:, None]
+    new_positives = np.add.reduceat(weights * positive, ranking.starts, axis=0)
+    new_negatives = np.add.reduceat(weights * ~positive, ranking.starts, axis=0)
+    true_positives = np.cumsum(new_positives, axis=0)
+    false_positives = np.cumsum(new_negatives, axis=0)
+    num_positives, num_negatives = true_positives[-1], false_positives[-1]
+
+    # Trapezoids: a negative counts the positives above it, and half of those with its own score.
+    concordant = np.sum(new_negatives * (true_positives - new_positives / 2), axis=0)
+    called = true_positives + false_positives
+    precision = np.divide(true_positives, called, out=np.zeros_like(called), where=called > 0)
+    recalled_precision = np.sum(new_positives * precision, axis=0)
+
+    defined = (num_positives > 0) & (num_negatives > 0)
+    undefined = np.full_like(num_positives, np.nan)
+    auroc = np.divide(concordant, num_positives * num_negatives, out=undefined.copy(), where=defined)
+    auprc = np.divide(recalled_precision, num_positives, out=undefined, where=defined)
+    return auroc, auprc
+
+
+def _unweighted_auroc_and_auprc(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    auroc, auprc = _auroc_and_auprc(_rank_labels(labels, scores), np.ones((1, len(labels))))
+    return auroc[0], auprc[0]
+
+
+def _macro_mean(values: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the defined labels."""
+    defined = values[~np.isnan(values)]
+    if not defined.size:
+        raise ValueError(
+            f"AUROC and AUPRC are undefined: none of the {labels.shape[1]} labels has both a known positive and a "
+            f"known negative among {labels.shape[0]} records. Evaluate more records."
+        )
+    return float(defined.mean())
+
+
+def _f_max(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Sample-centric F-max over all distinct scores as thresholds."""
+    scores = np.where(labels == UNKNOWN_LABEL, -np.inf, scores)
+    by_score = np.argsort(-scores, axis=1, kind="stable")
+    scores = np.take_along_axis(scores, by_score, axis=1)
+    labels = np.take_along_axis(labels, by_score, axis=1)
+
+    # As the threshold falls, each cell in turn becomes a call and changes its record's precision and recall.
+    known, positive = labels != UNKNOWN_LABEL, labels == 1
+    precision = np.cumsum(positive, axis=1) / np.maximum(np.cumsum(known, axis=1), 1)
+    precision_change = np.diff(precision, axis=1, prepend=0)
+    recall_change = positive / np.maximum(positive.sum(axis=1, keepdims=True), 1)
+    first_call = np.zeros_like(known)
+    first_call[:, 0] = True
+
+    scores, precision_change, recall_change, first_call = (
+        cells[known] for cells in (scores, precision_change, recall_change, first_call)
+    )
+    # Cells of equal score are added in an order of their own, so that the order of the records changes no bit.
+    order = np.lexsort((recall_change, precision_change, -scores))
+    lowest_of_score = np.r_[np.diff(scores[order]) != 0, True]
+    precision_sum, recall_sum, num_called = (
+        np.cumsum(cells[order])[lowest_of_score] for cells in (precision_change, recall_change, first_call)
+    )
+    mean_precision = precision_sum / num_called
+    mean_recall = recall_sum / positive.any(axis=1).sum()
+    total = mean_precision + mean_recall
+    f_scores = np.divide(2 * mean_precision * mean_recall, total, out=np.zeros_like(total), where=total > 0)
+    return float(f_scores.max())
+
+
+def _best_f1_threshold(ranking: _Ranking, scores: np.ndarray) -> float:
+    ends = np.r_[ranking.starts[1:], len(ranking.records)]
+    true_positives = np.cumsum(np.add.reduceat(ranking.positive, ranking.starts, dtype=np.int64))
+    f1 = 2 * true_positives / (ends + true_positives[-1])
+    num_called = ends[np.argmax(f1)]
+    sorted_scores = scores[ranking.records]
+    above = sorted_scores[num_called - 1]
+    below = sorted_scores[num_called] if num_called < len(sorted_scores) else 0.0
+    midway = float(below + (above - below) / 2)
+    # Between neighbouring floats there is no middle: the sum may have rounded down to the lower one.
+    return midway if midway > below else float(above)
+
+
+def _number_groups(groups, num_records: int) -> np.ndarray:
+    """(records,) group numbers from 0; without groups each record is one."""
+    if groups is None:
+        return np.arange(num_records)
+    numbers, ids = pd.factorize(np.asarray(groups))
+    if len(numbers) != num_records:
+        raise ValueError(f"`groups` must have one id for each of the {num_records} records, got {len(numbers)}.")
+    missing = numbers == -1
+    numbers[missing] = len(ids) + np.arange(missing.sum())
+    return numbers
+
+
+def _draw_counts(num_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Chunks (resamples, groups) of how often each resample drew each group."""
+    generator = np.random.default_rng(seed)
+    resamples_per_chunk = max(1, WEIGHTS_PER_CHUNK // num_groups)
+    for first in range(0, n_resamples, resamples_per_chunk):
+        size = min(resamples_per_chunk, n_resamples - first)
+        yield generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=size)
+
+
+def _percentile_interval(value: float, resampled: np.ndarray, confidence: float) -> dict[str, float]:
+    """Interval from the macro means of `resampled`, (resamples, labels) with NaN where undefined."""
+    defined = ~np.isnan(resampled)
+    num_defined = defined.sum(axis=1)
+    means = np.where(defined, resampled, 0).sum(axis=1)[num_defined > 0] / num_defined[num_defined > 0]
+    if len(means) < len(resampled):
+        warnings.warn(
+            f"{len(resampled) - len(means)} of {len(resampled)} resamples have no label with both positives and "
+            "negatives and are left out of the interval.",
+            stacklevel=3,
+        )
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+__all__ = [
+    "ECGMultiLabelMetric",
+    "bootstrap_metrics",
+    "choose_thresholds",
+    "macro_auprc",
+    "macro_auroc",
+    "multilabel_metrics",
+    "weighted_auroc_and_auprc",
+]
