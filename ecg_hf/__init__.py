@@ -1,1 +1,67 @@
-"""ECG Transformers for Hugging Face: post-training by preview linear probing and stochastic depth (arXiv 2509.12991)."""
+"""ECG Transformers for Hugging Face: post-training by preview linear probing and stochastic depth (arXiv 2509.12991).
+
+Importing the package registers the model with the Auto classes and the pipeline; data, training and plotting load when
+they are first used.
+"""
+
+import importlib
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForSequenceClassification,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
+from .ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from .ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
+from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
+
+__version__ = "0.1.0"
+
+AutoConfig.register("ecg_transformer", ECGTransformerConfig, exist_ok=True)
+# The base class first: `architectures` of the checkpoint chooses among them, and names the base by default.
+AutoModel.register(ECGTransformerConfig, (ECGTransformerModel, ECGTransformerForMultiLabel), exist_ok=True)
+AutoModelForSequenceClassification.register(ECGTransformerConfig, ECGTransformerForMultiLabel, exist_ok=True)
+AutoFeatureExtractor.register(ECGTransformerConfig, ECGTransformerFeatureExtractor, exist_ok=True)
+if "ecg-classification" not in PIPELINE_REGISTRY.get_supported_tasks():
+    PIPELINE_REGISTRY.register_pipeline(
+        "ecg-classification",
+        pipeline_class=ECGClassificationPipeline,
+        pt_model=AutoModelForSequenceClassification,
+        type="multimodal",
+    )
+
+_LAZY = {
+    "PTBXL": "ptbxl",
+    "load_ptbxl": "ptbxl",
+    "PostTrainer": "post_training",
+    "PostTrainingArguments": "post_training",
+    "ECGMultiLabelMetric": "metrics",
+    "bootstrap_metrics": "metrics",
+    "write_ptbxl_folder": "synthetic",
+    "plot_ecg": "plotting",
+    "plot_learning_curves": "plotting",
+}
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+
+
+def __dir__():
+    return sorted([*globals(), *_LAZY])
+
+
+__all__ = [
+    "ECGClassificationPipeline",
+    "ECGTransformerConfig",
+    "ECGTransformerFeatureExtractor",
+    "ECGTransformerForMultiLabel",
+    "ECGTransformerModel",
+    *_LAZY,
+]

@@ -122,17 +122,14 @@ def choose_thresholds(labels, scores, label_names: Sequence[str] | None = None) 
             f"Thresholds need probabilities, but {outside} of {scores.size} scores lie outside [0, 1]: "
             "apply the sigmoid to the logits first."
         )
-    rankings = _rank_labels(labels, scores)
-    if undecided := [name for name, ranking in zip(names, rankings, strict=True) if ranking is None]:
+    thresholds = [_best_f1_threshold(labels[:, index], scores[:, index]) for index in range(len(names))]
+    if undecided := [name for name, threshold in zip(names, thresholds, strict=True) if threshold is None]:
         warnings.warn(
             f"{len(undecided)} of {len(names)} labels lack positive or negative records and get the threshold 0.5: "
             f"{', '.join(undecided)}.",
             stacklevel=2,
         )
-    return [
-        0.5 if ranking is None else _best_f1_threshold(ranking, scores[:, index])
-        for index, ranking in enumerate(rankings)
-    ]
+    return [0.5 if threshold is None else threshold for threshold in thresholds]
 
 
 def bootstrap_metrics(
@@ -142,13 +139,15 @@ def bootstrap_metrics(
 
     Records are drawn with replacement, or whole groups (patients) of records. A label that is undefined in a resample
     is left out of that resample's mean; a resample in which all labels are undefined is left out, with a warning.
+    Resampled AUPRC is biased upwards for rare labels (a positive drawn twice is a tie with itself), so that `value`
+    tends to lie low in its interval.
 
     Args:
         labels: (records, labels) of 0, 1 and -100.
         scores: (records, labels).
         n_resamples: number of resamples.
         groups: (records,) ids, for example of patients; a record whose id is missing is a group of its own.
-        seed: of the resampling.
+        seed: of `numpy.random.default_rng`, whose `multinomial` draws the resamples one after the other.
         confidence: share of the resamples' values inside the interval.
 
     Returns:
@@ -161,14 +160,23 @@ def bootstrap_metrics(
         raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence}.")
     group_of_record = _number_groups(groups, len(labels))
     rankings = _rank_labels(labels, scores)
-    point_estimates = _auroc_and_auprc(rankings, np.ones((1, len(labels))))
-    resampled = ([], [])
-    for draws in _draw_counts(group_of_record.max(initial=-1) + 1, n_resamples, seed):
-        for metric, values in zip(resampled, _auroc_and_auprc(rankings, draws[:, group_of_record]), strict=True):
-            metric.append(values)
+    auroc, auprc = _auroc_and_auprc(rankings, np.ones((1, len(labels))))
+    value_auroc, value_auprc = _macro_mean(auroc[0], labels), _macro_mean(auprc[0], labels)
+
+    chunks = [_auroc_and_auprc(rankings, counts) for counts in _draw_counts(group_of_record, n_resamples, seed)]
+    auroc, auprc = (np.concatenate(values) for values in zip(*chunks, strict=True))
+    undefined = np.isnan(auroc).all(axis=1)
+    if undefined.all():
+        raise ValueError(f"No label has both positives and negatives in any of {n_resamples} resamples: use more.")
+    if undefined.any():
+        warnings.warn(
+            f"{undefined.sum()} of {n_resamples} resamples are left out of the intervals: no label has both positives "
+            "and negatives there.",
+            stacklevel=2,
+        )
     return {
-        name: _percentile_interval(_macro_mean(point[0], labels), np.concatenate(values), confidence)
-        for name, point, values in zip(("macro_auroc", "macro_auprc"), point_estimates, resampled, strict=True)
+        "macro_auroc": _percentile_interval(value_auroc, np.nanmean(auroc[~undefined], axis=1), confidence),
+        "macro_auprc": _percentile_interval(value_auprc, np.nanmean(auprc[~undefined], axis=1), confidence),
     }
 
 
@@ -200,10 +208,11 @@ def _check_labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = _as_matrix(labels, "labels"), _as_matrix(scores, "scores")
     if labels.shape != scores.shape:
         raise ValueError(f"`labels` and `scores` must have the same shape, got {labels.shape} and {scores.shape}.")
-    if bad := int(np.sum(~np.isfinite(scores))):
+    finite = np.isfinite(scores)
+    if not finite.all():
         raise ValueError(
-            f"`scores` must be finite, but {bad} of {scores.size} values, in {np.sum(~np.isfinite(scores).all(axis=1))} "
-            f"of {len(scores)} records, are NaN or infinite."
+            f"`scores` must be finite, but {np.sum(~finite)} of {scores.size} values, in "
+            f"{np.sum(~finite.all(axis=1))} of {len(scores)} records, are NaN or infinite."
         )
     wrong = labels[~np.isin(labels, (0, 1, UNKNOWN_LABEL))]
     if wrong.size:
@@ -227,18 +236,20 @@ def _as_matrix(values, name: str) -> np.ndarray:
 def _check_label_names(label_names: Sequence[str] | None, num_labels: int) -> list[str]:
     names = [str(index) for index in range(num_labels)] if label_names is None else list(label_names)
     if len(names) != num_labels or len(set(names)) != num_labels:
-        raise ValueError(
-            f"`label_names` must be {num_labels} different names, got {len(names)}, {len(set(names))} of them different."
-        )
+        raise ValueError(f"`label_names` must be {num_labels} different names, got {names}.")
     return names
 
 
 class _Ranking(NamedTuple):
-    """One label's known records by falling score, cut into the steps of its ROC and precision-recall curves."""
+    """One label's known records by falling score, cut into the steps of its ROC and precision-recall curves.
+
+    Within a step the positives come first, so that a step is one run of positives, one of negatives, or both.
+    """
 
     records: np.ndarray  # (known records,) indices
-    positive: np.ndarray  # (known records,) bool, in that order
-    starts: np.ndarray  # (steps,) where in that order each step begins
+    run_starts: np.ndarray  # (runs,) positions in `records`
+    run_is_positive: np.ndarray  # (runs,) bool
+    run_step: np.ndarray  # (runs,) the step of each run
 
 
 def _rank_labels(labels: np.ndarray, scores: np.ndarray) -> list[_Ranking | None]:
@@ -248,16 +259,22 @@ def _rank_labels(labels: np.ndarray, scores: np.ndarray) -> list[_Ranking | None
 def _rank_label(labels: np.ndarray, scores: np.ndarray) -> _Ranking | None:
     """Rank one label's records, or None if it lacks known positives or known negatives."""
     known = np.flatnonzero(labels != UNKNOWN_LABEL)
-    records = known[np.argsort(-scores[known])]
+    records = known[np.lexsort((-labels[known], -scores[known]))]
     positive = labels[records] == 1
     if positive.all() or not positive.any():
         return None
-    sorted_scores = scores[records]
-    starts = np.flatnonzero(np.r_[True, sorted_scores[1:] != sorted_scores[:-1]])
+    step_starts = _change_points(scores[records])
     # Neighbouring steps without positives add nothing to either area when taken as one: rare labels become cheap.
-    has_positive = np.add.reduceat(positive, starts, dtype=np.int64) > 0
-    starts = starts[has_positive | np.r_[True, has_positive[:-1]]]
-    return _Ranking(records, positive, starts)
+    without_positive = ~positive[step_starts]
+    step_starts = step_starts[~(without_positive & np.r_[False, without_positive[:-1]])]
+    run_starts = np.union1d(step_starts, _change_points(positive))
+    run_step = np.searchsorted(step_starts, run_starts, side="right") - 1
+    return _Ranking(records, run_starts, positive[run_starts], run_step)
+
+
+def _change_points(values: np.ndarray) -> np.ndarray:
+    """Where runs of equal neighbours begin."""
+    return np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
 
 
 def _auroc_and_auprc(rankings: list[_Ranking | None], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -273,10 +290,10 @@ def _auroc_and_auprc(rankings: list[_Ranking | None], weights: np.ndarray) -> tu
 
 def _areas(ranking: _Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AUROC and average precision, each (weightings,), for `weights` of shape (records, weightings)."""
-    weights = weights[ranking.records]
-    positive = ranking.positive[:, None]
-    new_positives = np.add.reduceat(weights * positive, ranking.starts, axis=0)
-    new_negatives = np.add.reduceat(weights * ~positive, ranking.starts, axis=0)
+    run_weights = np.add.reduceat(weights[ranking.records], ranking.run_starts, axis=0)
+    steps = np.zeros((2, ranking.run_step[-1] + 1, weights.shape[1]))
+    steps[ranking.run_is_positive.astype(int), ranking.run_step] = run_weights
+    new_negatives, new_positives = steps
     true_positives = np.cumsum(new_positives, axis=0)
     false_positives = np.cumsum(new_negatives, axis=0)
     num_positives, num_negatives = true_positives[-1], false_positives[-1]
@@ -341,17 +358,23 @@ def _f_max(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(f_scores.max())
 
 
-def _best_f1_threshold(ranking: _Ranking, scores: np.ndarray) -> float:
-    ends = np.r_[ranking.starts[1:], len(ranking.records)]
-    true_positives = np.cumsum(np.add.reduceat(ranking.positive, ranking.starts, dtype=np.int64))
-    f1 = 2 * true_positives / (ends + true_positives[-1])
-    num_called = ends[np.argmax(f1)]
-    sorted_scores = scores[ranking.records]
-    above = sorted_scores[num_called - 1]
-    below = sorted_scores[num_called] if num_called < len(sorted_scores) else 0.0
-    midway = float(below + (above - below) / 2)
-    # Between neighbouring floats there is no middle: the sum may have rounded down to the lower one.
-    return midway if midway > below else float(above)
+def _best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """The threshold of one label, or None if it lacks known positives or known negatives."""
+    known = np.flatnonzero(labels != UNKNOWN_LABEL)
+    records = known[np.argsort(-scores[known])]
+    scores, positive = scores[records], labels[records] == 1
+    if positive.all() or not positive.any():
+        return None
+    lowest_of_score = np.r_[scores[1:] != scores[:-1], True]
+    true_positives = np.cumsum(positive)[lowest_of_score]
+    num_called = np.flatnonzero(lowest_of_score) + 1
+    f1 = 2 * true_positives / (num_called + positive.sum())
+    best = num_called[np.argmax(f1)]
+    above = scores[best - 1]
+    below = scores[best] if best < len(scores) else 0.0
+    midway = below + (above - below) / 2
+    # Between neighbouring floats there is no middle: the sum may have been rounded down to the lower one.
+    return float(midway if midway > below else above)
 
 
 def _number_groups(groups, num_records: int) -> np.ndarray:
@@ -366,27 +389,18 @@ def _number_groups(groups, num_records: int) -> np.ndarray:
     return numbers
 
 
-def _draw_counts(num_groups: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Chunks (resamples, groups) of how often each resample drew each group."""
+def _draw_counts(group_of_record: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Chunks (resamples, records) of how often each resample drew each record's group."""
     generator = np.random.default_rng(seed)
-    resamples_per_chunk = max(1, WEIGHTS_PER_CHUNK // num_groups)
+    num_groups = group_of_record.max() + 1
+    resamples_per_chunk = max(1, WEIGHTS_PER_CHUNK // len(group_of_record))
     for first in range(0, n_resamples, resamples_per_chunk):
         size = min(resamples_per_chunk, n_resamples - first)
-        yield generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=size)
+        yield generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=size)[:, group_of_record]
 
 
 def _percentile_interval(value: float, resampled: np.ndarray, confidence: float) -> dict[str, float]:
-    """Interval from the macro means of `resampled`, (resamples, labels) with NaN where undefined."""
-    defined = ~np.isnan(resampled)
-    num_defined = defined.sum(axis=1)
-    means = np.where(defined, resampled, 0).sum(axis=1)[num_defined > 0] / num_defined[num_defined > 0]
-    if len(means) < len(resampled):
-        warnings.warn(
-            f"{len(resampled) - len(means)} of {len(resampled)} resamples have no label with both positives and "
-            "negatives and are left out of the interval.",
-            stacklevel=3,
-        )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     return {"value": value, "low": float(low), "high": float(high)}
 
 

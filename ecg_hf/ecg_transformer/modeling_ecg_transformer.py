@@ -190,9 +190,9 @@ class ECGTransformerMLP(nn.Module):
 class ECGTransformerLayer(GradientCheckpointingLayer):
     """One pre-norm block; its attention and MLP branches are each dropped per row at `drop_path_rate` in training."""
 
-    def __init__(self, config: ECGTransformerConfig, drop_path_rate: float):
+    def __init__(self, config: ECGTransformerConfig):
         super().__init__()
-        self.drop_path_rate = drop_path_rate
+        self.drop_path_rate = 0.0
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = ECGTransformerAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -245,6 +245,13 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         if isinstance(module, ECGTransformerEmbeddings):
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
             init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+
+    def set_drop_path_rate(self, rate: float):
+        """Set stochastic depth: block l of L is dropped at `rate` * l / (L - 1), so a single block never is."""
+        self.config.drop_path_rate = rate
+        layers = self.base_model.layers
+        for depth, layer in enumerate(layers):
+            layer.drop_path_rate = rate * depth / max(len(layers) - 1, 1)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the matrices that, like all vectors, weight decay leaves alone."""
@@ -322,11 +329,8 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
     def __init__(self, config: ECGTransformerConfig):
         super().__init__(config)
         self.embeddings = ECGTransformerEmbeddings(config)
-        rates = [
-            config.drop_path_rate * depth / max(config.num_hidden_layers - 1, 1)
-            for depth in range(config.num_hidden_layers)
-        ]
-        self.layers = nn.ModuleList([ECGTransformerLayer(config, rate) for rate in rates])
+        self.layers = nn.ModuleList([ECGTransformerLayer(config) for _ in range(config.num_hidden_layers)])
+        self.set_drop_path_rate(config.drop_path_rate)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 

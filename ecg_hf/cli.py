@@ -1,0 +1,75 @@
+"""The command `ecg-hf train|evaluate`, which the scripts in `training/` call too."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import yaml
+
+
+def _with_config(argv: Sequence[str]) -> list[str]:
+    """Put the entries of `--config FILE.yaml` before the other flags, which thus override them."""
+    argv = list(argv)
+    if "--config" not in argv:
+        return argv
+    place = argv.index("--config")
+    if place + 1 == len(argv):
+        raise SystemExit("`--config` needs the name of a YAML file.")
+    with open(argv[place + 1], encoding="utf-8") as file:
+        entries = yaml.safe_load(file)
+    if not isinstance(entries, dict):
+        raise SystemExit(f"`{argv[place + 1]}` must hold `name: value` lines.")
+    flags = []
+    for name, value in entries.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        flags += [f"--{name}", *map(str, values)]
+    return flags + argv[:place] + argv[place + 2 :]
+
+
+def _parse(argv: Sequence[str], *kinds):
+    from transformers import HfArgumentParser
+
+    return HfArgumentParser(kinds, allow_abbrev=False).parse_args_into_dataclasses(_with_config(argv))
+
+
+def train(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Post-train a model; the flags are the fields of the model, data and post-training arguments."""
+    from .post_training.arguments import PostTrainingArguments
+    from .post_training.run import DataArguments, ModelArguments, post_train
+
+    model_args, data_args, args = _parse(
+        sys.argv[1:] if argv is None else argv, ModelArguments, DataArguments, PostTrainingArguments
+    )
+    results = post_train(model_args, data_args, args)
+    if args.process_index == 0:
+        print(json.dumps(results, indent=2))
+        print(f"The checkpoint, its metrics, predictions and learning curves are in {args.output_dir}")
+    return results
+
+
+def evaluate(argv: Sequence[str] | None = None) -> dict:
+    """Evaluate a post-trained checkpoint on a split of PTB-XL."""
+    from .post_training.run import DataArguments, EvaluationArguments
+    from .post_training.run import evaluate as run
+
+    evaluation_args, data_args = _parse(sys.argv[1:] if argv is None else argv, EvaluationArguments, DataArguments)
+    metrics = run(evaluation_args, data_args)
+    print(json.dumps({name: value for name, value in metrics.items() if name != "per_label"}, indent=2))
+    return metrics
+
+
+COMMANDS = {"train": train, "evaluate": evaluate}
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        raise SystemExit(f"usage: ecg-hf {{{','.join(COMMANDS)}}} ...   (`ecg-hf train --help` lists the flags)")
+    COMMANDS[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

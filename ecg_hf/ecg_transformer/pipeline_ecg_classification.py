@@ -1,0 +1,213 @@
+"""Pipeline `ecg-classification`: a raw ECG record in, the findings of an ECG Transformer out."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.pipelines.base import ChunkPipeline
+
+from .configuration_ecg_transformer import ECGTransformerConfig
+
+MILLIVOLTS = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "nv": 1e-6}
+
+
+class ECGClassificationPipeline(ChunkPipeline):
+    """
+    Multi-label classification of ECG records.
+
+    ```python
+    from transformers import pipeline
+
+    classifier = pipeline("ecg-classification", model="path/to/checkpoint")
+    classifier("records500/00000/00001_hr")
+    # [{"label": "NORM", "name": "normal ECG", "score": 0.93, "threshold": 0.41, "positive": True}, ...]
+    classifier(signal, sampling_rate=500, lead_names=["I", "II", "III", "aVR", "aVL", "aVF", "V1", ...])
+    ```
+
+    A record is
+
+    - the path of a WFDB record, with or without `.hea` or `.dat` (its header tells rate, leads and units),
+    - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`, or
+    - an array (leads, samples), together with the arguments `sampling_rate` and `lead_names`.
+
+    Several records are a list of these (or a generator or dataset, which is read as the answers are). For each record
+    the answer is a list with one dict for each label, in descending order of `score`: `label`, `name` (the full name,
+    where the model knows it), `score` (probability), `threshold`, and `positive` (score >= threshold). All windows of
+    a record are scored and put together as the model's `window_aggregation` says; `batch_size` counts windows.
+
+    Arguments, of the pipeline or of a call:
+        sampling_rate, lead_names, units: Of arrays, and of dicts that lack them; see the feature extractor.
+        missing_leads (`str`, defaults to `"zero"`): `"zero"` or `"error"`; see the feature extractor.
+        top_k (`int`, *optional*): Only the labels with the highest scores.
+        batch_size (`int`, defaults to 32): Windows in one forward pass; they may come from several records.
+
+    Raises:
+        ValueError: at construction, without a feature extractor or with one made for another model; in a call, for an
+            input that is refused (see the feature extractor).
+        RuntimeError: at construction, if the model has no trained head.
+    """
+
+    _load_feature_extractor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_processor = False
+
+    def __init__(self, *args, batch_size: int | None = None, **kwargs):
+        super().__init__(*args, batch_size=batch_size or 32, **kwargs)
+        if not hasattr(self.model, "aggregate_windows") or self.model.head_is_random:
+            raise RuntimeError(
+                f"`{self.model.name_or_path}` ({type(self.model).__name__}) has no trained classification head. "
+                "Post-train it first."
+            )
+        if self.feature_extractor is None:
+            raise ValueError(
+                f"`{self.model.name_or_path}` came without a feature extractor (`preprocessor_config.json`): pass the "
+                "one that the model was trained with as `feature_extractor`."
+            )
+        _check_same_input(self.feature_extractor, self.model.config)
+        # A model that comes from a trainer may be in training mode, where scores are random.
+        self.model.eval()
+
+    def _sanitize_parameters(
+        self, sampling_rate=None, lead_names=None, units=None, missing_leads=None, top_k: int | None = None
+    ) -> tuple[dict, dict, dict]:
+        preprocess = {
+            "sampling_rate": sampling_rate,
+            "lead_names": lead_names,
+            "units": units,
+            "missing_leads": missing_leads,
+        }
+        postprocess = {"top_k": top_k}
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
+        return _without_none(preprocess), {}, _without_none(postprocess)
+
+    def preprocess(self, record, missing_leads: str = "zero", **recording):
+        """Yield the windows of one record."""
+        if isinstance(record, (str, os.PathLike)):
+            recording = read_wfdb(record)
+            source = f"{record}: "
+        else:
+            recording = _as_recording(record, recording)
+            source = ""
+        try:
+            features = self.feature_extractor(**recording, missing_leads=missing_leads)
+        except ValueError as error:
+            raise ValueError(f"{source}{error}") from error
+        num_windows = len(features["input_values"])
+        for window in range(num_windows):
+            rows = {name: tensor[window : window + 1] for name, tensor in features.items()}
+            yield {"is_last": window == num_windows - 1, "window": rows}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        # The library would pad tensors to a common shape; dicts it leaves alone, one by itself or a batch as a list.
+        windows = model_inputs["window"]
+        if isinstance(windows, dict):
+            windows = [windows]
+        batch = {name: torch.cat([window[name] for window in windows]) for name in windows[0]}
+        return {"is_last": model_inputs["is_last"], "logits": self.model(**batch).logits}
+
+    def postprocess(self, windows: list[dict[str, torch.Tensor]], top_k: int | None = None) -> list[dict[str, Any]]:
+        config = self.model.config
+        logits = torch.cat([window["logits"] for window in windows]).float()
+        scores = self.model.aggregate_windows(logits[None])[0].sigmoid().tolist()
+        thresholds = config.thresholds or [0.5] * len(scores)
+        names = config.label_names or {}
+        findings = [
+            {
+                "label": config.id2label[index],
+                "name": names.get(config.id2label[index], config.id2label[index]),
+                "score": score,
+                "threshold": threshold,
+                "positive": score >= threshold,
+            }
+            for index, (score, threshold) in enumerate(zip(scores, thresholds, strict=True))
+        ]
+        return sorted(findings, key=lambda finding: finding["score"], reverse=True)[:top_k]
+
+
+def read_wfdb(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a WFDB record: `signal` (leads, samples) in mV, `sampling_rate` in Hz and `lead_names`.
+
+    Raises `FileNotFoundError` where a file of the record is absent, and `ValueError`, which names the record, where
+    one is damaged or a unit is not of voltage.
+    """
+    try:
+        import wfdb
+    except ImportError as error:
+        raise ImportError("Reading a WFDB record needs the package wfdb: pip install wfdb") from error
+    path = pathlib.Path(path)
+    name = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
+    header = pathlib.Path(f"{name}.hea")
+    if not header.is_file():
+        raise FileNotFoundError(f"There is no WFDB record {name}: {header} does not exist.")
+    try:
+        record = wfdb.rdrecord(str(name), physical=False)
+        signal = record.dac().T
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"WFDB record {name} cannot be read, its files are damaged or disagree: {error}") from error
+    _check_checksums(record, name)
+    return {
+        "signal": signal * _millivolts_per_unit(record, name)[:, None],
+        "sampling_rate": record.fs,
+        "lead_names": record.sig_name,
+    }
+
+
+def _check_checksums(record, name: pathlib.Path):
+    # The library does not compare them. Those of signals with several samples in a frame count what it averages away.
+    if record.checksum is None or set(record.samps_per_frame or [1]) != {1}:
+        return
+    for lead, expected, found in zip(record.sig_name, record.checksum, record.calc_checksum(), strict=True):
+        if expected is not None and expected % 65536 != found:
+            raise ValueError(
+                f"WFDB record {name}: the checksum of lead {lead} is {found}, the header says {expected}; the signal "
+                "file is damaged."
+            )
+
+
+def _millivolts_per_unit(record, name: pathlib.Path) -> np.ndarray:
+    for lead, unit in zip(record.sig_name, record.units, strict=True):
+        if unit.casefold() not in MILLIVOLTS:
+            raise ValueError(f"WFDB record {name}: lead {lead} is in `{unit}`; expected V, mV, uV or nV.")
+    return np.array([MILLIVOLTS[unit.casefold()] for unit in record.units])
+
+
+def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
+    """The feature extractor's arguments for a dict or an array; what a dict says goes before the call's arguments."""
+    signal = record
+    if isinstance(record, Mapping):
+        keys = [key for key in ("signal", "array") if key in record]
+        if len(keys) != 1:
+            raise ValueError(
+                "A record that is a dict needs one key `signal` (or `array`), beside `sampling_rate` and "
+                f"`lead_names`; got the keys {', '.join(map(str, record))}."
+            )
+        signal = record[keys[0]]
+        fields = ("sampling_rate", "lead_names", "units")
+        recording = {**recording, **_without_none({name: record.get(name) for name in fields})}
+    if np.ndim(signal) != 2:
+        raise ValueError(
+            f"One record has shape (leads, samples), got {np.shape(signal)}. Pass several records as a list."
+        )
+    return {"signal": signal, **recording}
+
+
+def _check_same_input(feature_extractor, config: ECGTransformerConfig):
+    for name in ("sampling_rate", "lead_names"):
+        given, expected = getattr(feature_extractor, name), getattr(config, name)
+        if given != expected:
+            raise ValueError(
+                f"The feature extractor was made for another model: its `{name}` is {given}, the model's {expected}."
+            )
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+__all__ = ["ECGClassificationPipeline"]

@@ -1,0 +1,296 @@
+"""Pictures: an ECG on ECG paper, and the learning curves of a post-training run.
+
+matplotlib is loaded by the first picture, and only through its objects: pyplot's global state and the user's backend
+stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MM_PER_INCH = 25.4
+DOTS_PER_INCH = 150
+
+# The usual paper speed and gain, IEC 60601-2-25.
+MM_PER_SECOND = 25
+MM_PER_MILLIVOLT = 10
+
+# Rows and columns of a printed 12-lead ECG: 2.5 s of each lead, then 10 s of the rhythm lead.
+STANDARD_LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
+RHYTHM_LEAD = "II"
+STANDARD_SECONDS = 10
+
+LONGEST_PAPER_SECONDS = 60
+LARGEST_MILLIVOLTS = 32.767  # of a digital record of 16 bits at 1 µV, as PTB-XL's
+
+# mm on the paper
+LINE_SPACING, STRONG_LINE_SPACING = 1, 5
+SIDE_MARGIN = 5
+NARROWEST_PAPER = 70  # room for the line about the scale
+HEADER, FOOTER = 10, 10
+PULSE_FOOT, PULSE_WIDTH = 1, 5  # a calibration pulse of 0.2 s
+TRACE_START = 20
+LABEL_HEIGHT = 5
+LEAST_EXTENT, LARGEST_EXTENT = 6, 25  # of a trace above and below its baseline
+
+PAPER_COLOR, LINE_COLOR, STRONG_LINE_COLOR = "#fffafa", "#f9dcdc", "#eeb0b0"
+TRACE_COLOR, SEPARATOR_COLOR = "#101010", "#909090"
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+TRAIN_COLOR, VALIDATION_COLOR = "#E69F00", "#0072B2"
+BEST_EPOCH_COLOR, AXES_GRID_COLOR = "#555555", "#e5e5e5"
+MOST_MARKERS = 60  # of one curve; beyond, markers hide it
+
+STAGE_TITLES = {"probe": "Linear probe", "finetune": "Fine-tuning"}
+# Rows of the learning curves: what each draws, as (key of the log entry, name in the legend, colour).
+LEARNING_CURVES = {
+    "loss": (("loss", "training", TRAIN_COLOR), ("eval_loss", "validation", VALIDATION_COLOR)),
+    "macro AUROC": (("eval_macro_auroc", "validation", VALIDATION_COLOR),),
+    "macro AUPRC": (("eval_macro_auprc", "validation", VALIDATION_COLOR),),
+}
+
+
+def plot_ecg(
+    signal,
+    *,
+    sampling_rate: float,
+    lead_names: Sequence[str],
+    path: str | os.PathLike | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw an ECG to scale on ECG paper: 25 mm/s, 10 mm/mV, fine lines each 1 mm and strong lines each 5 mm.
+
+    The 12 standard leads over 10 s become the usual print (three rows of four leads, each lead with its own 2.5 s, and
+    lead II over all 10 s below); any other record gets one row for each lead, in the order given. Each row begins with
+    a calibration pulse of 1 mV and 0.2 s. NaN is a gap in the trace.
+
+    Args:
+        signal: (leads, samples), mV.
+        sampling_rate: Hz.
+        lead_names: one name for each row of `signal`.
+        path: where to save the picture (the ending chooses the format); not saved if absent.
+        title: printed above the ECG.
+
+    Raises:
+        ValueError: on another shape, another unit or more than 60 s.
+    """
+    from matplotlib.figure import Figure
+
+    signal = _check_signal(signal, sampling_rate, lead_names)
+    rows = _arrange_leads(signal, sampling_rate, lead_names)
+    seconds = signal.shape[1] / sampling_rate
+    baselines, heights, height = _place_rows(rows)
+    width = max(NARROWEST_PAPER, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
+
+    figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=DOTS_PER_INCH)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    _draw_paper(axes, width, height)
+    for row, baseline, row_height in zip(rows, baselines, heights, strict=True):
+        _draw_calibration_pulse(axes, baseline)
+        for lead in row:
+            _draw_lead(axes, lead, sampling_rate, baseline, label_y=baseline + row_height)
+    axes.text(SIDE_MARGIN, height - 3, title or "", va="top", fontsize=10, color=TRACE_COLOR, parse_math=False)
+    scale = f"{MM_PER_SECOND} mm/s    {MM_PER_MILLIVOLT} mm/mV    {sampling_rate:g} Hz"
+    axes.text(SIDE_MARGIN, 3, scale, va="bottom", fontsize=8, color=TRACE_COLOR)
+    if path is not None:
+        _save(figure, path)
+    return figure
+
+
+def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -> Figure:
+    """Draw and save loss and validation metrics over the epochs of each stage, stages side by side in their order.
+
+    The best epoch of a stage, the earliest of highest validation macro AUROC, is marked and written in its title.
+
+    Args:
+        log_history: the entries of `PostTrainer.state.log_history`: `stage`, `epoch`, and `loss` or `eval_loss`,
+            `eval_macro_auroc`, `eval_macro_auprc`. Entries with neither are skipped.
+        path: of the picture; its ending chooses the format.
+
+    Raises:
+        ValueError: if there is nothing to draw, or an entry lacks its stage or epoch.
+    """
+    from matplotlib.figure import Figure
+
+    stages = _entries_by_stage(log_history)
+    rows = {
+        name: curves
+        for name, curves in LEARNING_CURVES.items()
+        if any(key in entry for key, _, _ in curves for entries in stages.values() for entry in entries)
+    }
+    figure = Figure(figsize=(1 + 4.5 * len(stages), 1.2 + 2.2 * len(rows)), dpi=DOTS_PER_INCH, layout="constrained")
+    grid = figure.subplots(len(rows), len(stages), sharex="col", sharey="row", squeeze=False)
+    for column, (stage, entries) in zip(grid.T, stages.items(), strict=True):
+        column[0].set_title(_stage_title(stage, entries), fontsize=10)
+        column[-1].set_xlabel("epoch")
+        for axes, curves in zip(column, rows.values(), strict=True):
+            _draw_curves(axes, entries, curves)
+    for axes, name in zip(grid[:, 0], rows, strict=True):
+        axes.set_ylabel(name)
+    handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
+    _save(figure, path)
+    return figure
+
+
+def _check_signal(signal, sampling_rate: float, lead_names: Sequence[str]) -> np.ndarray:
+    signal = np.asarray(signal)
+    if signal.ndim != 2 or signal.shape[0] != len(lead_names) or not signal.size:
+        swapped = signal.ndim == 2 and signal.shape[1] == len(lead_names)
+        raise ValueError(
+            f"`signal` must have shape ({len(lead_names)} leads, samples) for {len(lead_names)} `lead_names`, got "
+            f"{signal.shape}{': are the axes swapped?' if swapped else '.'}"
+        )
+    if not np.issubdtype(signal.dtype, np.floating):
+        raise ValueError(f"`signal` must be floats in mV, got {signal.dtype}: divide integers by their gain per mV.")
+    if sampling_rate <= 0:
+        raise ValueError(f"`sampling_rate` must be positive, got {sampling_rate} Hz.")
+    if (seconds := signal.shape[1] / sampling_rate) > LONGEST_PAPER_SECONDS:
+        raise ValueError(f"`signal` is {seconds:g} s long, paper takes {LONGEST_PAPER_SECONDS} s: draw a part of it.")
+    largest = np.abs(signal[np.isfinite(signal)]).max(initial=0)
+    if largest > LARGEST_MILLIVOLTS:
+        raise ValueError(f"`signal` must be in mV, but reaches {largest:g}: divide it by 1000 if it is in µV.")
+    return signal
+
+
+class _Lead(NamedTuple):
+    name: str
+    start: float  # s on the paper
+    trace: np.ndarray  # (samples,) mV
+
+
+def _arrange_leads(signal: np.ndarray, sampling_rate: float, lead_names: Sequence[str]) -> list[list[_Lead]]:
+    """The rows of the print, each with its leads from left to right."""
+    leads = {name.casefold(): trace for name, trace in zip(lead_names, signal, strict=True)}
+    standard = {name.casefold() for row in STANDARD_LAYOUT for name in row}
+    num_samples = signal.shape[1]
+    is_standard = len(lead_names) == len(standard) and leads.keys() == standard
+    if not is_standard or abs(num_samples - STANDARD_SECONDS * sampling_rate) > 1:
+        return [[_Lead(name, 0.0, trace)] for name, trace in zip(lead_names, signal, strict=True)]
+    bounds = np.linspace(0, num_samples, len(STANDARD_LAYOUT[0]) + 1).round().astype(int)
+    rows = [
+        [
+            _Lead(name, start / sampling_rate, leads[name.casefold()][start:stop])
+            for name, start, stop in zip(names, bounds[:-1], bounds[1:], strict=True)
+        ]
+        for names in STANDARD_LAYOUT
+    ]
+    return [*rows, [_Lead(RHYTHM_LEAD, 0.0, leads[RHYTHM_LEAD.casefold()])]]
+
+
+def _place_rows(rows: list[list[_Lead]]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Baseline of each row (mm from the bottom), space above it for the traces, and the height of the paper.
+
+    Baselines lie on strong lines. Each row has room for its own traces; only a trace beyond 2.5 mV may cross others.
+    """
+    baselines, heights, end = [], [], HEADER
+    for row in rows:
+        above, below = np.clip(_extent(row), LEAST_EXTENT, LARGEST_EXTENT)
+        above = max(above, MM_PER_MILLIVOLT)  # the calibration pulse
+        baseline = _up_to_strong_line(end + LABEL_HEIGHT + above)
+        baselines.append(baseline)
+        heights.append(above)
+        end = baseline + below
+    height = _up_to_strong_line(end + FOOTER)
+    # So far from the top.
+    return height - np.array(baselines), np.array(heights), height
+
+
+def _extent(row: list[_Lead]) -> tuple[float, float]:
+    """How many mm the traces of a row go above and below the baseline."""
+    trace = np.concatenate([lead.trace for lead in row]) * MM_PER_MILLIVOLT
+    trace = trace[np.isfinite(trace)]
+    return trace.max(initial=0), -trace.min(initial=0)
+
+
+def _up_to_strong_line(position: float) -> float:
+    return np.ceil(position / STRONG_LINE_SPACING) * STRONG_LINE_SPACING
+
+
+def _draw_paper(axes: Axes, width: float, height: float) -> None:
+    axes.set_axis_off()
+    axes.figure.set_facecolor(PAPER_COLOR)
+    for spacing, color, thickness in ((LINE_SPACING, LINE_COLOR, 0.4), (STRONG_LINE_SPACING, STRONG_LINE_COLOR, 0.6)):
+        axes.vlines(np.arange(0, width, spacing), 0, height, color=color, linewidth=thickness, zorder=0)
+        axes.hlines(np.arange(0, height, spacing), 0, width, color=color, linewidth=thickness, zorder=0)
+
+
+def _draw_calibration_pulse(axes: Axes, baseline: float) -> None:
+    x = SIDE_MARGIN + np.cumsum([0, PULSE_FOOT, 0, PULSE_WIDTH, 0, PULSE_FOOT]) - PULSE_FOOT
+    y = baseline + np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MILLIVOLT
+    axes.plot(x, y, color=TRACE_COLOR, linewidth=0.9)
+
+
+def _draw_lead(axes: Axes, lead: _Lead, sampling_rate: float, baseline: float, label_y: float) -> None:
+    left = TRACE_START + lead.start * MM_PER_SECOND
+    x = left + np.arange(len(lead.trace)) / sampling_rate * MM_PER_SECOND
+    axes.plot(x, baseline + lead.trace * MM_PER_MILLIVOLT, color=TRACE_COLOR, linewidth=0.9)
+    axes.text(left + 1, label_y + 1, lead.name, fontsize=9, fontweight="bold", color=TRACE_COLOR)
+    if lead.start > 0:
+        ends = baseline - LEAST_EXTENT, label_y + LABEL_HEIGHT - 1
+        axes.plot((left, left), ends, color=SEPARATOR_COLOR, linewidth=0.8, linestyle=":")
+
+
+def _entries_by_stage(log_history: Sequence[dict]) -> dict[str, list[dict]]:
+    drawn = [key for curves in LEARNING_CURVES.values() for key, _, _ in curves]
+    stages: dict[str, list[dict]] = {}
+    for index, entry in enumerate(log_history):
+        if not any(key in entry for key in drawn):
+            continue
+        if "stage" not in entry or "epoch" not in entry:
+            raise ValueError(f"Entry {index} of `log_history` needs `stage` and `epoch`, has {sorted(entry)}.")
+        stages.setdefault(entry["stage"], []).append(entry)
+    if not stages:
+        raise ValueError(f"None of the {len(log_history)} entries of `log_history` has any of {', '.join(drawn)}.")
+    return stages
+
+
+def _draw_curves(axes: Axes, entries: list[dict], curves: Sequence[tuple[str, str, str]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for key, label, color in curves:
+        if points := [(entry["epoch"], entry[key]) for entry in entries if key in entry]:
+            marker = "o" if len(points) <= MOST_MARKERS else None
+            axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3.5)
+    if best := _best_entry(entries):
+        axes.axvline(best["epoch"], color=BEST_EPOCH_COLOR, linestyle=":", label="best epoch", zorder=1)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    axes.grid(color=AXES_GRID_COLOR, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _best_entry(entries: list[dict]) -> dict | None:
+    evaluations = [entry for entry in entries if "eval_macro_auroc" in entry]
+    return max(evaluations, key=lambda entry: entry["eval_macro_auroc"], default=None)
+
+
+def _stage_title(stage: str, entries: list[dict]) -> str:
+    title = STAGE_TITLES.get(stage, stage)
+    if best := _best_entry(entries):
+        title += f"\nbest epoch {best['epoch']:g}: AUROC {best['eval_macro_auroc']:.3f}"
+        if "eval_macro_auprc" in best:
+            title += f", AUPRC {best['eval_macro_auprc']:.3f}"
+    return title
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    """Write the whole file or none: a reader never meets half a picture."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        figure.savefig(unfinished, format=path.suffix[1:] or "png")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+__all__ = ["plot_ecg", "plot_learning_curves"]

@@ -1,0 +1,274 @@
+"""What `training/train.py` and `training/evaluate_model.py` do: from arguments to a saved, evaluated checkpoint."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import warnings
+from dataclasses import dataclass, field
+
+import datasets
+import numpy as np
+from transformers import set_seed
+from transformers.utils import logging
+
+from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES, PRESETS, ECGTransformerConfig
+from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
+from ..metrics import bootstrap_metrics, multilabel_metrics
+from ..ptbxl import load_ptbxl
+from ..ptbxl.labels import task_label_names, task_labels
+from ..synthetic import write_ptbxl_folder
+from .arguments import PostTrainingArguments
+from .evaluation import probabilities
+from .stages import write_whole
+from .trainer import PostTrainer, predictions_table
+from .windows import lead_statistics
+
+logger = logging.get_logger(__name__)
+
+DEMO_RECORDS = 1000
+
+
+@dataclass
+class ModelArguments:
+    """The encoder to post-train: a checkpoint, or an architecture with random weights."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of an encoder or classifier to start from."}
+    )
+    architecture: str = field(
+        default="tiny",
+        metadata={"help": f"Without `--model_name_or_path`: random weights of this size ({', '.join(PRESETS)})."},
+    )
+    model_sampling_rate: float | None = field(
+        default=None, metadata={"help": "Hz of a new model's input; default: that of the files."}
+    )
+    window_seconds: float = field(default=2.5, metadata={"help": "Length of a new model's window."})
+    window_stride_seconds: float | None = field(
+        default=None, metadata={"help": "From one evaluation window to the next; default: half a window."}
+    )
+    patch_size: int | None = field(default=None, metadata={"help": "Samples of a new model's token; default: 100 ms."})
+    pooling: str = field(default="mean", metadata={"help": "What a new model's head reads: `cls` or `mean`."})
+
+
+@dataclass
+class DataArguments:
+    """The records and the task."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "PTB-XL folder in PhysioNet's layout."})
+    demo: bool = field(
+        default=False, metadata={"help": f"Use {DEMO_RECORDS} simulated records, made in `<output_dir>-data`."}
+    )
+    task: str = field(
+        default="superdiagnostic",
+        metadata={"help": "all, diagnostic, subdiagnostic, superdiagnostic, form or rhythm."},
+    )
+    sampling_rate: int = field(default=100, metadata={"help": "Which of PTB-XL's files to read: 100 or 500 (Hz)."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where `datasets` keeps the Arrow copy."})
+    skip_missing_records: bool = field(
+        default=False, metadata={"help": "Go on without records of the table whose files are missing."}
+    )
+    train_fraction: float = field(
+        default=1.0, metadata={"help": "Share of the training patients to learn from, drawn with `--seed`."}
+    )
+    max_train_records: int | None = field(default=None, metadata={"help": "At most so many training records."})
+    max_eval_records: int | None = field(
+        default=None, metadata={"help": "At most so many records of validation and of test, for a quick try."}
+    )
+
+    def __post_init__(self):
+        if not 0 < self.train_fraction <= 1:
+            raise ValueError(f"`train_fraction` must lie in (0, 1], got {self.train_fraction}.")
+
+
+def post_train(model_args: ModelArguments, data_args: DataArguments, args: PostTrainingArguments) -> dict[str, float]:
+    """Post-train on PTB-XL -> what `all_results.json` in `args.output_dir` holds."""
+    with args.main_process_first(desc="reading the records"):
+        data_dir = _data_folder(data_args, args)
+        splits = load_splits(data_dir, data_args, args.seed)
+    set_seed(args.seed)
+    model, feature_extractor = load_model(model_args, data_args, splits["train"])
+    trainer = PostTrainer(
+        model=model,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        test_dataset=splits["test"],
+        feature_extractor=feature_extractor,
+        recipe=_recipe(model_args, data_args),
+    )
+    return trainer.post_train()
+
+
+def _data_folder(data_args: DataArguments, args: PostTrainingArguments) -> str:
+    if data_args.demo == (data_args.data_dir is not None):
+        raise ValueError("Give either `--data_dir`, a PTB-XL folder, or `--demo` for simulated records.")
+    if not data_args.demo:
+        return data_args.data_dir
+    folder = pathlib.Path(args.output_dir.rstrip("/") + "-data")
+    if not folder.is_dir():
+        write_ptbxl_folder(folder, DEMO_RECORDS, seed=0, sampling_rates=(data_args.sampling_rate,))
+    return str(folder)
+
+
+def load_splits(data_dir: str, data_args: DataArguments, seed: int) -> datasets.DatasetDict:
+    """The three splits of the task, cut down as the arguments say."""
+    splits = load_ptbxl(
+        data_dir,
+        data_args.task,
+        data_args.sampling_rate,
+        cache_dir=data_args.cache_dir,
+        skip_missing_records=data_args.skip_missing_records,
+    )
+    splits["train"] = _fraction(splits["train"], data_args.train_fraction, seed)
+    limits = {
+        "train": data_args.max_train_records,
+        **dict.fromkeys(("validation", "test"), data_args.max_eval_records),
+    }
+    for name, limit in limits.items():
+        if limit is not None and limit < len(splits[name]):
+            splits[name] = splits[name].select(range(limit))
+    return splits
+
+
+def _fraction(dataset: datasets.Dataset, fraction: float, seed: int) -> datasets.Dataset:
+    """All records of a random share of the patients; a smaller share is a part of a larger one of the same seed."""
+    if fraction == 1:
+        return dataset
+    patients = np.asarray(dataset.with_format("numpy")["patient_id"])
+    order = np.random.default_rng(seed).permutation(np.unique(patients))
+    chosen = order[: max(1, round(fraction * len(order)))]
+    return dataset.select(np.flatnonzero(np.isin(patients, chosen)))
+
+
+def load_model(
+    model_args: ModelArguments, data_args: DataArguments, train: datasets.Dataset
+) -> tuple[ECGTransformerForMultiLabel, ECGTransformerFeatureExtractor]:
+    """The model with a head for the task, and its feature extractor; a new one is normalised by the training split."""
+    id2label = dict(enumerate(task_labels(data_args.task)))
+    names = task_label_names(data_args.task)
+    if model_args.model_name_or_path is None:
+        return _new_model(model_args, data_args, train, id2label, names)
+    feature_extractor = ECGTransformerFeatureExtractor.from_pretrained(model_args.model_name_or_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has no trained head")
+        model = ECGTransformerForMultiLabel.from_pretrained(model_args.model_name_or_path)
+    if model.head_is_random:
+        model.replace_head(id2label, names)
+    elif model.config.id2label != id2label:
+        logger.warning(
+            f"`{model_args.model_name_or_path}` was trained for other labels "
+            f"({', '.join(list(model.config.label2id)[:5])}, ...) than `{data_args.task}`: a new head is put on it."
+        )
+        model.replace_head(id2label, names)
+    return model, feature_extractor
+
+
+def _new_model(model_args, data_args, train, id2label, names):
+    rate = model_args.model_sampling_rate or data_args.sampling_rate
+    num_samples = round(model_args.window_seconds * rate)
+    stride = model_args.window_stride_seconds or model_args.window_seconds / 2
+    config = ECGTransformerConfig.from_preset(
+        model_args.architecture,
+        sampling_rate=rate,
+        num_samples=num_samples,
+        patch_size=model_args.patch_size or round(rate / 10),
+        pooling=model_args.pooling,
+        id2label=id2label,
+        label2id={name: index for index, name in id2label.items()},
+        label_names=names,
+    )
+    mean, std = lead_statistics(train, LEAD_NAMES)
+    feature_extractor = ECGTransformerFeatureExtractor(
+        sampling_rate=rate,
+        num_samples=num_samples,
+        lead_names=list(LEAD_NAMES),
+        mean=mean,
+        std=std,
+        clip=10.0,
+        window_stride=round(stride * rate),
+    )
+    return ECGTransformerForMultiLabel(config), feature_extractor
+
+
+def _recipe(model_args: ModelArguments, data_args: DataArguments) -> dict:
+    """What the run was asked for, without places on this machine."""
+    places = ("data_dir", "cache_dir")
+    facts = {**vars(model_args), **vars(data_args)}
+    return {name: value for name, value in facts.items() if name not in places}
+
+
+@dataclass
+class EvaluationArguments:
+    """A trained checkpoint and the records to judge it on."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of a post-trained checkpoint."})
+    output_dir: str = field(metadata={"help": "Where `metrics.json` and `predictions.csv` go."})
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Records in one batch."})
+    num_bootstrap_resamples: int = field(default=1000, metadata={"help": "Resamples of the intervals."})
+    use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
+
+
+def evaluate(evaluation_args: EvaluationArguments, data_args: DataArguments) -> dict:
+    """Metrics of a checkpoint with 95 % intervals by patient -> what `metrics.json` in the output folder holds."""
+    if evaluation_args.split not in ("train", "validation", "test"):
+        raise ValueError(f"`split` must be train, validation or test, got `{evaluation_args.split}`.")
+    if data_args.data_dir is None:
+        raise ValueError("Give `--data_dir`, a PTB-XL folder.")
+    path = evaluation_args.model_name_or_path
+    model = ECGTransformerForMultiLabel.from_pretrained(path)
+    if model.head_is_random:
+        raise ValueError(f"`{path}` has no trained head: post-train it before it is evaluated.")
+    labels = task_labels(data_args.task)
+    if list(model.config.label2id) != labels:
+        raise ValueError(
+            f"`{path}` gives the labels {', '.join(model.config.label2id)}, the task `{data_args.task}` has "
+            f"{', '.join(labels)}: choose the task that the checkpoint was trained for."
+        )
+    dataset = load_splits(data_args.data_dir, data_args, seed=0)[evaluation_args.split]
+    output_dir = pathlib.Path(evaluation_args.output_dir)
+    trainer = PostTrainer(
+        model=model,
+        args=PostTrainingArguments(
+            output_dir=str(output_dir),
+            per_device_eval_batch_size=evaluation_args.per_device_eval_batch_size,
+            use_cpu=evaluation_args.use_cpu,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+        ),
+        feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
+    )
+    output = trainer.predict(dataset)
+    intervals = bootstrap_metrics(
+        output.label_ids,
+        output.predictions,
+        evaluation_args.num_bootstrap_resamples,
+        groups=np.asarray(dataset.with_format("numpy")["patient_id"]),
+    )
+    metrics = {
+        "split": evaluation_args.split,
+        "task": data_args.task,
+        "num_records": len(dataset),
+        "loss": output.metrics["test_loss"],
+        **multilabel_metrics(output.label_ids, probabilities(output.predictions), labels),
+        "intervals": intervals,
+    }
+    if trainer.is_world_process_zero():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        predictions_table(dataset, labels, output).to_csv(output_dir / "predictions.csv", index=False)
+        write_whole(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+__all__ = [
+    "DataArguments",
+    "EvaluationArguments",
+    "ModelArguments",
+    "evaluate",
+    "load_model",
+    "load_splits",
+    "post_train",
+]

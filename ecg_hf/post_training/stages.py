@@ -1,0 +1,185 @@
+"""What the stages compute and leave on disk: cached features, the probe's head, checkpoints that are whole.
+
+A run has one folder, and in it `_stages/<stage>/` for each stage; a stage reads what the one before it wrote, so that
+a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from tqdm.auto import tqdm
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
+from .arguments import PostTrainingArguments
+from .evaluation import evaluation_metrics, record_losses
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class CachedFeatures:
+    """Pooled features of all evaluation windows of a split, mapped from a file.
+
+    features: float32 (windows, hidden), the windows of a record one after another; counts: int64 (records,);
+    labels: float32 (records, labels).
+    """
+
+    features: np.ndarray
+    counts: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def write(cls, folder: pathlib.Path, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]):
+        """Write batches of (features (records, windows, hidden), mask (records, windows), labels) as they come."""
+        folder.mkdir(parents=True, exist_ok=True)
+        counts, labels = [], []
+        with open(folder / "features.bin", "wb") as file:
+            for features, mask, batch_labels in batches:
+                file.write(np.ascontiguousarray(features[mask], dtype=np.float32).data)
+                counts.append(mask.sum(axis=1))
+                labels.append(batch_labels)
+        np.savez(folder / "records.npz", counts=np.concatenate(counts), labels=np.concatenate(labels))
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> CachedFeatures:
+        with np.load(folder / "records.npz") as records:
+            counts, labels = records["counts"], records["labels"]
+        values = np.memmap(folder / "features.bin", dtype=np.float32, mode="r")
+        return cls(values.reshape(counts.sum(), -1), counts, labels)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each feature, in one pass that holds a chunk at a time."""
+        total = squares = 0.0
+        for start in range(0, len(self.features), 8192):
+            chunk = self.features[start : start + 8192].astype(np.float64)
+            total, squares = total + chunk.sum(axis=0), squares + (chunk**2).sum(axis=0)
+        mean = total / len(self.features)
+        return mean, np.sqrt(np.maximum(squares / len(self.features) - mean**2, 0.0))
+
+
+def fit_linear_probe(
+    train: CachedFeatures,
+    validation: CachedFeatures,
+    aggregate_windows: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    args: PostTrainingArguments,
+) -> tuple[dict[str, torch.Tensor], list[dict], dict[str, float]]:
+    """Fit a linear head on frozen features, starting from zeros -> (state of the head, logs, metrics of its epoch).
+
+    AdamW on single windows with a cosine schedule; the epoch is chosen by `args.metric_for_best_model` of the
+    aggregated validation records. The features are standardised for conditioning, and the scaling is folded into the
+    head.
+    """
+    mean, deviation = train.moments()
+    scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
+    shift = torch.from_numpy(mean).float()
+    weight = torch.zeros(train.labels.shape[1], len(mean), requires_grad=True)
+    bias = torch.zeros(train.labels.shape[1], requires_grad=True)
+    optimizer = torch.optim.AdamW([weight, bias], lr=args.probe_learning_rate, weight_decay=args.probe_weight_decay)
+    num_windows, batch_size = len(train.features), args.probe_train_batch_size
+    steps = -(-num_windows // batch_size) * args.probe_num_train_epochs
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(args.seed)
+    record_of_window = torch.from_numpy(np.repeat(np.arange(len(train.counts)), train.counts))
+    labels = torch.from_numpy(train.labels)
+
+    metric = args.metric_for_best_model.removeprefix("eval_")
+    sign = -1.0 if metric == "loss" else 1.0
+    logs, best, state = [], None, None
+    progress = tqdm(range(1, args.probe_num_train_epochs + 1), desc="Linear probe", disable=args.disable_tqdm)
+    for epoch in progress:
+        losses = []
+        for rows in torch.randperm(num_windows, generator=generator).split(batch_size):
+            rows = rows.sort().values  # reads the file forwards; the order within a batch does not matter
+            batch = (torch.from_numpy(train.features[rows.numpy()]) - shift) * scale
+            targets = labels[record_of_window[rows]]
+            loss = multilabel_loss(nn.functional.linear(batch, weight, bias), targets).sum() / (
+                targets >= 0
+            ).sum().clamp(min=1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        folded = {"weight": weight.detach() * scale}
+        folded["bias"] = bias.detach() - folded["weight"] @ shift
+        metrics = _evaluate_head(folded, validation, aggregate_windows)
+        logs.append({"stage": "probe", "epoch": epoch, "loss": float(np.mean(losses))})
+        logs.append({"stage": "probe", "epoch": epoch, **{f"eval_{name}": value for name, value in metrics.items()}})
+        if best is None or sign * metrics[metric] > sign * best[metric]:
+            best, state = metrics, folded
+        progress.set_postfix(loss=f"{logs[-2]['loss']:.4f}", macro_auroc=f"{metrics['macro_auroc']:.4f}")
+    return state, logs, best
+
+
+def _evaluate_head(head, validation: CachedFeatures, aggregate_windows) -> dict[str, float]:
+    logits, losses = [], []
+    starts = np.concatenate([[0], np.cumsum(validation.counts)])
+    for first in range(0, len(validation.counts), 1024):
+        counts = torch.from_numpy(validation.counts[first : first + 1024])
+        window_mask = torch.arange(int(counts.max())) < counts[:, None]
+        rows = torch.from_numpy(np.array(validation.features[starts[first] : starts[first + len(counts)]]))
+        window_logits = rows.new_zeros((*window_mask.shape, len(head["bias"])))
+        window_logits[window_mask] = nn.functional.linear(rows, head["weight"], head["bias"])
+        labels = torch.from_numpy(validation.labels[first : first + 1024])
+        logits.append(aggregate_windows(window_logits, window_mask))
+        losses.append(record_losses(window_logits, window_mask, labels))
+    return evaluation_metrics(validation.labels, torch.cat(logits).numpy(), torch.cat(losses).numpy())
+
+
+def last_complete_checkpoint(folder: pathlib.Path, world_size: int) -> str | None:
+    """The newest `checkpoint-<step>` in `folder` from which training can go on exactly; others are named in a warning.
+
+    A kill or a full disk leaves a checkpoint half-written, and the library would go on from it with other weights or
+    another random state, or not at all.
+    """
+    steps = {}
+    for path in pathlib.Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name):
+            steps[int(match[1])] = path
+    for _, path in sorted(steps.items(), reverse=True):
+        fault = _fault_of_checkpoint(path, world_size)
+        if fault is None:
+            return str(path)
+        logger.warning(f"{path.name} is ignored: {fault}.")
+    return None
+
+
+def _fault_of_checkpoint(path: pathlib.Path, world_size: int) -> str | None:
+    states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
+    # FSDP gathers its optimizer into `optimizer.bin`.
+    optimizer = "optimizer.bin" if (path / "optimizer.bin").is_file() else "optimizer.pt"
+    for name in ["model.safetensors", optimizer, "scheduler.pt", *states, "trainer_state.json"]:
+        if not (path / name).is_file():
+            return f"it lacks `{name}`"
+    for name in [optimizer, "scheduler.pt", *states]:
+        if not zipfile.is_zipfile(path / name):
+            return f"`{name}` is cut short"
+    try:
+        with safe_open(path / "model.safetensors", "pt"):
+            json.loads((path / "trainer_state.json").read_text())
+    except (SafetensorError, ValueError) as error:
+        return f"it has a damaged file ({error})"
+    return None
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+__all__ = ["CachedFeatures", "fit_linear_probe", "last_complete_checkpoint", "write_whole"]

@@ -1,0 +1,422 @@
+"""PostTrainer: preview linear probing, then fine-tuning with stochastic depth (arXiv 2509.12991)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import PredictionOutput
+from transformers.utils import logging
+
+from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
+from ..metrics import bootstrap_metrics, choose_thresholds
+from ..plotting import plot_learning_curves
+from .arguments import PostTrainingArguments
+from .evaluation import evaluation_metrics, probabilities, record_losses
+from .stages import CachedFeatures, fit_linear_probe, last_complete_checkpoint, write_whole
+from .windows import EpochSampler, EvaluationWindows, TrainingWindows, collate_ready_batch, label_matrix
+
+logger = logging.get_logger(__name__)
+
+STAGES_FOLDER = "_stages"
+
+
+class PostTrainer(Trainer):
+    """A [`Trainer`] whose `post_train()` runs the stages of post-training one after another.
+
+    Args:
+        model ([`ECGTransformerForMultiLabel`]): Pre-trained encoder with a head for the labels of the data.
+        args ([`PostTrainingArguments`]): `stages`, `probe_*` for the probe, the plain fields for fine-tuning.
+        train_dataset, eval_dataset, test_dataset (`datasets.Dataset`, *optional*):
+            Splits with the columns of [`load_ptbxl`]. Epochs and thresholds are chosen on `eval_dataset`;
+            `test_dataset` is read once, at the end.
+        feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes windows of records, and is saved with the model.
+        recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
+
+    Further keyword arguments go to [`Trainer`].
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ECGTransformerForMultiLabel,
+        args: PostTrainingArguments,
+        train_dataset: datasets.Dataset | None = None,
+        eval_dataset: datasets.Dataset | None = None,
+        test_dataset: datasets.Dataset | None = None,
+        feature_extractor: ECGTransformerFeatureExtractor,
+        recipe: dict | None = None,
+        **kwargs,
+    ):
+        _check_fit(model, feature_extractor, train_dataset, eval_dataset, test_dataset)
+        self.stage = "finetune"
+        self.test_dataset = test_dataset
+        self.run_folder = pathlib.Path(args.output_dir)
+        self.recipe = {**(recipe or {}), **args.recipe()}
+        self._sampler: EpochSampler | None = None
+        self._stage_started, self._seconds_before = time.perf_counter(), 0.0
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=collate_ready_batch,
+            processing_class=feature_extractor,
+            compute_metrics=lambda prediction: evaluation_metrics(prediction.label_ids, *prediction.predictions),
+            **kwargs,
+        )
+        self.add_callback(_SetEpoch(self))
+
+    # ---- The stages ----
+
+    def post_train(self, resume_from_checkpoint: bool | None = None) -> dict[str, float]:
+        """Run `args.stages`, write the final files into `args.output_dir`, and return what `all_results.json` holds.
+
+        With `resume_from_checkpoint` (or the argument of that name) a run that was stopped goes on where it was, and a
+        finished one returns its results.
+        """
+        resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        if finished := self._open_run(resume):
+            return finished
+        results: dict[str, float] = {"world_size": self.args.world_size}
+        for name in self.args.stages:
+            results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
+        return self._finish(results)
+
+    def _probe(self, resume: bool) -> dict[str, float]:
+        self._enter_stage("probe")
+        folder = self._stage_folder("probe")
+        if not (resume and (folder / "log.json").is_file()):
+            self.model.to(self.args.device).eval()
+            train = self._cache_features("train", self.train_dataset, resume)
+            validation = self._cache_features("validation", self.eval_dataset, resume)
+            fitted = None
+            if self.is_world_process_zero():
+                fitted = fit_linear_probe(
+                    CachedFeatures.read(train), CachedFeatures.read(validation), self._aggregate_windows, self.args
+                )
+            # The head is fitted by one process, so that all processes go on from the same bits.
+            state, logs, best = broadcast_object_list([fitted])[0]
+            self.model.classifier.load_state_dict(state)
+            self.model.head_is_random = False
+            if self.is_world_process_zero():
+                self.model.save_pretrained(folder)
+                self.processing_class.save_pretrained(folder)
+                write_whole(folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self._seconds()}))
+                shutil.rmtree(train.parent)
+            self.accelerator.wait_for_everyone()
+        self._load_weights(folder / "model.safetensors")
+        log = json.loads((folder / "log.json").read_text())
+        self.state.log_history = log["logs"]
+        best = {f"probe_eval_{name}": log["best"][name] for name in ("macro_auroc", "macro_auprc", "loss")}
+        return {**best, "probe_seconds": log["seconds"]}
+
+    def _finetune(self, resume: bool) -> dict[str, float]:
+        folder = self._stage_folder("finetune")
+        self.train(last_complete_checkpoint(folder, self.args.world_size) if resume else None)
+        return {"finetune_seconds": self._seconds()}
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """Fine-tuning alone, with stochastic depth, from the head that the model has."""
+        self._enter_stage("finetune")
+        earlier = [entry for entry in self.state.log_history if entry.get("stage") != "finetune"]
+        # A fresh start for gradients: after an `evaluate()` the first step would otherwise get the bare model, without
+        # DDP, and the processes would diverge without a word.
+        set_seed(self.args.seed)
+        self.optimizer = self.lr_scheduler = None
+        self.model_wrapped = self.model
+        self.model._is_accelerate_prepared = False
+        if self.args.drop_path_rate is not None:
+            self.model.set_drop_path_rate(self.args.drop_path_rate)
+        if resume_from_checkpoint is not None:
+            state = json.loads((pathlib.Path(resume_from_checkpoint) / "trainer_state.json").read_text())
+            self._seconds_before = max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.model.head_is_random = False
+        self.state.log_history = earlier + self.state.log_history
+        return output
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self.args.world_size > 1 and not self.is_fsdp_enabled and not isinstance(model, DistributedDataParallel):
+            raise RuntimeError(
+                f"{self.args.world_size} processes train, but the model is not wrapped: their weights would diverge. "
+                "Start training through `post_train()` or `train()`."
+            )
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer of `args.optim`, with `layer_decay` over the depth and no weight decay on vectors."""
+        if self.optimizer is None:
+            module = self.model if model is None else model
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
+            self.optimizer = optimizer_class(self._parameter_groups(module), **kwargs)
+        return self.optimizer
+
+    def _parameter_groups(self, module) -> list[dict]:
+        model = self.accelerator.unwrap_model(module)
+        without_decay = model.no_weight_decay()
+        groups: dict[tuple[int, bool], list] = {}
+        for name, parameter in model.named_parameters():
+            decays = parameter.ndim > 1 and name not in without_decay
+            groups.setdefault((model.layer_id(name), decays), []).append(parameter)
+        top = max(layer for layer, _ in groups)
+        return [
+            {
+                "params": parameters,
+                "lr": self.args.learning_rate * self.args.layer_decay ** (top - layer),
+                "weight_decay": self.args.weight_decay if decays else 0.0,
+            }
+            # The rate that is logged is that of the first group: the head's.
+            for (layer, decays), parameters in sorted(groups.items(), reverse=True)
+        ]
+
+    # ---- Windows in and out ----
+
+    def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
+        if is_training:
+            dataset = TrainingWindows(dataset, self.processing_class, self.args.seed)
+        else:
+            dataset = EvaluationWindows(dataset, self.processing_class)
+        return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
+        self._sampler = EpochSampler(len(train_dataset), self.args.seed)
+        return self._sampler
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
+        inputs = self._prepare_inputs(inputs)
+        labels, window_mask = inputs.pop("labels"), inputs.pop("window_mask")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            rows = model(**{name: values[window_mask] for name, values in inputs.items()}).logits.float()
+        window_logits = rows.new_zeros((*window_mask.shape, rows.shape[-1]))
+        window_logits[window_mask] = rows
+        losses = record_losses(window_logits, window_mask, labels)
+        return None, (self._aggregate_windows(window_logits, window_mask), losses), labels
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """As in the library; `predictions` are the logits (records, labels) of the records, in their order."""
+        output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        return output._replace(predictions=output.predictions[0])
+
+    def _aggregate_windows(self, window_logits, window_mask):
+        return self.accelerator.unwrap_model(self.model).aggregate_windows(window_logits, window_mask)
+
+    def _cache_features(self, split: str, dataset: datasets.Dataset, resume: bool) -> pathlib.Path:
+        """Compute the pooled features of all windows once; a whole cache of the same weights and data is kept."""
+        folder = self._stage_folder("probe") / "features" / split
+        if not (resume and (folder / "records.npz").is_file()):
+            batches = self._feature_batches(split, dataset)
+            if self.is_world_process_zero():
+                CachedFeatures.write(folder, batches)
+            else:
+                for _ in batches:  # takes part in the gathering
+                    continue
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def _feature_batches(self, split: str, dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        loader = self._get_dataloader(dataset, "Features", self.args.eval_batch_size, self._get_eval_sampler)
+        hidden_size = self.model.config.hidden_size
+        silent = self.args.disable_tqdm or not self.is_world_process_zero()
+        for inputs in tqdm(loader, desc=f"Features of {split}", disable=silent):
+            inputs = self._prepare_inputs(inputs)
+            labels, window_mask = inputs.pop("labels"), inputs.pop("window_mask")
+            with torch.no_grad(), self.compute_loss_context_manager():
+                rows = self.model.base_model(**{name: values[window_mask] for name, values in inputs.items()})
+            features = torch.zeros((*window_mask.shape, hidden_size), device=self.args.device)
+            features[window_mask] = rows.pooler_output.float()
+            # Processes may hold records of different numbers of windows.
+            padded = self.accelerator.pad_across_processes((features, window_mask.long()), dim=1)
+            gathered = self.accelerator.gather_for_metrics((*padded, labels))
+            features, window_mask, labels = (tensor.cpu().numpy() for tensor in gathered)
+            yield features, window_mask.astype(bool), labels
+
+    # ---- The run's folder ----
+
+    def _get_output_dir(self, trial) -> str:
+        return str(self._stage_folder("finetune"))
+
+    def _stage_folder(self, stage: str) -> pathlib.Path:
+        return self.run_folder / STAGES_FOLDER / stage
+
+    def _open_run(self, resume: bool) -> dict | None:
+        """Refuse a folder that holds another run; the results of this one if it is finished."""
+        record = self.run_folder / STAGES_FOLDER / "run.json"
+        run = {
+            "labels": list(self.model.config.label2id),
+            "recipe": json.loads(json.dumps(self.recipe)),
+            "weights": _fingerprint(self.model.state_dict()),
+            "data": {
+                name: _fingerprint_of_data(dataset)
+                for name, dataset in (("train", self.train_dataset), ("validation", self.eval_dataset))
+            },
+            "feature_extractor": json.loads(self.processing_class.to_json_string()),
+        }
+        if not record.is_file():
+            # A kill before the first stage leaves an empty folder; anything else in it is somebody's.
+            if self.is_world_process_zero():
+                if any(self.run_folder.glob("*")) and not _only_stages(self.run_folder):
+                    raise FileExistsError(
+                        f"`{self.run_folder}` holds files of another run: choose another `output_dir`, or empty it."
+                    )
+                if resume:
+                    logger.warning(
+                        f"There is no run in `{self.run_folder}` yet: post-training starts from the beginning."
+                    )
+                record.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(record, json.dumps(run, indent=2))
+            self.accelerator.wait_for_everyone()
+            return None
+        self.accelerator.wait_for_everyone()
+        if not resume:
+            raise FileExistsError(
+                f"`{self.run_folder}` holds another run: choose another `output_dir`, or go on with it by "
+                "`--resume_from_checkpoint true`."
+            )
+        stored = json.loads(record.read_text())
+        if differences := list(_differences(stored, run)):
+            raise ValueError(
+                f"The run in `{self.run_folder}` cannot go on with other settings: {'; '.join(differences)}. Use the "
+                "run's own settings, or another `output_dir`."
+            )
+        if (self.run_folder / "config.json").is_file():
+            logger.warning(f"The run in `{self.run_folder}` is finished: its results are returned.")
+            return json.loads((self.run_folder / "all_results.json").read_text())
+        return None
+
+    def _finish(self, results: dict[str, float]) -> dict[str, float]:
+        """Thresholds, metrics, pictures; then all files move into the run's folder, `config.json` last."""
+        folder = self._stage_folder("final")
+        if self.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        model = self.accelerator.unwrap_model(self.model)
+        validation = self.predict(self.eval_dataset, metric_key_prefix="eval")
+        model.config.thresholds = choose_thresholds(validation.label_ids, probabilities(validation.predictions))
+        results.update({f"eval_{name}": validation.metrics[f"eval_{name}"] for name in ("macro_auroc", "macro_auprc")})
+        if self.test_dataset is not None:
+            results.update(self._test(folder))
+        self.save_model(str(folder), _internal_call=True)
+        if self.is_world_process_zero():
+            (folder / "training_args.bin").unlink(missing_ok=True)
+            write_whole(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+            (folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False))
+            (folder / "log_history.json").write_text(json.dumps(self.state.log_history, indent=1))
+            plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
+            files = sorted(folder.iterdir(), key=lambda file: file.name == "config.json")
+            for file in files:
+                file.replace(self.run_folder / file.name)
+            folder.rmdir()
+        self.accelerator.wait_for_everyone()
+        return results
+
+    def _test(self, folder: pathlib.Path) -> dict[str, float]:
+        output = self.predict(self.test_dataset)
+        results = {f"test_{name}": output.metrics[f"test_{name}"] for name in ("macro_auroc", "macro_auprc")}
+        if self.is_world_process_zero():
+            labels = list(self.model.config.label2id)
+            predictions_table(self.test_dataset, labels, output).to_csv(folder / "test_predictions.csv", index=False)
+            intervals = bootstrap_metrics(
+                output.label_ids, output.predictions, self.args.num_bootstrap_resamples, seed=self.args.seed
+            )
+            for name, interval in intervals.items():
+                results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
+        return results
+
+    def _load_weights(self, path: pathlib.Path):
+        self.model.load_state_dict(load_file(path, device=str(self.args.device)))
+        self.model.head_is_random = False
+
+    # ---- Logs ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        self.state.log_history[-1].update(stage=self.stage, seconds=round(self._seconds(), 2))
+
+    def _enter_stage(self, stage: str):
+        self.stage = stage
+        self._stage_started, self._seconds_before = time.perf_counter(), 0.0
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._stage_started
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the sampler the epoch; the library does not reach it when several processes resume within an epoch."""
+
+    def __init__(self, trainer: PostTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer._sampler.set_epoch(int(state.epoch))
+
+
+def predictions_table(dataset: datasets.Dataset, labels: list[str], output: PredictionOutput) -> pd.DataFrame:
+    """One row for each record: `ecg_id`, `prob_<code>` and `true_<code>` for each label."""
+    scores = pd.DataFrame(probabilities(output.predictions), columns=[f"prob_{label}" for label in labels])
+    truth = pd.DataFrame(output.label_ids.astype(int), columns=[f"true_{label}" for label in labels])
+    ids = pd.DataFrame({"ecg_id": list(dataset["ecg_id"])})
+    return pd.concat([ids, scores, truth], axis=1)
+
+
+def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
+    for name in ("sampling_rate", "num_samples"):
+        expected, given = getattr(model.config, name), getattr(feature_extractor, name)
+        if expected != given:
+            raise ValueError(
+                f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
+            )
+    for dataset in splits:
+        if dataset is not None and (length := len(dataset[0]["labels"])) != model.config.num_labels:
+            raise ValueError(
+                f"The records have {length} labels, the model {model.config.num_labels}: give it a head for them by "
+                "`model.replace_head(id2label)`."
+            )
+
+
+def _fingerprint(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _fingerprint_of_data(dataset: datasets.Dataset) -> str:
+    table = dataset.select_columns(["ecg_id", "labels"]).with_format("arrow")[:]
+    digest = hashlib.sha256(table["ecg_id"].to_numpy().tobytes())
+    digest.update(label_matrix(table).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
+    for key in sorted(stored.keys() | given.keys()):
+        old, new = stored.get(key), given.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{path}{key}.")
+        elif old != new:
+            yield f"`{path}{key}` was {old}, now {new}"
+
+
+def _only_stages(folder: pathlib.Path) -> bool:
+    return [file.name for file in folder.iterdir()] == [STAGES_FOLDER]
+
+
+__all__ = ["PostTrainer", "predictions_table"]

@@ -1,0 +1,148 @@
+"""From the rows of a data set to windows: one random crop of a record in training, all its windows in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """Keys (epoch, index) of all records, in an order that depends on nothing but seed and epoch.
+
+    The epoch travels with the index, so that a crop is the same in whichever worker or process it is made.
+    """
+
+    def __init__(self, num_records: int, seed: int):
+        self.num_records = num_records
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_records
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_records)
+        return ((self.epoch, int(index)) for index in order)
+
+
+class _Windows(torch.utils.data.Dataset):
+    """Base: reads rows as Arrow, without Python lists, and hands a whole batch at once to the extractor."""
+
+    def __init__(self, dataset: datasets.Dataset, feature_extractor):
+        missing = {"ecg_id", "signal", "sampling_rate", "lead_names", "labels"} - set(dataset.column_names)
+        if missing:
+            raise ValueError(f"The data set lacks the columns {', '.join(sorted(missing))}: load it by `load_ptbxl`.")
+        if len(dataset) == 0:
+            raise ValueError("The data set has no records.")
+        self.dataset = dataset.with_format("arrow")
+        self.feature_extractor = feature_extractor
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key):
+        return self.__getitems__([key])
+
+    def _extract(self, table: pa.Table, **kwargs):
+        lead_names = table["lead_names"].to_pylist()
+        signals = [
+            signal.reshape(len(names), -1) for signal, names in zip(_rows(table["signal"]), lead_names, strict=True)
+        ]
+        try:
+            return self.feature_extractor(
+                signals,
+                sampling_rate=table["sampling_rate"].to_pylist(),
+                lead_names=lead_names,
+                units="uV",
+                **kwargs,
+            )
+        except ValueError as error:
+            raise ValueError(f"Among the records {table['ecg_id'].to_pylist()}, in this order: {error}") from error
+
+
+class TrainingWindows(_Windows):
+    """Batches for `forward`: for each key (epoch, index) one window, its start fixed by (seed, epoch, ecg_id)."""
+
+    def __init__(self, dataset: datasets.Dataset, feature_extractor, seed: int):
+        super().__init__(dataset, feature_extractor)
+        self.seed = seed
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        table = self.dataset[[index for _, index in keys]]
+        positions = [
+            np.random.default_rng([self.seed, epoch, ecg_id]).random()
+            for (epoch, _), ecg_id in zip(keys, table["ecg_id"].to_pylist(), strict=True)
+        ]
+        batch = dict(self._extract(table, crop_positions=positions))
+        batch["labels"] = label_matrix(table)
+        return batch
+
+
+class EvaluationWindows(_Windows):
+    """Batches of whole records: every input (records, windows, ...), `window_mask` (records, windows), `labels`."""
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        table = self.dataset[list(indices)]
+        features = dict(self._extract(table, return_record_index=True))
+        record_index = features.pop("record_index")
+        counts = torch.bincount(record_index, minlength=len(table))
+        window_index = torch.arange(len(record_index)) - (counts.cumsum(0) - counts)[record_index]
+        batch = {"labels": label_matrix(table)}
+        batch["window_mask"] = torch.arange(int(counts.max())) < counts[:, None]
+        for name, rows in features.items():
+            batch[name] = rows.new_zeros((len(table), int(counts.max()), *rows.shape[1:]))
+            batch[name][record_index, window_index] = rows
+        return batch
+
+
+def collate_ready_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The window data sets return a batch, not a list of items: nothing is left to collate."""
+    return batch
+
+
+def label_matrix(table: pa.Table) -> torch.Tensor:
+    """The column `labels` as float32 (records, labels)."""
+    return torch.from_numpy(np.stack(_rows(table["labels"])).astype(np.float32))
+
+
+def _rows(column: pa.ChunkedArray) -> list[np.ndarray]:
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    values = array.flatten().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(array.type):
+        return list(values.reshape(len(array), -1))
+    lengths = array.value_lengths().to_numpy(zero_copy_only=False)
+    return np.split(values, np.cumsum(lengths)[:-1])
+
+
+def lead_statistics(dataset: datasets.Dataset, lead_names: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation in mV of each lead over all samples of a data set, to normalise with.
+
+    Raises `ValueError` where a record lacks one of `lead_names`.
+    """
+    rows = dataset.with_format("arrow")
+    count, total, squares = 0, np.zeros(len(lead_names)), np.zeros(len(lead_names))
+    for start in range(0, len(rows), 256):
+        table = rows[start : start + 256]
+        for signal, names, ecg_id in zip(
+            _rows(table["signal"]), table["lead_names"].to_pylist(), table["ecg_id"].to_pylist(), strict=True
+        ):
+            if lacking := [name for name in lead_names if name not in names]:
+                raise ValueError(f"Record {ecg_id} lacks the leads {', '.join(lacking)}: it has {', '.join(names)}.")
+            millivolts = signal.reshape(len(names), -1)[[names.index(name) for name in lead_names]] / 1000.0
+            count += millivolts.shape[1]
+            total += millivolts.sum(axis=1)
+            squares += (millivolts**2).sum(axis=1)
+    mean = total / count
+    return mean.tolist(), np.sqrt(squares / count - mean**2).tolist()
+
+
+__all__ = ["EpochSampler", "EvaluationWindows", "TrainingWindows", "collate_ready_batch", "lead_statistics"]

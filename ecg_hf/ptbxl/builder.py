@@ -1,0 +1,338 @@
+"""PTB-XL as a `datasets.DatasetDict`.
+
+The records of one sampling rate are written to Arrow once; each task is a view of them, so it costs its labels only.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import hashlib
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from datasets import Features, List, Value
+from datasets.exceptions import DatasetGenerationError
+
+from .labels import encode_labels, find_statement, task_labels
+from .records import LEAD_NAMES, RecordError, read_record
+
+logger = logging.getLogger(__name__)
+
+TABLE_NAME = "ptbxl_database.csv"
+
+FOLDS = {"train": range(1, 9), "validation": range(9, 10), "test": range(10, 11)}
+"""The official folds of each split."""
+
+# `datasets` replaces Path, open and others in a builder's module by its own, which take "::" in a path for a remote
+# archive, unless it finds this mark of having done so.
+_patched_for_streaming = True
+
+_RECORD_SECONDS = 10
+_RECORDS_PER_CHUNK = 256
+_FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
+
+
+def _parse_integer(cell: str) -> int:
+    number = float(cell)
+    if not number.is_integer():
+        raise ValueError("it must be a whole number.")
+    return int(number)
+
+
+def _parse_number(cell: str) -> float:
+    number = float(cell)
+    if not math.isfinite(number):
+        raise ValueError("it must be a finite number.")
+    return number
+
+
+def _parse_fold(cell: str) -> int:
+    fold = _parse_integer(cell)
+    if not any(fold in folds for folds in FOLDS.values()):
+        raise ValueError("it must be a fold from 1 to 10.")
+    return fold
+
+
+def _parse_codes(cell: str) -> list[dict[str, str | float]]:
+    codes = ast.literal_eval(cell.strip())
+    if not isinstance(codes, dict):
+        raise ValueError("it must be a dictionary of likelihoods by SCP code.")
+    parsed = [
+        {"code": find_statement(str(code)).code, "likelihood": float(likelihood)} for code, likelihood in codes.items()
+    ]
+    if len({item["code"] for item in parsed}) < len(parsed):
+        raise ValueError("it names a statement twice.")
+    return parsed
+
+
+def _parse_filename(cell: str) -> str:
+    path = PureWindowsPath(cell)  # knows the separators and anchors of all systems
+    if path.anchor or ".." in path.parts:
+        raise ValueError("it must lie inside the data folder.")
+    return cell
+
+
+class _Column(NamedTuple):
+    """A column of the table: its type in the data set, and how one of its cells is read."""
+
+    feature: Value | List
+    parse: Callable[[str], Any]
+    is_required: bool = False
+
+
+_COLUMNS = {
+    "ecg_id": _Column(Value("int64"), _parse_integer, is_required=True),
+    "patient_id": _Column(Value("int64"), _parse_integer),
+    "age": _Column(Value("float32"), _parse_number),
+    "sex": _Column(Value("int64"), _parse_integer),
+    "height": _Column(Value("float32"), _parse_number),
+    "weight": _Column(Value("float32"), _parse_number),
+    "nurse": _Column(Value("int64"), _parse_integer),
+    "site": _Column(Value("int64"), _parse_integer),
+    "device": _Column(Value("string"), str),
+    "recording_date": _Column(Value("string"), str),
+    "report": _Column(Value("string"), str),
+    "scp_codes": _Column(
+        List({"code": Value("string"), "likelihood": Value("float32")}), _parse_codes, is_required=True
+    ),
+    "strat_fold": _Column(Value("int64"), _parse_fold, is_required=True),
+    "filename": _Column(Value("string"), _parse_filename, is_required=True),
+}
+
+
+def _table_features() -> Features:
+    return Features({name: column.feature for name, column in _COLUMNS.items()})
+
+
+class PTBXL(datasets.ArrowBasedBuilder):
+    """All records of a PTB-XL folder at one sampling rate, in the official splits, without labels.
+
+    The cache is named by the folder's content (the table; name, size and time of each record file), so a folder that
+    has changed is built anew. `load_ptbxl` explains the arguments and errors, and adds the labels of a task.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike,
+        sampling_rate: int,
+        *,
+        cache_dir: str | os.PathLike | None = None,
+        skip_missing_records: bool = False,
+    ):
+        if sampling_rate not in _FILENAME_COLUMNS:
+            rates = " and ".join(map(str, _FILENAME_COLUMNS))
+            raise ValueError(f"PTB-XL has records at {rates} Hz, not at {sampling_rate!r} Hz.")
+        self.folder = Path(data_dir).expanduser().absolute()
+        self.sampling_rate = sampling_rate
+        self.table = _read_table(self.folder / TABLE_NAME, _FILENAME_COLUMNS[sampling_rate])
+        stamps = [_record_stamp(f"{self.folder}/{filename}") for filename in self.table["filename"].to_pylist()]
+        self._leave_out_missing(np.array([stamp is None for stamp in stamps]), skip_missing_records)
+        content = hashlib.sha256((self.folder / TABLE_NAME).read_bytes())
+        content.update("\n".join(map(str, stamps)).encode())
+        super().__init__(
+            cache_dir=None if cache_dir is None else str(Path(cache_dir).expanduser().absolute()),
+            dataset_name="ptbxl",
+            config_id=f"{sampling_rate}hz",
+            # To be raised whenever the same folder gives other rows than before.
+            version=datasets.Version("1.0.0"),
+            hash=content.hexdigest()[:32],
+        )
+
+    def _leave_out_missing(self, missing: np.ndarray, skip_missing_records: bool) -> None:
+        if not missing.any():
+            return
+        first = self.table["filename"][int(missing.argmax())]
+        if missing.all():
+            (other_rate,) = _FILENAME_COLUMNS.keys() - {self.sampling_rate}
+            has_other_rate = (self.folder / f"records{other_rate}").is_dir()
+            hint = f"it has records at {other_rate} Hz" if has_other_rate else "is it PTB-XL's folder?"
+            raise FileNotFoundError(
+                f"{self.folder} has no records at {self.sampling_rate} Hz (the first would be {first}); {hint}."
+            )
+        count = f"{missing.sum()} of the {len(missing)} records in {TABLE_NAME}"
+        if not skip_missing_records:
+            raise FileNotFoundError(
+                f"{count} are missing in {self.folder}, the first is {first} (.hea or .dat). Complete the folder, or "
+                "leave them out with skip_missing_records=True (--skip_missing_records of training/train.py)."
+            )
+        logger.warning("%s are missing in %s and are left out.", count, self.folder)
+        self.table = self.table.filter(~missing)
+
+    def _info(self) -> datasets.DatasetInfo:
+        num_values = len(LEAD_NAMES) * _RECORD_SECONDS * self.sampling_rate
+        features = Features(
+            _table_features(),
+            sampling_rate=Value("int64"),
+            lead_names=List(Value("string")),
+            signal=List(Value("int16"), length=num_values),
+        )
+        return datasets.DatasetInfo(
+            features=features,
+            homepage="https://physionet.org/content/ptb-xl/",
+            license="CC BY 4.0",
+            citation="Wagner et al. 2020, doi 10.1038/s41597-020-0495-6",
+        )
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        generators = []
+        for split, folds in FOLDS.items():
+            rows = np.flatnonzero(np.isin(self.table["strat_fold"], folds))
+            generator = datasets.SplitGenerator(name=split, gen_kwargs={"rows": rows})
+            generator.split_info.num_examples = len(rows)  # the length of the progress bar
+            generators.append(generator)
+        return generators
+
+    def _generate_tables(self, rows: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
+        for start in range(0, len(rows), _RECORDS_PER_CHUNK):
+            yield start, self._read_chunk(self.table.take(rows[start : start + _RECORDS_PER_CHUNK]))
+
+    def _read_chunk(self, table: pa.Table) -> pa.Table:
+        signals = np.stack([self._read_signal(filename) for filename in table["filename"].to_pylist()])
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        columns["sampling_rate"] = [self.sampling_rate] * len(table)
+        columns["lead_names"] = [LEAD_NAMES] * len(table)
+        columns["signal"] = _fixed_size_lists(signals)
+        return pa.table(columns, schema=self.info.features.arrow_schema)
+
+    def _read_signal(self, filename: str) -> np.ndarray:
+        path = self.folder / filename
+        record = read_record(path, sampling_rate=self.sampling_rate)
+        num_samples = _RECORD_SECONDS * self.sampling_rate
+        if set(record.lead_names) != set(LEAD_NAMES) or record.signal.shape[1] != num_samples:
+            raise RecordError(
+                f"Record {path}: a record of PTB-XL has {num_samples} samples of the leads {', '.join(LEAD_NAMES)}; "
+                f"this one has {record.signal.shape[1]} of {', '.join(record.lead_names)}."
+            )
+        order = [record.lead_names.index(name) for name in LEAD_NAMES]
+        return record.signal[order].reshape(-1)
+
+    def download_and_prepare(self, *args, **kwargs) -> None:
+        """Write the Arrow files unless the cache has them. Errors are those that `load_ptbxl` lists."""
+        try:
+            super().download_and_prepare(*args, **kwargs)
+        except DatasetGenerationError as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+                cause = OSError(cause.errno, cause.strerror, self.cache_dir)
+            raise cause from None
+
+
+def load_ptbxl(
+    data_dir: str | os.PathLike,
+    task: str,
+    sampling_rate: int,
+    cache_dir: str | os.PathLike | None = None,
+    skip_missing_records: bool = False,
+) -> datasets.DatasetDict:
+    """PTB-XL for one task: ``train`` (folds 1 to 8), ``validation`` (fold 9) and ``test`` (fold 10).
+
+    Records without any statement of the task's kind are left out, as in the PTB-XL benchmark. The columns are those of
+    PTB-XL's table, unchanged, and
+
+    - ``scp_codes``: a list of ``{"code", "likelihood"}``, likelihood in percent;
+    - ``signal``: int16 in µV, flat and lead-major; ``signal.reshape(12, -1)`` has the leads ``lead_names``;
+    - ``labels``: float32 multi-hot, in the order of `task_labels(task)`.
+
+    Args:
+        data_dir: PTB-XL's folder, with ``ptbxl_database.csv`` and ``records100`` or ``records500``.
+        task: one of `TASKS`.
+        sampling_rate: 100 or 500, the rate in Hz of the files to read.
+        cache_dir: where the Arrow files go; by default the cache of `datasets`.
+        skip_missing_records: leave out records that are in the table but not in the folder.
+
+    Raises:
+        ValueError: a task or rate that does not exist, or a table that cannot be read.
+        FileNotFoundError: the table, the rate or a record is missing.
+        RecordError: a record cannot be read.
+    """
+    task_labels(task)  # an unknown task shall fail before the folder is read
+    builder = PTBXL(data_dir, sampling_rate, cache_dir=cache_dir, skip_missing_records=skip_missing_records)
+    builder.download_and_prepare()
+    records = {split: builder.as_dataset(split) for split in FOLDS}
+    views = datasets.DatasetDict({split: _label(dataset, task) for split, dataset in records.items()})
+    num_records, num_labelled = (sum(map(len, splits.values())) for splits in (records, views))
+    if num_labelled < num_records:
+        logger.warning(
+            "%d of %d records have no statement of the task %s and are left out, as in the PTB-XL benchmark.",
+            num_records - num_labelled,
+            num_records,
+            task,
+        )
+    return views
+
+
+def _label(dataset: datasets.Dataset, task: str) -> datasets.Dataset:
+    """The records with a statement of the task's kind, and their labels. No signal is copied."""
+    codes = [[item["code"] for item in items] for items in dataset.data.column("scp_codes").to_pylist()]
+    labels = encode_labels(codes, task)
+    feature = List(Value("float32"), length=labels.shape[1])
+    dataset = dataset.add_column("labels", _fixed_size_lists(labels), feature=feature)
+    return dataset.select(np.flatnonzero(labels.any(axis=1)))
+
+
+def _fixed_size_lists(rows: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+
+
+def _record_stamp(path: str) -> str | None:
+    """Size and time of a record's files, by which a changed one is known; None if one is missing."""
+    try:
+        files = [os.stat(f"{path}{suffix}") for suffix in (".hea", ".dat")]
+    except FileNotFoundError:
+        return None
+    return " ".join(f"{file.st_size} {file.st_mtime_ns}" for file in files)
+
+
+def _read_table(path: Path, filename_column: str) -> pa.Table:
+    """PTB-XL's table, checked and typed, with the file names of one sampling rate."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; `data_dir` must be PTB-XL's folder, which holds this table.")
+    names = {filename_column if name == "filename" else name: name for name in _COLUMNS}
+    try:
+        cells = pyarrow.csv.read_csv(
+            path,
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=list(names), column_types=dict.fromkeys(names, pa.string())
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise ValueError(f"{path} is not PTB-XL's table, comma-separated in UTF-8: {error}") from error
+    if not len(cells):
+        raise ValueError(f"{path} has no rows.")
+    cells = cells.rename_columns(list(names.values()))
+    ids = cells["ecg_id"].to_pylist()
+    repeated = [ecg_id for ecg_id, count in Counter(ids).items() if count > 1]
+    try:
+        if repeated:
+            raise ValueError(f"ecg_id {repeated[0]!r} stands in several rows.")
+        columns = {name: _parse_column(name, cells[name].to_pylist(), ids) for name in cells.column_names}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return pa.table(columns, schema=_table_features().arrow_schema)
+
+
+def _parse_column(name: str, cells: list[str], ids: list[str]) -> list[Any]:
+    _, parse, is_required = _COLUMNS[name]
+    values = []
+    for ecg_id, cell in zip(ids, cells, strict=True):
+        try:
+            if is_required and not cell.strip():
+                raise ValueError("it must not be empty.")
+            values.append(parse(cell) if cell.strip() else None)
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(f"`{name}` of ecg_id {ecg_id!r} is {cell!r}: {error}") from error
+    return values
+
+
+__all__ = ["FOLDS", "PTBXL", "TABLE_NAME", "load_ptbxl"]

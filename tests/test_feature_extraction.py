@@ -1,0 +1,441 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor
+
+import ecg_hf  # noqa: F401  registers the Auto classes
+from ecg_hf.ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
+from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+
+MEAN = [0.01 * lead for lead in range(12)]
+STD = [0.1 + 0.02 * lead for lead in range(12)]
+
+
+def template(sampling_rate: int, seconds: float) -> np.ndarray:
+    """A simulated ECG (12, samples) in mV, whole µV; the limb leads obey Einthoven, V1-V6 are multiples of lead I."""
+    phase = (np.arange(round(sampling_rate * seconds)) / sampling_rate) % 0.8
+    wave = {  # amplitude (mV), centre and width (s) of P, R, S and T
+        "I": [(0.08, 0.15, 0.02), (0.9, 0.3, 0.01), (-0.2, 0.33, 0.01), (0.2, 0.55, 0.04)],
+        "II": [(0.12, 0.15, 0.02), (1.2, 0.3, 0.01), (-0.3, 0.33, 0.01), (0.3, 0.55, 0.04)],
+    }
+    one, two = (
+        sum(height * np.exp(-(((phase - centre) / width) ** 2) / 2) for height, centre, width in wave[lead]).round(3)
+        for lead in ("I", "II")
+    )
+    limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
+    return np.stack([*limb, *(one * factor for factor in (0.3, 0.6, 0.9, 1.1, 1.0, 0.8))]).round(3)
+
+
+def in_microvolts(signal: np.ndarray) -> np.ndarray:
+    return np.rint(signal * 1000).astype(np.int16)
+
+
+@pytest.fixture
+def extractor():
+    return ECGTransformerFeatureExtractor(
+        sampling_rate=100, num_samples=250, window_stride=125, mean=MEAN, std=STD, clip=10
+    )
+
+
+@pytest.fixture
+def raw_extractor():
+    """5 s at 100 Hz, in mV: nothing but leads, rate and windows."""
+    return ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=500)
+
+
+def extract(extractor, signal, sampling_rate=100, lead_names=LEAD_NAMES, **kwargs):
+    return extractor(signal, sampling_rate=sampling_rate, lead_names=lead_names, **kwargs)["input_values"]
+
+
+# Leads
+
+
+def test_order_and_spelling_of_leads_do_not_matter(extractor):
+    signal = template(500, 10)
+    expected = extract(extractor, signal, 500)
+    orders = [
+        ["I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6"],
+        [" i", "II", "v1", "v2", "V3 ", "V4", "V5", "V6", "III", "avr", "aVL", "AVF"],
+        list(reversed(LEAD_NAMES)),
+    ]
+    places = {name.casefold(): row for row, name in enumerate(LEAD_NAMES)}
+    for order in orders:
+        rows = [places[name.strip().casefold()] for name in order]
+        assert torch.equal(extract(extractor, signal[rows], 500, order), expected)
+
+
+@pytest.mark.parametrize(
+    "lead_names",
+    [None, [], "II", [*LEAD_NAMES[:11], "V5"], [*LEAD_NAMES[:11], "v1 "], [*LEAD_NAMES[:11], "V7"]],
+    ids=["none", "empty", "string", "twice", "twice_folded", "unknown"],
+)
+def test_wrong_lead_names_are_refused_with_the_names_expected(extractor, lead_names):
+    with pytest.raises(ValueError, match="I II III aVR aVL aVF V1 V2 V3 V4 V5 V6"):
+        extract(extractor, template(100, 10), lead_names=lead_names)
+
+
+@pytest.mark.parametrize("pair", [("I", "II"), ("I", "III"), ("II", "III")])
+def test_two_limb_leads_give_the_other_four(raw_extractor, pair, recwarn):
+    signal = template(100, 5)
+    rows = [LEAD_NAMES.index(lead) for lead in (*pair, "V1", "V2", "V3", "V4", "V5", "V6")]
+    computed = extract(raw_extractor, signal[rows], lead_names=[LEAD_NAMES[row] for row in rows])
+    torch.testing.assert_close(computed, extract(raw_extractor, signal), rtol=0, atol=1.1e-3)
+    assert not recwarn.list
+
+
+def test_missing_leads_are_zero_after_normalisation_and_named(extractor):
+    signal = template(100, 10)
+    with pytest.warns(UserWarning, match="V5 V6"):
+        values = extract(extractor, signal[:10], lead_names=LEAD_NAMES[:10])
+    assert torch.equal(values[:, :10], extract(extractor, signal)[:, :10])
+    assert not values[:, 10:].any()
+    with pytest.warns(UserWarning, match="I III aVR aVL aVF V1"):
+        values = extract(extractor, signal[1:2], lead_names=["II"])
+    assert values.any(dim=2).any(dim=0).tolist() == [lead == "II" for lead in LEAD_NAMES]
+
+
+def test_missing_leads_are_refused_on_request(extractor):
+    with pytest.raises(ValueError, match="record lacks the leads V5 V6"):
+        extract(extractor, template(100, 10)[:10], lead_names=LEAD_NAMES[:10], missing_leads="error")
+    with pytest.raises(ValueError, match="missing_leads"):
+        extract(extractor, template(100, 10), missing_leads="drop")
+
+
+def test_a_record_without_any_lead_of_the_model_is_refused():
+    extractor = ECGTransformerFeatureExtractor(100, 250, lead_names=["V1"])
+    with pytest.raises(ValueError, match="none of the model's leads: expected some of V1, got II"):
+        extract(extractor, template(100, 10)[1:2], lead_names=["II"])
+
+
+def test_a_model_of_fewer_leads_takes_its_own(extractor):
+    chosen = [6, 0, 11]
+    small = ECGTransformerFeatureExtractor(
+        100, 250, lead_names=["v1", "I", "V6"], mean=[MEAN[i] for i in chosen], std=[STD[i] for i in chosen]
+    )
+    signal = template(100, 2.5)
+    assert torch.equal(extract(small, signal), extract(extractor, signal)[:, chosen])
+
+
+def test_flat_leads_are_allowed(extractor):
+    signal = template(100, 10)
+    signal[7] = 0.0
+    assert torch.isfinite(extract(extractor, signal)).all()
+
+
+def test_lead_tokens_keep_exactly_the_leads_given():
+    extractor = ECGTransformerFeatureExtractor(100, 250, mean=MEAN, std=STD, lead_tokens=True)
+    signal = template(100, 5)
+    full = extractor(signal, sampling_rate=100, lead_names=LEAD_NAMES)
+    assert full["lead_ids"].tolist() == [list(range(12))] * 2
+    some = extractor(signal[[7, 1]], sampling_rate=100, lead_names=["V2", "II"])
+    assert some["lead_ids"].dtype == torch.int64 and some["lead_ids"].tolist() == [[1, 7]] * 2
+    assert torch.equal(some["input_values"], full["input_values"][:, [1, 7]])
+    with pytest.raises(ValueError, match="Record 1 has I"):
+        extract(extractor, [signal[:2], signal[:1]], lead_names=[["I", "II"], ["I"]])
+    with pytest.raises(ValueError, match="lacks the leads I III"):
+        extract(extractor, signal[1:2], lead_names=["II"], missing_leads="error")
+
+
+# Units and values
+
+
+def test_units_give_the_same_bits(extractor):
+    signal = template(100, 10)
+    expected = extract(extractor, signal)
+    assert torch.equal(extract(extractor, signal.astype(np.float32)), expected)
+    assert torch.equal(extract(extractor, in_microvolts(signal), units="uV"), expected)
+    assert torch.equal(extract(extractor, in_microvolts(signal).astype(np.int64), units="uV"), expected)
+    torch.testing.assert_close(extract(extractor, signal * 1000, units="uV"), expected, rtol=0, atol=5e-6)
+
+
+def test_integers_without_units_are_refused(extractor):
+    with pytest.raises(ValueError, match="say their `units`"):
+        extract(extractor, in_microvolts(template(100, 10)))
+    with pytest.raises(ValueError, match='"mV" or "uV", got \'V\''):
+        extract(extractor, template(100, 10), units="V")
+
+
+def test_values_that_cannot_be_millivolts_are_refused(extractor):
+    signal = template(100, 10)
+    with pytest.raises(ValueError, match=r"beyond ±32.767 mV.*units=\"uV\""):
+        extract(extractor, signal * 1000)
+    signal[4, 7] = 32.767
+    extract(extractor, signal.astype(np.float32))
+    signal[4, 7] = -32.768
+    with pytest.raises(ValueError, match="lead aVL 32.768"):
+        extract(extractor, signal)
+
+
+@pytest.mark.parametrize("mark", [np.nan, np.inf, -32768])
+def test_missing_samples_are_named_before_they_spread(mark):
+    extractor = ECGTransformerFeatureExtractor(250, 1250)
+    signal = template(500, 10)
+    damaged = in_microvolts(signal) if mark == -32768 else signal.copy()
+    damaged[8, 100:111] = mark
+    records = [in_microvolts(signal) if mark == -32768 else signal, damaged]
+    with pytest.raises(ValueError, match="Record 1 has missing samples .* lead V3 11 of 5000"):
+        extract(extractor, records, 500, units="uV" if mark == -32768 else None)
+
+
+def test_signals_that_are_no_numbers_are_refused(extractor):
+    for dtype in (bool, complex, str):
+        with pytest.raises(TypeError, match="integers or floats"):
+            extract(extractor, template(100, 10).astype(dtype))
+
+
+def test_the_signal_of_the_caller_is_left_alone(extractor):
+    signal = template(100, 2.5).astype(np.float32)
+    before = signal.copy()
+    extract(extractor, signal)
+    extract(extractor, signal[None])
+    np.testing.assert_array_equal(signal, before)
+
+
+# Shapes
+
+
+def test_swapped_axes_are_refused_and_never_guessed(extractor):
+    with pytest.raises(ValueError, match="are the axes swapped"):
+        extract(extractor, template(100, 10).T)
+    with pytest.raises(ValueError, match="Record 1: .*are the axes swapped"):
+        extract(extractor, [template(100, 10), template(100, 10).T])
+
+
+@pytest.mark.parametrize("shape", [(1000,), (2, 2, 12, 1000), (11, 1000), (0,), ()])
+def test_other_shapes_are_refused(extractor, shape):
+    with pytest.raises(ValueError, match=r"\(leads, samples\)"):
+        extract(extractor, np.zeros(shape))
+
+
+def test_empty_records_are_refused(extractor):
+    with pytest.raises(ValueError, match="Record 1 is empty"):
+        extract(extractor, [template(100, 10), np.zeros((12, 0))])
+
+
+@pytest.mark.parametrize("sampling_rate", [None, 0, -100, float("nan"), float("inf"), "100", True, [100, 100]])
+def test_missing_and_impossible_rates_are_refused(extractor, sampling_rate):
+    with pytest.raises(ValueError, match="`sampling_rate`"):
+        extract(extractor, template(100, 10), sampling_rate)
+
+
+def test_lists_arrays_and_tensors_are_the_same_records(extractor):
+    signal = template(100, 10)
+    expected = extract(extractor, [signal, signal])
+    assert expected.dtype == torch.float32 and expected.shape == (14, 12, 250)
+    for records in (np.stack([signal, signal]), torch.tensor(np.stack([signal, signal])), [signal.tolist()] * 2):
+        assert torch.equal(extract(extractor, records), expected)
+    assert torch.equal(extract(extractor, signal.tolist()), expected[:7])
+    assert torch.equal(extract(extractor, signal, np.float32(100), np.array(LEAD_NAMES)), expected[:7])
+    as_numpy = extract(extractor, signal, return_tensors="np")
+    assert isinstance(as_numpy, np.ndarray)
+    np.testing.assert_array_equal(as_numpy, expected[:7].numpy())
+
+
+def test_unequal_records_give_the_bits_of_single_ones(extractor):
+    long, short = template(100, 10), template(500, 3.1)
+    reverse = list(reversed(LEAD_NAMES))
+    batch = extractor(
+        [short[::-1], long, short[::-1], long[:, :240]],
+        sampling_rate=[500, 100, 500, 100],
+        lead_names=[reverse, LEAD_NAMES, reverse, LEAD_NAMES],
+        return_record_index=True,
+    )
+    single = [extract(extractor, short, 500), extract(extractor, long), extract(extractor, long[:, :240])]
+    assert batch["record_index"].tolist() == [0] * 2 + [1] * 7 + [2] * 2 + [3]
+    assert batch["record_index"].dtype == torch.int64
+    assert torch.equal(batch["input_values"], torch.cat([single[0], single[1], single[0], single[2]]))
+
+
+def test_the_output_holds_what_the_model_takes_and_nothing_else(extractor):
+    signal = template(100, 10)
+    assert set(extractor(signal, sampling_rate=100, lead_names=LEAD_NAMES)) == {"input_values"}
+    features = extractor(signal, sampling_rate=100, lead_names=LEAD_NAMES, return_record_index=True)
+    assert set(features) == {"input_values", "record_index"}
+
+
+# Windows
+
+
+def test_windows_cover_the_record_and_the_last_ends_with_it(raw_extractor):
+    signal = template(100, 12.3)
+    features = raw_extractor(signal, sampling_rate=100, lead_names=LEAD_NAMES, return_record_index=True)
+    expected = np.stack([signal[:, start : start + 500] for start in (0, 500, 730)]).astype(np.float32)
+    np.testing.assert_array_equal(features["input_values"], expected)
+    assert features["record_index"].tolist() == [0, 0, 0]
+    assert extract(raw_extractor, signal[:, :1000]).shape == (2, 12, 500)
+
+
+def test_windows_overlap_by_the_stride(raw_extractor):
+    raw_extractor.window_stride = 250
+    values = extract(raw_extractor, template(100, 10))
+    assert values.shape == (3, 12, 500)
+    assert torch.equal(values[0, :, 250:], values[1, :, :250])
+
+
+def test_short_records_are_padded_after_normalisation(raw_extractor):
+    raw_extractor.mean, raw_extractor.std = MEAN, STD
+    signal = template(100, 10)
+    values = extract(raw_extractor, signal[:, :490])
+    assert values.shape == (1, 12, 500)
+    assert torch.equal(values[0, :, :490], extract(raw_extractor, signal)[0, :, :490])
+    assert not values[..., 490:].any()
+
+
+def test_a_crop_position_gives_one_window_of_the_record(extractor):
+    signals = [in_microvolts(template(100, 10)), in_microvolts(template(500, 10)), in_microvolts(template(100, 2))]
+    positions = [0.5, 0.9999, 0.7]
+    values = extract(extractor, signals, [100, 500, 100], units="uV", crop_positions=positions)
+    assert values.shape == (3, 12, 250)
+    start = int(0.5 * 751)
+    assert torch.equal(values[0], extract(extractor, signals[0][:, start : start + 250], units="uV")[0])
+    assert torch.equal(values[1], extract(extractor, signals[1], 500, units="uV")[-1])
+    assert torch.equal(values[2], extract(extractor, signals[2], units="uV")[0])
+
+
+@pytest.mark.parametrize("positions", [[0.5], [0.5, 1.0], [0.5, -0.1], [0.5, float("nan")]])
+def test_crop_positions_are_checked(extractor, positions):
+    with pytest.raises(ValueError, match="crop_positions"):
+        extract(extractor, [template(100, 10)] * 2, crop_positions=positions)
+
+
+# Resampling and filters
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(500, 100), (500, 250), (360, 100), (100, 250), (257, 100), (128.5, 100)]
+)
+def test_resampling_keeps_a_sine_up_to_its_ends(source, target):
+    extractor = ECGTransformerFeatureExtractor(target, 10 * target)
+    samples = round(10 * source)
+    times, targets = np.arange(samples) / source, np.arange(10 * target) / target
+    signal = np.tile(0.3 + np.sin(2 * np.pi * 5 * times), (12, 1))
+    resampled = extract(extractor, signal, source)[0].numpy()
+    expected = 0.3 + np.sin(2 * np.pi * 5 * targets)
+    assert np.abs(resampled - expected).max() < 0.02
+    margin = target // 2
+    assert np.abs(resampled - expected)[:, margin:-margin].max() < 2e-3
+
+
+def test_resampling_removes_what_would_alias(raw_extractor):
+    times = np.arange(2500) / 500
+    hum = np.tile(np.sin(2 * np.pi * 95 * times), (12, 1))
+    assert extract(raw_extractor, hum, 500)[0, :, 50:-50].abs().max() < 0.01
+
+
+def test_what_cannot_be_resampled_is_refused(raw_extractor):
+    with pytest.raises(ValueError, match="1 samples at 500 Hz cannot be resampled to 100 Hz"):
+        extract(raw_extractor, np.zeros((12, 1)), 500)
+
+
+def test_bandpass_keeps_the_pass_band_in_phase(raw_extractor):
+    raw_extractor.num_samples = 2000
+    times = np.arange(2000) / 100
+    kept = np.sin(2 * np.pi * 5 * times)
+    signal = np.tile(kept + 0.8 + 0.5 * np.sin(2 * np.pi * 48 * times), (12, 1))
+    for bandpass, offset in (([0.5, 30.0], 0.0), ([None, 30.0], 0.8)):
+        raw_extractor.bandpass = bandpass
+        filtered = extract(raw_extractor, signal)[0].numpy()
+        assert np.abs(filtered - kept - offset)[:, 500:-500].max() < 0.02
+    with pytest.raises(ValueError, match="too short for `bandpass`: 3 samples"):
+        extract(raw_extractor, signal[:, :3])
+
+
+def test_normalisation_is_per_lead_and_clipped(raw_extractor):
+    signal = template(100, 5)
+    raw_extractor.mean, raw_extractor.std, raw_extractor.clip = np.array(MEAN), STD, 3.0
+    expected = np.clip((signal - np.array(MEAN)[:, None]) / np.array(STD)[:, None], -3, 3)
+    np.testing.assert_allclose(extract(raw_extractor, signal)[0], expected, atol=1e-5)
+
+
+def test_the_order_of_the_steps_is_a_setting():
+    signal = template(100, 10) + np.linspace(-1, 1, 1000)
+    settings = {"sampling_rate": 100, "num_samples": 500, "bandpass": [1.0, 40.0]}
+    record_first = ECGTransformerFeatureExtractor(**settings)
+    window_first = ECGTransformerFeatureExtractor(**settings, steps=["leads", "resample", "windows", "bandpass"])
+    alone = extract(record_first, signal[:, 500:])[0]
+    assert torch.equal(extract(window_first, signal)[1], alone)
+    assert not torch.equal(extract(record_first, signal)[1], alone)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampling_rate": 0},
+        {"num_samples": 2.5},
+        {"window_stride": 5001},
+        {"clip": 0},
+        {"bandpass": [40.0, 0.5]},
+        {"bandpass": [0.5]},
+        {"mean": [0.0, 0.1]},
+        {"mean": float("nan")},
+        {"std": 0.0},
+        {"steps": ["leads", "resample", "standardize", "windows"]},
+        {"steps": ["leads", "resample", "normalize"]},
+        {"lead_names": ["I", "V9"]},
+    ],
+    ids=lambda settings: "_".join(settings),
+)
+def test_impossible_settings_are_refused(settings):
+    name = next(iter(settings))
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        ECGTransformerFeatureExtractor(**settings)
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(TypeError, match="no field `windowstride`"):
+        ECGTransformerFeatureExtractor(windowstride=125)
+
+
+# Saving
+
+
+def test_saving_and_loading_keeps_every_number(extractor, tmp_path):
+    extractor.std = np.array(STD)
+    extractor.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["auto_map"] == {
+        "AutoFeatureExtractor": "feature_extraction_ecg_transformer.ECGTransformerFeatureExtractor"
+    }
+    loaded = AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert type(loaded) is ECGTransformerFeatureExtractor
+    assert loaded.to_json_string() == extractor.to_json_string()
+    signal = template(500, 10)
+    assert torch.equal(extract(loaded, signal, 500), extract(extractor, signal, 500))
+    assert ECGTransformerFeatureExtractor.from_pretrained(tmp_path, window_stride=50).window_stride == 50
+
+
+def test_the_json_follows_the_numbers(extractor):
+    before = extractor.to_json_string()
+    extractor.std = [2 * std for std in STD]
+    assert extractor.to_json_string() != before
+    extractor.std = STD
+    assert extractor.to_json_string() == before
+
+
+def test_pickled_extractor_gives_the_same_bits(extractor):
+    signal = template(500, 10)
+    assert torch.equal(extract(pickle.loads(pickle.dumps(extractor)), signal, 500), extract(extractor, signal, 500))
+
+
+def test_a_saved_folder_loads_without_the_package_and_saves_again(extractor, tmp_path):
+    extractor.save_pretrained(tmp_path / "first")
+    script = """
+import sys
+sys.modules["ecg_hf"] = None
+from transformers import AutoFeatureExtractor
+extractor = AutoFeatureExtractor.from_pretrained("first", trust_remote_code=True)
+assert type(extractor).__module__.startswith("transformers_modules")
+extractor.save_pretrained("second")
+again = AutoFeatureExtractor.from_pretrained("second", trust_remote_code=True)
+assert again.to_json_string() == extractor.to_json_string()
+"""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    first, second = (sorted(file.name for file in (tmp_path / name).iterdir()) for name in ("first", "second"))
+    assert first == second
+    assert "pipeline_ecg_classification.py" in first

@@ -1,0 +1,338 @@
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ecg_hf.metrics import (
+    ECGMultiLabelMetric,
+    bootstrap_metrics,
+    choose_thresholds,
+    macro_auprc,
+    macro_auroc,
+    multilabel_metrics,
+    weighted_auroc_and_auprc,
+)
+
+
+def simulate(num_records=300, num_labels=6, *, ties=False, unknown=0.0, seed=0):
+    """Labels of falling prevalence (0.5 to 0.02) and scores that know something about them."""
+    rng = np.random.default_rng(seed)
+    prevalence = np.geomspace(0.5, 0.02, num_labels)
+    labels = (rng.random((num_records, num_labels)) < prevalence).astype(np.float32)
+    labels[:2] = [[1], [0]]
+    scores = rng.normal(size=labels.shape) + labels
+    if ties:
+        scores = np.round(scores)
+    labels[2:][rng.random((num_records - 2, num_labels)) < unknown] = -100
+    return labels, scores
+
+
+def reference(metric, labels, scores, weights=None):
+    """scikit-learn on the known records of each label."""
+    weights = np.ones(len(labels)) if weights is None else weights
+    values = []
+    for label, score in zip(labels.T, scores.T, strict=True):
+        known = label != -100
+        values.append(metric(label[known], score[known], sample_weight=weights[known]))
+    return np.array(values)
+
+
+def reference_f_max(labels, scores):
+    """The definition, threshold by threshold."""
+    known, positive = labels != -100, labels == 1
+    best = 0.0
+    for threshold in np.unique(scores[known]):
+        called = (scores >= threshold) & known
+        hits = (called & positive).sum(axis=1)
+        with_call, with_positive = called.any(axis=1), positive.any(axis=1)
+        precision = np.mean(hits[with_call] / called.sum(axis=1)[with_call])
+        recall = np.mean(hits[with_positive] / positive.sum(axis=1)[with_positive])
+        if precision + recall:
+            best = max(best, 2 * precision * recall / (precision + recall))
+    return best
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("unknown", [0.0, 1 / 3])
+def test_metrics_equal_scikit_learn_label_by_label(ties, unknown):
+    labels, scores = simulate(ties=ties, unknown=unknown)
+    names = ["NORM", "MI", "STTC", "CD", "HYP", "AFIB"]
+
+    metrics = multilabel_metrics(labels, scores, names)
+
+    auroc = reference(roc_auc_score, labels, scores)
+    auprc = reference(average_precision_score, labels, scores)
+    assert list(metrics["per_label"]) == names
+    for index, of_label in enumerate(metrics["per_label"].values()):
+        assert of_label["auroc"] == pytest.approx(auroc[index], abs=1e-12)
+        assert of_label["auprc"] == pytest.approx(auprc[index], abs=1e-12)
+        assert of_label["num_positive"] == (labels[:, index] == 1).sum()
+        assert of_label["num_known"] == (labels[:, index] != -100).sum()
+    assert metrics["macro_auroc"] == macro_auroc(labels, scores) == pytest.approx(auroc.mean(), abs=1e-12)
+    assert metrics["macro_auprc"] == macro_auprc(labels, scores) == pytest.approx(auprc.mean(), abs=1e-12)
+    assert metrics["f_max"] == pytest.approx(reference_f_max(labels, scores), abs=1e-12)
+    assert metrics["num_undefined"] == 0
+
+
+def test_classes_with_one_value_are_left_out_and_counted():
+    labels = np.array([[0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 0, 1], [0, 1, 0, 1]])
+    scores = np.random.default_rng(0).normal(size=labels.shape)
+
+    metrics = multilabel_metrics(labels, scores)
+
+    defined = slice(0, 2)
+    expected_auroc = roc_auc_score(labels[:, defined], scores[:, defined], average="macro")
+    expected_auprc = average_precision_score(labels[:, defined], scores[:, defined], average="macro")
+    assert metrics["macro_auroc"] == pytest.approx(expected_auroc, abs=1e-12)
+    assert metrics["macro_auprc"] == pytest.approx(expected_auprc, abs=1e-12)
+    assert metrics["num_undefined"] == 2
+    assert metrics["per_label"]["2"] == {"auroc": None, "auprc": None, "num_positive": 0, "num_known": 6}
+    assert metrics["per_label"]["3"] == {"auroc": None, "auprc": None, "num_positive": 6, "num_known": 6}
+
+
+@pytest.mark.parametrize("function", [multilabel_metrics, macro_auroc, macro_auprc, bootstrap_metrics])
+@pytest.mark.parametrize("labels", [[[0, 1], [0, 1]], [[0, -100], [-100, 1]], np.zeros((0, 2))])
+def test_all_classes_undefined_is_an_error(function, labels):
+    with pytest.raises(ValueError, match="none of the 2 labels has both a known positive and a known negative"):
+        function(labels, np.full(np.shape(labels), 0.5))
+
+
+def test_equal_scores_give_chance_whatever_the_order_of_the_records():
+    labels = np.zeros((10_000, 1))
+    labels[1234] = 1
+    scores = np.full((10_000, 1), 0.5)
+    rng = np.random.default_rng(0)
+    for order in (np.arange(10_000), np.arange(10_000)[::-1], *(rng.permutation(10_000) for _ in range(5))):
+        metrics = multilabel_metrics(labels[order], scores[order])
+        assert metrics["macro_auprc"] == 0.0001
+        assert metrics["macro_auroc"] == 0.5
+
+
+def test_bfloat16_scores_equal_scikit_learn_and_are_bit_equal_over_orders():
+    labels, scores = simulate(2000)
+    scores = torch.tensor(scores).to(torch.bfloat16).float().numpy()
+    metrics = multilabel_metrics(labels, scores)
+    assert metrics["macro_auroc"] == pytest.approx(reference(roc_auc_score, labels, scores).mean(), abs=1e-12)
+    assert metrics["macro_auprc"] == pytest.approx(
+        reference(average_precision_score, labels, scores).mean(), abs=1e-12
+    )
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(labels))
+        assert multilabel_metrics(labels[order], scores[order]) == metrics
+
+
+def test_partly_tied_scores_equal_scikit_learn():
+    scores = np.array([[0.5], [0.5], [0.5], [0.1]])
+    for positive in range(4):
+        labels = np.eye(4)[:, [positive]]
+        assert macro_auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+        assert macro_auprc(labels, scores) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [bool, int, np.float64])
+def test_a_single_label_of_any_dtype(dtype):
+    labels, scores = simulate(9, 1)
+    metrics = multilabel_metrics(labels.astype(dtype), scores)
+    assert metrics == multilabel_metrics(labels, scores)
+    assert len(choose_thresholds(labels.astype(dtype), 1 / (1 + np.exp(-scores)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([[1, 0], [0, 1]], [[0.1, np.nan], [np.inf, 0.2]], "2 of 4 values, in 2 of 2 records"),
+        ([[1, 0], [0, 0.5]], [[0.1, 0.2], [0.3, 0.4]], "0, 1 or -100.*1 of 4.*first 0.5"),
+        ([[1, np.nan], [0, 1]], [[0.1, 0.2], [0.3, 0.4]], "1 of 4.*first nan"),
+        ([[1, 0]], [[0.1], [0.2]], r"same shape, got \(1, 2\) and \(2, 1\)"),
+        ([1, 0], [0.1, 0.2], r"shape \(records, labels\), got \(2,\)"),
+        ([[1, 0], [1]], [[0.1, 0.2], [0.1]], "`labels` must be an array of numbers"),
+    ],
+)
+@pytest.mark.parametrize("function", [multilabel_metrics, choose_thresholds, bootstrap_metrics])
+def test_bad_values_are_refused(function, labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        function(labels, scores)
+
+
+def test_label_names_must_be_one_for_each_label_and_different():
+    labels, scores = simulate(num_labels=2)
+    for names in (["MI"], ["MI", "MI"]):
+        with pytest.raises(ValueError, match="2 different names"):
+            multilabel_metrics(labels, scores, names)
+
+
+def decide_f1(labels, decisions):
+    known = labels != -100
+    hits = np.sum(decisions & (labels == 1))
+    return 2 * hits / (np.sum(decisions & known) + np.sum(labels == 1))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_thresholds_have_the_best_f1_and_survive_rounding(ties):
+    labels, scores = simulate(ties=ties, unknown=0.2)
+    probabilities = 1 / (1 + np.exp(-scores))
+    thresholds = choose_thresholds(labels, probabilities)
+    for label, probability, threshold in zip(labels.T, probabilities.T, thresholds, strict=True):
+        decisions = probability >= threshold
+        best = max(decide_f1(label, probability >= candidate) for candidate in probability)
+        assert decide_f1(label, decisions) == best
+        np.testing.assert_array_equal(probability.astype(np.float32) >= threshold, decisions)
+
+
+def test_threshold_lies_midway_and_the_highest_of_equal_ones_is_taken():
+    labels = np.array([[1, 1], [0, 0], [1, 1], [0, 1]])
+    # First label: F1 is 2/3 when one is called and 4/5 when three are. Second: 6/7 only if all are called.
+    probabilities = np.array([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4], [0.1, 0.2]])
+    assert choose_thresholds(labels, probabilities) == pytest.approx([0.3, 0.1])
+    # Calling one (F1 = 2/3) is as good as calling four (F1 = 4/6).
+    assert choose_thresholds([[1], [0], [0], [1]], [[0.8], [0.6], [0.4], [0.2]]) == pytest.approx([0.7])
+
+
+def test_threshold_between_neighbouring_floats_keeps_the_decisions():
+    low, high = 0.5, np.nextafter(0.5, 1)
+    [threshold] = choose_thresholds([[1], [0]], [[high], [low]])
+    assert low < threshold <= high
+
+
+def test_undecidable_labels_get_half_and_are_named():
+    labels = np.array([[1, 0, 1], [0, 0, 1]])
+    with pytest.warns(UserWarning, match="2 of 3 labels .* get the threshold 0.5: MI, HYP"):
+        thresholds = choose_thresholds(labels, np.array([[0.8, 0.1, 0.9], [0.2, 0.3, 0.9]]), ["NORM", "MI", "HYP"])
+    assert thresholds == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_thresholds_refuse_logits():
+    with pytest.raises(ValueError, match=r"1 of 2 scores lie outside \[0, 1\]"):
+        choose_thresholds([[1], [0]], [[2.5], [0.1]])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_weighted_areas_equal_scikit_learn_on_repeated_records(ties):
+    labels, scores = simulate(80, 4, ties=ties, unknown=0.1)
+    counts = np.random.default_rng(1).multinomial(80, np.full(80, 1 / 80), size=50)
+
+    auroc, auprc = weighted_auroc_and_auprc(labels, scores, counts)
+
+    for resample, count in enumerate(counts):
+        repeated = np.repeat(np.arange(80), count)
+        for index, (label, score) in enumerate(zip(labels[repeated].T, scores[repeated].T, strict=True)):
+            label, score = label[label != -100], score[label != -100]
+            if len(np.unique(label)) < 2:
+                assert np.isnan(auroc[resample, index]) and np.isnan(auprc[resample, index])
+            else:
+                assert auroc[resample, index] == pytest.approx(roc_auc_score(label, score), abs=1e-10)
+                assert auprc[resample, index] == pytest.approx(average_precision_score(label, score), abs=1e-10)
+    assert np.isnan(auroc).any()
+
+
+def test_weighted_areas_take_any_real_weight():
+    labels, scores = simulate(ties=True)
+    weights = np.random.default_rng(1).exponential(size=len(labels))
+    auroc, auprc = weighted_auroc_and_auprc(labels, scores, weights[None])
+    np.testing.assert_allclose(auroc[0], reference(roc_auc_score, labels, scores, weights), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        auprc[0], reference(average_precision_score, labels, scores, weights), rtol=0, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"), [(np.ones(300), r"shape \(weightings, 300\)"), (-np.ones((1, 300)), "not negative")]
+)
+def test_bad_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        weighted_auroc_and_auprc(*simulate(), weights)
+
+
+def test_interval_is_the_percentiles_of_the_resampled_macro_means():
+    num_records, n_resamples = 3000, 120  # so many that they do not fit into one chunk
+    labels, scores = simulate(num_records, 3, ties=True, seed=4)
+    intervals = bootstrap_metrics(labels, scores, n_resamples, seed=7, confidence=0.9)
+
+    counts = np.random.default_rng(7).multinomial(num_records, np.full(num_records, 1 / num_records), n_resamples)
+    for name, metric in (("macro_auroc", roc_auc_score), ("macro_auprc", average_precision_score)):
+        resampled = [reference(metric, labels, scores, count).mean() for count in counts]
+        low, high = np.quantile(resampled, [0.05, 0.95])
+        value = reference(metric, labels, scores).mean()
+        assert intervals[name] == pytest.approx({"value": value, "low": low, "high": high}, abs=1e-10)
+
+
+def test_resampling_patients_draws_all_their_records_together():
+    labels, scores = simulate()
+    by_record = bootstrap_metrics(labels, scores, 50)
+    patients = np.array([f"patient {index:03}" for index in range(len(labels))])
+
+    records = np.repeat(np.arange(len(labels)), 3)
+    by_patient = bootstrap_metrics(labels[records], scores[records], 50, groups=patients[records])
+
+    for name, interval in by_record.items():
+        assert by_patient[name] == pytest.approx(interval, abs=1e-12)
+
+
+def test_records_without_a_patient_are_patients_of_their_own():
+    labels, scores = simulate()
+    assert bootstrap_metrics(labels, scores, 50, groups=[None] * len(labels)) == bootstrap_metrics(labels, scores, 50)
+    with pytest.raises(ValueError, match="one id for each of the 300 records, got 2"):
+        bootstrap_metrics(labels, scores, 50, groups=[1, 2])
+
+
+def test_bootstrap_depends_on_the_seed_alone():
+    labels, scores = simulate()
+    assert bootstrap_metrics(labels, scores, 50) == bootstrap_metrics(labels, scores, 50)
+    assert bootstrap_metrics(labels, scores, 50) != bootstrap_metrics(labels, scores, 50, seed=1)
+
+
+def test_resamples_without_any_defined_label_are_left_out_with_a_warning():
+    labels = np.eye(20)[:, :1]
+    scores = np.linspace(1, 0, 20)[:, None]
+    with pytest.warns(UserWarning, match="of 200 resamples are left out"):
+        intervals = bootstrap_metrics(labels, scores, 200)
+    assert intervals["macro_auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_resamples", 0), ("confidence", 95)])
+def test_bad_bootstrap_options_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"`{name}`.*got {value}"):
+        bootstrap_metrics(*simulate(), **{name: value})
+
+
+@pytest.mark.parametrize("num_patients", [20_000, 10])
+def test_bootstrap_memory_is_bounded(num_patients):
+    labels, scores = simulate(20_000, 71)
+    patients = np.arange(20_000) % num_patients
+    tracemalloc.start()
+    bootstrap_metrics(labels, scores, 30, groups=patients)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6
+
+
+def test_metric_gives_the_same_numbers_batch_by_batch(tmp_path):
+    labels, scores = simulate(unknown=0.1)
+    metric = ECGMultiLabelMetric(cache_dir=str(tmp_path))
+    for first in range(0, len(labels), 128):
+        metric.add_batch(references=labels[first : first + 128], predictions=scores[first : first + 128])
+
+    expected = multilabel_metrics(labels, scores)
+    del expected["per_label"]
+    assert metric.compute() == expected
+
+
+def test_metric_does_not_round_labels_or_pass_nan():
+    metric = ECGMultiLabelMetric(keep_in_memory=True)
+    with pytest.raises(ValueError, match="first 0.5"):
+        metric.compute(references=[[0.5], [1]], predictions=[[0.1], [0.2]])
+    metric = ECGMultiLabelMetric(keep_in_memory=True)
+    with pytest.raises(ValueError, match="1 of 2 values, in 1 of 2 records, are NaN or infinite"):
+        metric.compute(references=[[0], [1]], predictions=[[float("nan")], [0.2]])
+
+
+def test_no_warning_on_ordinary_input():
+    labels, scores = simulate(unknown=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        multilabel_metrics(labels, scores)
+        choose_thresholds(labels, 1 / (1 + np.exp(-scores)))
+        bootstrap_metrics(labels, scores, 20)

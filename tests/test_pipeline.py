@@ -1,0 +1,329 @@
+import copy
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import wfdb
+from transformers import AutoModel, pipeline
+
+import ecg_hf  # noqa: F401  registers the Auto classes and the pipeline
+from ecg_hf.ecg_transformer.configuration_ecg_transformer import LEAD_NAMES, ECGTransformerConfig
+from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from ecg_hf.ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
+from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
+
+FINDINGS = ["NORM", "MI", "STTC", "CD", "HYP"]
+RECORDING = {"sampling_rate": 500, "lead_names": list(LEAD_NAMES)}
+
+
+def tiny_model(labels=FINDINGS, **config) -> ECGTransformerForMultiLabel:
+    torch.manual_seed(0)
+    config = ECGTransformerConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        sampling_rate=100,
+        num_samples=500,
+        patch_size=10,
+        initializer_range=0.3,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        **config,
+    )
+    return ECGTransformerForMultiLabel(config).eval()
+
+
+def tiny_extractor() -> ECGTransformerFeatureExtractor:
+    return ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=500, window_stride=250, std=0.3)
+
+
+def make_pipeline(model, **kwargs) -> ECGClassificationPipeline:
+    return ECGClassificationPipeline(model=model, feature_extractor=tiny_extractor(), device="cpu", **kwargs)
+
+
+def scores(findings) -> dict[str, float]:
+    return {finding["label"]: finding["score"] for finding in findings}
+
+
+@pytest.fixture(scope="module")
+def signal() -> np.ndarray:
+    """10 s of noise with a wandering baseline, (12, 5000) at 500 Hz, in mV, whole µV."""
+    noise = np.random.default_rng(0).normal(scale=0.3, size=(12, 5000))
+    return (noise + np.sin(np.linspace(0, 20, 5000))).round(3)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> ECGClassificationPipeline:
+    return make_pipeline(tiny_model())
+
+
+@pytest.fixture
+def record(signal, tmp_path):
+    """The path of a WFDB record of `signal`."""
+    return write_record(tmp_path, "00001_hr", signal)
+
+
+def write_record(folder, name, signal, unit="mV", gain=1000.0, baseline=0, fmt="16"):
+    wfdb.wrsamp(
+        name,
+        fs=500,
+        units=[unit] * len(signal),
+        sig_name=["AVR" if lead == "aVR" else lead for lead in LEAD_NAMES[: len(signal)]],
+        d_signal=np.rint(signal.T * gain + baseline).astype(np.int64),
+        fmt=[fmt] * len(signal),
+        adc_gain=[gain] * len(signal),
+        baseline=[baseline] * len(signal),
+        write_dir=str(folder),
+    )
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    tiny_model(label_names={"NORM": "normal ECG"}).save_pretrained(folder)
+    tiny_extractor().save_pretrained(folder)
+    return folder
+
+
+# Inputs
+
+
+def test_path_dict_and_array_give_the_same_scores(classifier, record, signal):
+    expected = scores(classifier(signal, **RECORDING))
+    microvolts = np.rint(signal * 1000).astype(np.int16)
+    inputs = [
+        record,
+        str(record),
+        f"{record}.hea",
+        f"{record}.dat",
+        {"signal": signal, **RECORDING},
+        {"array": microvolts, "units": "uV", **RECORDING},
+        {"signal": signal.tolist(), **RECORDING, "ecg_id": 1},
+    ]
+    for given in inputs:
+        assert scores(classifier(given)) == pytest.approx(expected, abs=1e-6)
+    assert [scores(findings) for findings in classifier(inputs)] == [pytest.approx(expected, abs=1e-6)] * len(inputs)
+
+
+def test_arguments_of_the_pipeline_serve_every_call(signal):
+    classifier = make_pipeline(tiny_model(), **RECORDING, top_k=1)
+    assert classifier(signal)[0] == classifier({"signal": signal})[0]
+    shorter = {"signal": signal[:, ::5], "sampling_rate": 100}
+    assert len(classifier([signal, shorter])[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "gain", "baseline", "fmt"),
+    [("mV", 1000.0, 0, "16"), ("uV", 1.0, 0, "16"), ("V", 1e6, 0, "32"), ("mV", 200.0, 512, "16")],
+)
+def test_units_gain_and_baseline_of_a_file_do_not_matter(classifier, signal, tmp_path, unit, gain, baseline, fmt):
+    in_unit = {"mV": 1.0, "uV": 1e3, "V": 1e-3}[unit]
+    path = write_record(tmp_path, "record", signal * in_unit, unit, gain, baseline, fmt)
+    tolerance = 1e-5 if gain * in_unit >= 1000 else 1e-2
+    assert scores(classifier(path)) == pytest.approx(scores(classifier(signal, **RECORDING)), abs=tolerance)
+
+
+def test_several_records_in_one_array_are_refused(classifier, signal):
+    with pytest.raises(ValueError, match=r"got \(2, 12, 5000\). Pass several records as a list"):
+        classifier(np.stack([signal, signal]), **RECORDING)
+
+
+def test_generators_are_read_as_the_answers_are(classifier, signal):
+    answers = classifier(({"signal": signal, **RECORDING} for _ in range(3)), batch_size=4)
+    assert [len(findings) for findings in answers] == [5, 5, 5]
+
+
+def test_unclear_inputs_are_refused(classifier, signal):
+    with pytest.raises(ValueError, match="`sampling_rate` is missing"):
+        classifier(signal, lead_names=LEAD_NAMES)
+    with pytest.raises(ValueError, match="`lead_names` must list"):
+        classifier({"signal": signal, "sampling_rate": 500})
+    with pytest.raises(ValueError, match="one key `signal`.*got the keys values, sampling_rate"):
+        classifier({"values": signal, "sampling_rate": 500})
+    with pytest.raises(ValueError, match="lacks the leads V5 V6"):
+        classifier(signal[:10], sampling_rate=500, lead_names=LEAD_NAMES[:10], missing_leads="error")
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        classifier(signal, **RECORDING, unit="mV")
+
+
+def test_damaged_files_are_refused_by_name(classifier, signal, record, tmp_path):
+    with pytest.raises(FileNotFoundError, match="00002_hr.hea does not exist"):
+        classifier(tmp_path / "00002_hr")
+
+    data = record.with_suffix(".dat")
+    whole = data.read_bytes()
+    data.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(ValueError, match="00001_hr: the checksum of lead I is .* damaged"):
+        classifier(record)
+    data.write_bytes(whole[:1000])
+    with pytest.raises(ValueError, match="00001_hr cannot be read"):
+        classifier(record)
+    data.unlink()
+    with pytest.raises(FileNotFoundError, match="00001_hr.dat"):
+        classifier(record)
+
+
+def test_missing_samples_in_a_file_are_refused_by_file_lead_and_count(classifier, signal, tmp_path):
+    damaged = signal.copy()
+    damaged[8, 100:111] = -32.768
+    path = write_record(tmp_path, "gap", damaged)
+    with pytest.raises(ValueError, match="gap.* missing samples .*lead V3 11 of 5000"):
+        classifier(path)
+
+
+def test_a_unit_that_is_no_voltage_is_refused(classifier, signal, tmp_path):
+    with pytest.raises(ValueError, match="lead I is in `mmHg`"):
+        classifier(write_record(tmp_path, "pressure", signal, unit="mmHg"))
+
+
+# Scores
+
+
+def test_findings_come_in_descending_order_with_name_and_threshold(signal):
+    model = tiny_model(label_names={"MI": "myocardial infarction"}, thresholds=[0.1, 0.2, 0.9, 0.8, 0.5])
+    classifier = make_pipeline(model)
+    findings = classifier(signal, **RECORDING)
+    found = {finding["label"]: finding for finding in findings}
+    assert sorted(found) == sorted(FINDINGS)
+    assert [finding["score"] for finding in findings] == sorted(scores(findings).values(), reverse=True)
+    assert found["MI"]["name"] == "myocardial infarction" and found["CD"]["name"] == "CD"
+    for label, threshold in zip(FINDINGS, model.config.thresholds, strict=True):
+        assert set(found[label]) == {"label", "name", "score", "threshold", "positive"}
+        assert found[label]["threshold"] == threshold
+        assert found[label]["positive"] == (found[label]["score"] >= threshold)
+    assert classifier(signal, **RECORDING, top_k=2) == findings[:2]
+    with pytest.raises(ValueError, match="top_k"):
+        classifier(signal, **RECORDING, top_k=0)
+
+
+@pytest.mark.parametrize("rule", ["mean_logit", "mean_probability", "max_probability"])
+def test_the_score_of_a_record_is_the_aggregate_of_its_windows(signal, rule):
+    model = tiny_model(temperature=2.0, window_aggregation=rule)
+    windows = tiny_extractor()(signal, **RECORDING)["input_values"]
+    assert len(windows) == 3
+    with torch.no_grad():
+        logits = model(windows).logits / 2.0
+    expected = {
+        "mean_logit": logits.mean(dim=0).sigmoid(),
+        "mean_probability": logits.sigmoid().mean(dim=0),
+        "max_probability": logits.sigmoid().amax(dim=0),
+    }[rule]
+    found = scores(make_pipeline(model)(signal, **RECORDING))
+    assert [found[label] for label in FINDINGS] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_batches_and_their_order_do_not_change_a_score(classifier, signal):
+    records = {
+        samples: {"signal": signal[:, :samples], **RECORDING}
+        for samples in (5000, 2500, 1550)  # 10, 5 and 3.1 s
+    }
+    expected = {samples: scores(classifier(record)) for samples, record in records.items()}
+    for order in ((5000, 2500, 1550), (1550, 5000, 2500), (2500, 1550, 5000)):
+        for batch_size in (1, 2, 3, 32):
+            found = classifier([records[samples] for samples in order], batch_size=batch_size)
+            for samples, findings in zip(order, found, strict=True):
+                assert scores(findings) == pytest.approx(expected[samples], abs=1e-5)
+
+
+def test_labels_keep_their_outputs_when_the_config_is_reordered(signal, tmp_path):
+    labels = [f"L{index:02d}" for index in range(12)]
+    model = tiny_model(labels, thresholds=[0.01 * index for index in range(12)])
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data.copy_(torch.arange(12.0) / 12)
+    model.save_pretrained(tmp_path)
+    tiny_extractor().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = dict(sorted(config["id2label"].items()))
+    config["label2id"] = dict(random.Random(0).sample(sorted(config["label2id"].items()), 12))
+    (tmp_path / "config.json").write_text(
+        json.dumps(dict(random.Random(1).sample(sorted(config.items()), len(config))))
+    )
+
+    findings = pipeline("ecg-classification", model=str(tmp_path), device="cpu")(signal, **RECORDING)
+    assert [finding["label"] for finding in findings] == labels[::-1]
+    for finding in findings:
+        index = int(finding["label"][1:])
+        assert finding["score"] == pytest.approx(1 / (1 + np.exp(-index / 12)), abs=1e-6)
+        assert finding["threshold"] == pytest.approx(0.01 * index)
+
+
+def test_one_label_gives_a_list_of_one_finding(signal):
+    classifier = make_pipeline(tiny_model(["AFIB"]))
+    findings = classifier(signal, **RECORDING)
+    assert [finding["label"] for finding in findings] == ["AFIB"]
+    assert classifier([signal, signal], **RECORDING, batch_size=1) == [[pytest.approx(findings[0])]] * 2
+
+
+def test_half_precision_models_give_float32_scores(classifier, signal):
+    half = make_pipeline(copy.deepcopy(classifier.model).to(torch.bfloat16))
+    expected = scores(classifier(signal, **RECORDING))
+    assert scores(half(signal, **RECORDING)) == pytest.approx(expected, abs=0.05)
+
+
+def test_a_model_in_training_mode_gives_scores_without_dropout(signal):
+    model = tiny_model(hidden_dropout_prob=0.5, drop_path_rate=0.5)
+    expected = make_pipeline(model)(signal, **RECORDING)
+    assert make_pipeline(model.train())(signal, **RECORDING) == expected
+
+
+# Construction
+
+
+def test_a_pipeline_without_feature_extractor_is_refused():
+    with pytest.raises(ValueError, match="without a feature extractor"):
+        ECGClassificationPipeline(model=tiny_model(), device="cpu")
+
+
+def test_a_feature_extractor_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="`sampling_rate` is 500, the model's 100"):
+        ECGClassificationPipeline(model=tiny_model(), feature_extractor=ECGTransformerFeatureExtractor(), device="cpu")
+
+
+def test_a_model_without_trained_head_is_refused(tmp_path):
+    encoder = ECGTransformerModel(tiny_model().config)
+    with pytest.raises(RuntimeError, match="no trained classification head"):
+        make_pipeline(encoder)
+    encoder.save_pretrained(tmp_path)
+    tiny_extractor().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="no trained head"), pytest.raises(RuntimeError, match="Post-train it first"):
+        pipeline("ecg-classification", model=str(tmp_path), device="cpu")
+
+
+def test_a_saved_folder_is_a_pipeline_of_the_package(checkpoint, signal):
+    classifier = pipeline("ecg-classification", model=str(checkpoint), device="cpu")
+    assert type(classifier) is ECGClassificationPipeline
+    assert type(AutoModel.from_pretrained(checkpoint)) is ECGTransformerForMultiLabel
+    findings = classifier(signal, **RECORDING)
+    assert scores(findings) == scores(make_pipeline(tiny_model())(signal, **RECORDING))
+    assert next(finding for finding in findings if finding["label"] == "NORM")["name"] == "normal ECG"
+
+
+def test_a_saved_folder_classifies_without_the_package(checkpoint, record, signal, tmp_path):
+    expected = scores(make_pipeline(tiny_model())(signal, **RECORDING))
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    script = """
+import json, sys
+sys.modules["ecg_hf"] = None
+from transformers import pipeline
+for folder in ("checkpoint", "again"):
+    classifier = pipeline("ecg-classification", model=folder, device="cpu", trust_remote_code=True)
+    for part in (classifier, classifier.model, classifier.feature_extractor):
+        assert type(part).__module__.startswith("transformers_modules"), type(part)
+    findings = classifier("00001_hr")
+    if folder == "checkpoint":
+        classifier.save_pretrained("again")
+print(json.dumps({finding["label"]: finding["score"] for finding in findings}))
+"""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert json.loads(result.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-6)
