@@ -4,26 +4,24 @@ Sources: MTECG (arXiv 2309.07136) for the default encoder, stochastic depth from
 use in post-training from arXiv 2509.12991. Dropped rows are not computed, as in Touvron et al. (arXiv 2212.04884).
 """
 
-import math
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg_transformer import AUTO_MAP, CUSTOM_PIPELINES, ECGTransformerConfig, copy_code_files
+from .embeddings_ecg_transformer import ECGTransformerEmbeddings
+from .layers_ecg_transformer import ECGTransformerAttention, ECGTransformerLayer
 
 logger = logging.get_logger(__name__)
 
@@ -45,179 +43,6 @@ class ECGTransformerClassifierOutput(ModelOutput):
     pooler_output: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-def drop_path(
-    branch: Callable, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, drop_rate: float
-) -> torch.Tensor:
-    """`hidden_states` plus `branch` of it, with each row's branch dropped at `drop_rate` and rescaled in expectation.
-
-    Dropped rows are not computed: of the B rows a random subset of k goes through the branch, with
-    E[k] = B (1 - drop_rate). Rows and k come from the CPU generator, so that a GPU is not waited for and gradient
-    checkpointing repeats them. Compiled and exported graphs have fixed shapes and mask the dropped rows instead.
-    """
-    batch_size, keep_rate = hidden_states.shape[0], 1.0 - drop_rate
-    if torch.compiler.is_compiling():
-        keep = torch.rand(batch_size, device=hidden_states.device) < keep_rate
-        keep = keep.view(-1, *[1] * (hidden_states.dim() - 1))
-        return hidden_states + branch(hidden_states, attention_mask) * (keep / keep_rate).to(hidden_states.dtype)
-
-    expected = batch_size * keep_rate
-    num_kept = math.floor(expected)
-    num_kept += int(torch.rand(()).item() < expected - num_kept)
-    # A branch that no row goes through would leave its parameters without a gradient, for which DDP waits.
-    rows = torch.randperm(batch_size)[: max(num_kept, 1)].to(hidden_states.device, non_blocking=True)
-    if attention_mask is not None and attention_mask.shape[0] == batch_size:
-        attention_mask = attention_mask[rows]
-    update = branch(hidden_states[rows], attention_mask).to(hidden_states.dtype)
-    return hidden_states.index_add(0, rows, update, alpha=1.0 / keep_rate if num_kept else 0.0)
-
-
-class ECGTransformerPatchEmbeddings(nn.Module):
-    """(batch, leads, samples) to (batch, tokens, hidden): all leads of `patch_size` samples make one token."""
-
-    def __init__(self, config: ECGTransformerConfig):
-        super().__init__()
-        self.patch_size = config.patch_size
-        self.projection = nn.Conv1d(
-            config.num_leads, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
-        )
-
-    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
-        return self.projection(input_values).transpose(1, 2)
-
-    def token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, samples) to (batch, tokens): a token with any real sample is real."""
-        return attention_mask.bool().unfold(1, self.patch_size, self.patch_size).any(dim=-1)
-
-
-class ECGTransformerEmbeddings(nn.Module):
-    """(batch, leads, samples) to (batch, 1 + tokens, hidden): CLS before the patches, plus learned positions."""
-
-    def __init__(self, config: ECGTransformerConfig):
-        super().__init__()
-        self.config = config
-        self.patch_embeddings = ECGTransformerPatchEmbeddings(config)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + config.num_patches, config.hidden_size))
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        self._check(input_values)
-        patches = self.patch_embeddings(input_values.to(self.patch_embeddings.projection.weight.dtype))
-        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
-        tokens = self.dropout(tokens + self.position_embeddings[:, : tokens.shape[1]])
-        if attention_mask is not None:
-            attention_mask = nn.functional.pad(self.patch_embeddings.token_mask(attention_mask), (1, 0), value=True)
-        return tokens, attention_mask
-
-    def _check(self, input_values: torch.Tensor):
-        config = self.config
-        shape = tuple(input_values.shape)
-        if len(shape) != 3 or shape[1] != config.num_leads:
-            hint = ": are the axes swapped?" if len(shape) == 3 and shape[2] == config.num_leads else "."
-            raise ValueError(
-                f"`input_values` must have shape (batch, {config.num_leads}, {config.num_samples}) for this model, "
-                f"got {shape}{hint}"
-            )
-        if not config.patch_size <= shape[2] <= config.num_samples:
-            raise ValueError(
-                f"This model reads {config.patch_size} to {config.num_samples} samples at {config.sampling_rate} Hz, "
-                f"got {shape[2]}: cut the record into windows, as the feature extractor does."
-            )
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-class ECGTransformerAttention(nn.Module):
-    """Multi-head self-attention over (batch, tokens, hidden), through the library's attention interface."""
-
-    def __init__(self, config: ECGTransformerConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        head_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(head_shape).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(head_shape).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(head_shape).transpose(1, 2)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        output, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
-
-
-class ECGTransformerMLP(nn.Module):
-    def __init__(self, config: ECGTransformerConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(hidden_states)))
-
-
-class ECGTransformerLayer(GradientCheckpointingLayer):
-    """One pre-norm block; its attention and MLP branches are each dropped per row at `drop_path_rate` in training."""
-
-    def __init__(self, config: ECGTransformerConfig):
-        super().__init__()
-        self.drop_path_rate = 0.0
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = ECGTransformerAttention(config)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = ECGTransformerMLP(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
-        def attend(states, mask):
-            return self.dropout(self.attention(self.attention_norm(states), mask, **kwargs)[0])
-
-        def transform(states, mask):
-            return self.dropout(self.mlp(self.mlp_norm(states)))
-
-        hidden_states = self._residual(attend, hidden_states, attention_mask)
-        return self._residual(transform, hidden_states, attention_mask)
-
-    def _residual(self, branch: Callable, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None):
-        if self.training and self.drop_path_rate > 0:
-            return drop_path(branch, hidden_states, attention_mask, self.drop_path_rate)
-        return hidden_states + branch(hidden_states, attention_mask)
-
-    def extra_repr(self) -> str:
-        return f"drop_path_rate={self.drop_path_rate:.3g}"
 
 
 class ECGTransformerPreTrainedModel(PreTrainedModel):
@@ -243,8 +68,13 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, ECGTransformerEmbeddings):
-            init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
-            init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+            if self.config.use_cls_token:
+                init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+            if self.config.position_embedding_type == "learned":
+                init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+            else:
+                # Not stored, and `from_pretrained` leaves such buffers unset.
+                init.copy_(module.position_embeddings, module.fixed_positions())
 
     def set_drop_path_rate(self, rate: float):
         """Set stochastic depth: block l of L is dropped at `rate` * l / (L - 1), so a single block never is."""
@@ -352,18 +182,26 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
                 `config.num_samples` samples; shorter input uses the first positions.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for real samples, 0 for padding.
 
-        Returns `last_hidden_state` (batch, 1 + patches, hidden) and `pooler_output` (batch, hidden).
+        Returns `last_hidden_state` (batch, tokens, hidden), CLS first, and `pooler_output` (batch, hidden).
         """
         hidden_states, token_mask = self.embeddings(input_values, attention_mask)
         mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
         if self.config.pooling == "mean":
-            pooled = self.norm(masked_mean(hidden_states[:, 1:], None if token_mask is None else token_mask[:, 1:]))
+            pooled = self.norm(self._mean_of_patches(hidden_states, token_mask))
         else:
             hidden_states = self.norm(hidden_states)
-            pooled = hidden_states[:, 0]
+            pooled = (
+                hidden_states[:, 0]
+                if self.config.pooling == "cls"
+                else self._mean_of_patches(hidden_states, token_mask)
+            )
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def _mean_of_patches(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
+        first = int(self.config.use_cls_token)
+        return masked_mean(hidden_states[:, first:], None if token_mask is None else token_mask[:, first:])
 
 
 def masked_mean(tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
