@@ -1,7 +1,8 @@
-"""The command `ecg-hf train|evaluate`, which the scripts in `training/` call too."""
+"""The command `ecg-hf train|evaluate|classify`; the scripts in `training/` call the same functions."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,37 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
     return metrics
 
 
-COMMANDS = {"train": train, "evaluate": evaluate}
+def classify(argv: Sequence[str] | None = None) -> None:
+    """Print the findings of WFDB records; exits with 1 if a record could not be read, after all others."""
+    parser = argparse.ArgumentParser(prog="ecg-hf classify", description=classify.__doc__)
+    parser.add_argument("records", nargs="+", help="WFDB records: paths with or without .hea or .dat")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    parser.add_argument("--top_k", type=int, help="only so many labels for each record")
+    arguments = parser.parse_args(argv)
+
+    from transformers import pipeline
+
+    import ecg_hf  # noqa: F401  registers the pipeline
+
+    classifier = pipeline("ecg-classification", model=arguments.model)
+    failed = 0
+    for record in arguments.records:
+        try:
+            findings = classifier(record, top_k=arguments.top_k)
+        except (OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        print(record)
+        for finding in findings:
+            verdict = "present" if finding["positive"] else "absent "
+            score = f"{finding['score']:.3f} (threshold {finding['threshold']:.3f})"
+            print(f"  {verdict}  {finding['label']:8} {score}  {finding['name']}")
+    if failed:
+        raise SystemExit(f"{failed} of {len(arguments.records)} records could not be classified.")
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "classify": classify}
 
 
 def main() -> None:

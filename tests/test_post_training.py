@@ -30,13 +30,9 @@ LABELS = task_labels("superdiagnostic")
 FINAL_FILES = {
     "all_results.json",
     "config.json",
-    "configuration_ecg_transformer.py",
-    "feature_extraction_ecg_transformer.py",
     "learning_curves.png",
     "log_history.json",
     "model.safetensors",
-    "modeling_ecg_transformer.py",
-    "pipeline_ecg_classification.py",
     "preprocessor_config.json",
     "recipe.yaml",
     "test_predictions.csv",
@@ -115,7 +111,7 @@ def finished(simulated_splits, tmp_path_factory):
 
 def test_a_run_leaves_a_whole_checkpoint_and_its_results(finished):
     folder, _, results, _ = finished
-    assert {file.name for file in folder.iterdir()} == FINAL_FILES
+    assert {file.name for file in folder.iterdir() if file.suffix != ".py"} == FINAL_FILES
     assert json.loads((folder / "all_results.json").read_text()) == results
     expected = {"probe_eval_macro_auroc", "eval_macro_auroc", "eval_macro_auprc", "test_macro_auroc"}
     assert expected | {"test_macro_auprc", "probe_seconds", "finetune_seconds", "world_size"} <= results.keys()
@@ -163,9 +159,10 @@ def test_fine_tuning_starts_where_the_probe_ended(finished):
 def test_the_head_of_the_probe_is_linear_in_the_raw_features(finished, simulated_splits):
     folder, trainer, results, _ = finished
     model = AutoModelForSequenceClassification.from_pretrained(folder / "_stages" / "probe").eval()
-    batch = EvaluationWindows(simulated_splits["validation"], extractor()).__getitems__(range(16))
+    validation = simulated_splits["validation"]
+    batch = EvaluationWindows(validation, extractor()).__getitems__(range(len(validation)))
     with torch.no_grad():
-        logits = model(batch["input_values"].flatten(0, 1)).logits.view(16, 7, -1)
+        logits = model(batch["input_values"].flatten(0, 1)).logits.view(len(validation), 7, -1)
     losses = record_losses(logits, batch["window_mask"], batch["labels"])
     assert losses.mean().item() == pytest.approx(results["probe_eval_loss"], abs=1e-5)
 
