@@ -15,14 +15,14 @@ from transformers.utils import logging
 from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES, PRESETS, ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
-from ..metrics import bootstrap_metrics, multilabel_metrics
+from ..metrics import multilabel_metrics
 from ..ptbxl import load_ptbxl
 from ..ptbxl.labels import task_label_names, task_labels
 from ..synthetic import write_ptbxl_folder
 from .arguments import PostTrainingArguments
 from .evaluation import probabilities
 from .stages import write_whole
-from .trainer import PostTrainer, predictions_table
+from .trainer import PostTrainer, confidence_intervals, predictions_table
 from .windows import lead_statistics
 
 logger = logging.get_logger(__name__)
@@ -251,19 +251,13 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: DataArguments) -> 
         feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
     )
     output = trainer.predict(dataset)
-    intervals = bootstrap_metrics(
-        output.label_ids,
-        output.predictions,
-        evaluation_args.num_bootstrap_resamples,
-        groups=np.asarray(dataset.with_format("numpy")["patient_id"]),
-    )
     metrics = {
         "split": evaluation_args.split,
         "task": data_args.task,
         "num_records": len(dataset),
         "loss": output.metrics["test_loss"],
         **multilabel_metrics(output.label_ids, probabilities(output.predictions), labels),
-        "intervals": intervals,
+        "intervals": confidence_intervals(dataset, output, evaluation_args.num_bootstrap_resamples),
     }
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -346,9 +346,7 @@ class PostTrainer(Trainer):
             labels = list(self.model.config.label2id)
             predictions_table(self.test_dataset, labels, output).to_csv(folder / "test_predictions.csv", index=False)
             if not undefined:
-                intervals = bootstrap_metrics(
-                    output.label_ids, output.predictions, self.args.num_bootstrap_resamples, seed=self.args.seed
-                )
+                intervals = confidence_intervals(self.test_dataset, output, self.args.num_bootstrap_resamples)
                 for name, interval in intervals.items():
                     results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
         return results
@@ -379,6 +377,12 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer._sampler.set_epoch(int(state.epoch))
+
+
+def confidence_intervals(dataset: datasets.Dataset, output: PredictionOutput, num_resamples: int) -> dict:
+    """95 % intervals of macro AUROC and AUPRC over patients; a record without one stands for itself."""
+    patients = pd.array(dataset["patient_id"], dtype="Int64") if "patient_id" in dataset.column_names else None
+    return bootstrap_metrics(output.label_ids, output.predictions, num_resamples, groups=patients)
 
 
 def predictions_table(dataset: datasets.Dataset, labels: list[str], output: PredictionOutput) -> pd.DataFrame:
@@ -432,4 +436,4 @@ def _only_stages(folder: pathlib.Path) -> bool:
     return [file.name for file in folder.iterdir()] == [STAGES_FOLDER]
 
 
-__all__ = ["PostTrainer", "predictions_table"]
+__all__ = ["PostTrainer", "confidence_intervals", "predictions_table"]
