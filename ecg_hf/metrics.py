@@ -21,6 +21,8 @@ UNKNOWN_LABEL = -100
 # Weights held at once while bootstrapping (2 MiB): small enough for the processor's cache, where sums are fastest.
 WEIGHTS_PER_CHUNK = 2**18
 
+CALIBRATION_BINS = 10
+
 
 def multilabel_metrics(labels, scores, label_names: Sequence[str] | None = None) -> dict:
     """Macro and per-label metrics of a multi-label classifier.
@@ -117,11 +119,7 @@ def choose_thresholds(labels, scores, label_names: Sequence[str] | None = None) 
     """
     labels, scores = _check_labels_and_scores(labels, scores)
     names = _check_label_names(label_names, labels.shape[1])
-    if outside := int(np.sum((scores < 0) | (scores > 1))):
-        raise ValueError(
-            f"Thresholds need probabilities, but {outside} of {scores.size} scores lie outside [0, 1]: "
-            "apply the sigmoid to the logits first."
-        )
+    _check_probabilities(scores)
     thresholds = [_best_f1_threshold(labels[:, index], scores[:, index]) for index in range(len(names))]
     if undecided := [name for name, threshold in zip(names, thresholds, strict=True) if threshold is None]:
         warnings.warn(
@@ -133,9 +131,16 @@ def choose_thresholds(labels, scores, label_names: Sequence[str] | None = None) 
 
 
 def bootstrap_metrics(
-    labels, scores, n_resamples: int = 1000, *, groups=None, seed: int = 0, confidence: float = 0.95
-) -> dict[str, dict[str, float]]:
-    """Percentile bootstrap intervals of macro AUROC and macro AUPRC.
+    labels,
+    scores,
+    n_resamples: int = 1000,
+    *,
+    groups=None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    label_names: Sequence[str] | None = None,
+) -> dict[str, dict]:
+    """Percentile bootstrap intervals of macro AUROC and macro AUPRC, and if wanted of each label's.
 
     Records are drawn with replacement, or whole groups (patients) of records. A label that is undefined in a resample
     is left out of that resample's mean; a resample in which all labels are undefined is left out, with a warning.
@@ -149,19 +154,20 @@ def bootstrap_metrics(
         groups: (records,) ids, for example of patients; a record whose id is missing is a group of its own.
         seed: of `numpy.random.default_rng`, whose `multinomial` draws the resamples one after the other.
         confidence: share of the resamples' values inside the interval.
+        label_names: names for `per_label`; without them there is none.
 
     Returns:
-        `{"macro_auroc": {"value", "low", "high"}, "macro_auprc": {...}}`, `value` from the records as they are.
+        `{"macro_auroc": {"value", "low", "high"}, "macro_auprc": {...}}`, `value` from the records as they are; with
+        `label_names` also `"per_label": {name: {"auroc": {"value", "low", "high"}, "auprc": {...}}}`, from the
+        resamples in which the label is defined, and None where it is undefined in the records as they are.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
-    if n_resamples < 1:
-        raise ValueError(f"`n_resamples` must be at least 1, got {n_resamples}.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence}.")
+    names = None if label_names is None else _check_label_names(label_names, labels.shape[1])
+    _check_resampling(n_resamples, confidence)
     group_of_record = _number_groups(groups, len(labels))
     rankings = _rank_labels(labels, scores)
-    auroc, auprc = _auroc_and_auprc(rankings, np.ones((1, len(labels))))
-    value_auroc, value_auprc = _macro_mean(auroc[0], labels), _macro_mean(auprc[0], labels)
+    all_auroc, all_auprc = (values[0] for values in _auroc_and_auprc(rankings, np.ones((1, len(labels)))))
+    value_auroc, value_auprc = _macro_mean(all_auroc, labels), _macro_mean(all_auprc, labels)
 
     chunks = [_auroc_and_auprc(rankings, counts) for counts in _draw_counts(group_of_record, n_resamples, seed)]
     auroc, auprc = (np.concatenate(values) for values in zip(*chunks, strict=True))
@@ -174,9 +180,52 @@ def bootstrap_metrics(
             "and negatives there.",
             stacklevel=2,
         )
-    return {
+    intervals = {
         "macro_auroc": _percentile_interval(value_auroc, np.nanmean(auroc[~undefined], axis=1), confidence),
         "macro_auprc": _percentile_interval(value_auprc, np.nanmean(auprc[~undefined], axis=1), confidence),
+    }
+    if names is not None:
+        intervals["per_label"] = {
+            name: {
+                "auroc": _interval_of_label(all_auroc[index], auroc[:, index], confidence),
+                "auprc": _interval_of_label(all_auprc[index], auprc[:, index], confidence),
+            }
+            for index, name in enumerate(names)
+        }
+    return intervals
+
+
+def calibration_metrics(
+    labels, scores, n_resamples: int = 1000, *, groups=None, seed: int = 0, confidence: float = 0.95
+) -> dict[str, dict[str, float]]:
+    """How far probabilities are from what is observed, over all known cells of all labels, with bootstrap intervals.
+
+    The expected calibration error (Naeini et al. 2015, doi 10.1609/aaai.v29i1.9602) is the mean distance, over ten
+    bins of equal width, between the mean probability and the share of positives; the Brier score is the mean squared
+    distance between probability and label.
+
+    Args:
+        labels: (records, labels) of 0, 1 and -100.
+        scores: (records, labels), probabilities.
+        n_resamples, groups, seed, confidence: as in `bootstrap_metrics`.
+
+    Returns:
+        `{"calibration_error": {"value", "low", "high"}, "brier_score": {...}}`.
+    """
+    labels, scores = _check_labels_and_scores(labels, scores)
+    _check_probabilities(scores)
+    _check_resampling(n_resamples, confidence)
+    sums = _calibration_sums(labels, scores)
+    value = _calibration(sums.sum(axis=0))
+    group_of_record = _number_groups(groups, len(labels))
+    resampled = [
+        _calibration(np.tensordot(counts, sums, axes=1)) for counts in _draw_counts(group_of_record, n_resamples, seed)
+    ]
+    return {
+        name: _percentile_interval(
+            float(value[name]), np.concatenate([chunk[name] for chunk in resampled]), confidence
+        )
+        for name in value
     }
 
 
@@ -221,6 +270,21 @@ def _check_labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
             f"something else, the first {wrong[0]:g}."
         )
     return labels, scores
+
+
+def _check_probabilities(scores: np.ndarray) -> None:
+    if outside := int(np.sum((scores < 0) | (scores > 1))):
+        raise ValueError(
+            f"`scores` must be probabilities, but {outside} of {scores.size} scores lie outside [0, 1]: apply the "
+            "sigmoid to the logits first."
+        )
+
+
+def _check_resampling(n_resamples: int, confidence: float) -> None:
+    if n_resamples < 1:
+        raise ValueError(f"`n_resamples` must be at least 1, got {n_resamples}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence}.")
 
 
 def _as_matrix(values, name: str) -> np.ndarray:
@@ -404,9 +468,39 @@ def _percentile_interval(value: float, resampled: np.ndarray, confidence: float)
     return {"value": value, "low": float(low), "high": float(high)}
 
 
+def _interval_of_label(value: float, resampled: np.ndarray, confidence: float) -> dict[str, float] | None:
+    resampled = resampled[~np.isnan(resampled)]
+    if np.isnan(value) or not resampled.size:
+        return None
+    return _percentile_interval(float(value), resampled, confidence)
+
+
+def _calibration_sums(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(records, 4, bins): known cells of each record in each bin, and their sums of score, label, squared error."""
+    known = labels != UNKNOWN_LABEL
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    sums = np.zeros((len(labels), 4, CALIBRATION_BINS))
+    rows = np.broadcast_to(np.arange(len(labels))[:, None], labels.shape)[known]
+    cells = (np.ones_like(scores), scores, labels, (scores - labels) ** 2)
+    for quantity, values in enumerate(cells):
+        np.add.at(sums, (rows, quantity, bins[known]), values[known])
+    return sums
+
+
+def _calibration(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """From `_calibration_sums` added up over records, (..., 4, bins)."""
+    count, score, positive, squared_error = np.moveaxis(sums, -2, 0)
+    total = count.sum(axis=-1)
+    return {
+        "calibration_error": np.abs(score - positive).sum(axis=-1) / total,
+        "brier_score": squared_error.sum(axis=-1) / total,
+    }
+
+
 __all__ = [
     "ECGMultiLabelMetric",
     "bootstrap_metrics",
+    "calibration_metrics",
     "choose_thresholds",
     "macro_auprc",
     "macro_auroc",
