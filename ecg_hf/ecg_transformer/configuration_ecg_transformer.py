@@ -1,8 +1,10 @@
 """Configuration of the ECG Transformer."""
 
+import dataclasses
 import math
 import pathlib
 import shutil
+import warnings
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -48,6 +50,9 @@ PRESETS = {
         "pooling": "norm_mean",
     },
 }
+
+# What a saved configuration holds that is no field of it.
+SAVED_BESIDE_FIELDS = ("auto_map", "custom_pipelines", "transformers_version", "num_labels", "torch_dtype")
 
 AUTO_MAP = {
     "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",
@@ -154,6 +159,26 @@ class ECGTransformerConfig(PreTrainedConfig):
             self.architectures = ["ECGTransformerModel"]
         if self.problem_type is None:
             self.problem_type = "multi_label_classification"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As in the library; another `model_type` is refused, and fields that this code does not know are named."""
+        path = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
+        source = f"`{path}`" if path else "The configuration"
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"{source} is of a model of the type `{kind}`, not `{cls.model_type}`: load it by `AutoModel`, or "
+                "convert it first if it is an ECG encoder."
+            )
+        known = {field.name for field in dataclasses.fields(cls)} | set(cls().to_dict()) | set(SAVED_BESIDE_FIELDS)
+        if unknown := sorted(name for name in config_dict if name not in known and not name.startswith("_")):
+            warnings.warn(
+                f"{source} has fields that this version of the code does not know: {', '.join(unknown)}. A "
+                "newer version may have written them, and its model may compute something else: update the package.",
+                stacklevel=2,
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "ECGTransformerConfig":

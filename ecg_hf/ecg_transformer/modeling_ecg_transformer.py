@@ -27,6 +27,9 @@ logger = logging.get_logger(__name__)
 
 UNKNOWN_LABEL = -100
 
+# Of `save_pretrained(push_to_hub=True)`, for `push_to_hub`.
+PUSH_ARGUMENTS = ("commit_description", "commit_message", "create_pr", "private", "revision", "tags", "token")
+
 
 @dataclass
 class ECGTransformerClassifierOutput(ModelOutput):
@@ -137,7 +140,7 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
         """As in the library; the folder also gets the code and the full `auto_map`, so that it stands alone."""
         repo_id = kwargs.pop("repo_id", None)
-        hub_kwargs = {name: kwargs.pop(name) for name in ("commit_message", "private") if name in kwargs}
+        hub_kwargs = {name: kwargs.pop(name) for name in PUSH_ARGUMENTS if name in kwargs}
         is_classifier = isinstance(self, ECGTransformerForMultiLabel)
         self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_ecg_transformer.{type(self).__name__}"}
         if is_classifier:
