@@ -1,4 +1,4 @@
-"""The command `ecg-hf train|evaluate|classify`; the scripts in `training/` call the same functions."""
+"""The command `ecg-hf`, whose subcommands are in `COMMANDS`; the scripts in `training/` call the same functions."""
 
 from __future__ import annotations
 
@@ -93,7 +93,61 @@ def classify(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{failed} of {len(arguments.records)} records could not be classified.")
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "classify": classify}
+def download_ptbxl(argv: Sequence[str] | None = None) -> None:
+    """Fetch PTB-XL from PhysioNet, checked by SHA-256; the same command goes on with a download that broke off."""
+    from .ptbxl.download import PHYSIONET_URL
+    from .ptbxl.download import download_ptbxl as run
+
+    parser = argparse.ArgumentParser(prog="ecg-hf download-ptbxl", description=download_ptbxl.__doc__)
+    parser.add_argument("folder", help="where the files go")
+    parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz)")
+    parser.add_argument("--base_url", default=PHYSIONET_URL, help="of a mirror")
+    arguments = parser.parse_args(argv)
+    try:
+        folder = run(arguments.folder, arguments.sampling_rate, base_url=arguments.base_url)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"PTB-XL at {arguments.sampling_rate} Hz is in {folder}: use it as `--data_dir`.")
+
+
+def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
+    """Build PTB-XL as Parquet with its card, for `--dataset_name`, and push it if wanted."""
+    from .hub import push_dataset, write_dataset_card
+    from .ptbxl.parquet import write_ptbxl_parquet
+
+    parser = argparse.ArgumentParser(prog="ecg-hf prepare-ptbxl", description=prepare_ptbxl.__doc__)
+    parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout, or PhysioNet's zip")
+    parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz); may be called once for each")
+    parser.add_argument("--output_dir", required=True, help="where the Parquet files and the card go")
+    parser.add_argument("--cache_dir", help="where `datasets` keeps the Arrow copy")
+    parser.add_argument("--skip_missing_records", action="store_true", help="leave out records without files")
+    parser.add_argument("--push_to_hub", action="store_true", help="publish the folder as `--hub_dataset_id`")
+    parser.add_argument("--hub_dataset_id", help="`owner/name` on the Hub")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    arguments = parser.parse_args(argv)
+    if arguments.push_to_hub != (arguments.hub_dataset_id is not None):
+        parser.error("`--push_to_hub` and `--hub_dataset_id` belong together")
+    write_ptbxl_parquet(
+        arguments.data_dir,
+        arguments.sampling_rate,
+        arguments.output_dir,
+        cache_dir=arguments.cache_dir,
+        skip_missing_records=arguments.skip_missing_records,
+    )
+    card = write_dataset_card(arguments.output_dir, arguments.hub_dataset_id)
+    print(f"The Parquet files are in {arguments.output_dir}, their card is {card}")
+    if arguments.push_to_hub:
+        commit = push_dataset(arguments.output_dir, arguments.hub_dataset_id, private=arguments.private)
+        print(f"Published: {commit.commit_url}")
+
+
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "classify": classify,
+    "download-ptbxl": download_ptbxl,
+    "prepare-ptbxl": prepare_ptbxl,
+}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Pictures: an ECG on ECG paper, and the learning curves of a post-training run.
+"""Pictures: an ECG on ECG paper, the learning curves of a post-training run and its metrics label by label.
 
 matplotlib is loaded by the first picture, and only through its objects: pyplot's global state and the user's backend
 stay as they are.
@@ -7,7 +7,7 @@ stay as they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -138,6 +138,42 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -
         axes.set_ylabel(name)
     handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
+    _save(figure, path)
+    return figure
+
+
+def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike, split: str | None = None) -> Figure:
+    """Draw and save AUROC and AUPRC of each label with their intervals, labels from top to bottom in their order.
+
+    Beside its code stands how many records have the label; that share is the AUPRC of chance, drawn as a tick.
+
+    Args:
+        per_label: for each label `auroc`, `auprc`, `auroc_interval`, `auprc_interval` ([low, high]), `num_positive`
+            and `num_known`, as in `metrics.json`; undefined figures are None.
+        path: of the picture; its ending chooses the format.
+        split: what the records are, for the title.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.4 + 0.26 * len(per_label)), dpi=DOTS_PER_INCH, layout="constrained")
+    grid = figure.subplots(1, 2, sharey=True)
+    for axes, metric in zip(grid, ("auroc", "auprc"), strict=True):
+        for row, values in enumerate(per_label.values()):
+            if values[metric] is None:
+                continue
+            axes.plot(values[metric], row, "o", color=VALIDATION_COLOR, markersize=5)
+            axes.hlines(row, *values[f"{metric}_interval"], color=VALIDATION_COLOR, linewidth=1.5)
+            chance = 0.5 if metric == "auroc" else values["num_positive"] / values["num_known"]
+            axes.plot(chance, row, "|", color=BEST_EPOCH_COLOR, markersize=9)
+        axes.set_xlabel(f"{metric.upper()}, 95 % interval (tick: chance)")
+        axes.set_xlim(0, 1.02)
+        axes.grid(color=AXES_GRID_COLOR, linewidth=0.8, axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    names = [f"{label}  ({values['num_positive']})" for label, values in per_label.items()]
+    grid[0].set_yticks(range(len(names)), names, parse_math=False)
+    grid[0].set_ylim(len(names) - 0.4, -0.6)
+    num_known = max(values["num_known"] for values in per_label.values())
+    figure.suptitle(f"Labels{f' on the {split} records' if split else ''} (positives of {num_known})", fontsize=11)
     _save(figure, path)
     return figure
 
@@ -293,4 +329,4 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-__all__ = ["plot_ecg", "plot_learning_curves"]
+__all__ = ["plot_ecg", "plot_label_metrics", "plot_learning_curves"]

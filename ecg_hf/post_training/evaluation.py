@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import datasets
 import numpy as np
+import pandas as pd
 import torch
+from transformers.trainer_utils import PredictionOutput
 
 from ..ecg_transformer.modeling_ecg_transformer import UNKNOWN_LABEL, multilabel_loss
-from ..metrics import multilabel_metrics
+from ..metrics import bootstrap_metrics, calibration_metrics, multilabel_metrics
 
 
 def record_losses(window_logits: torch.Tensor, window_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -30,10 +35,43 @@ def evaluation_metrics(labels: np.ndarray, logits: np.ndarray, losses: np.ndarra
     """
     loss = float(np.nanmean(losses.astype(np.float64)))
     names = ("macro_auroc", "macro_auprc", "f_max", "num_undefined")
-    if not ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any():
+    if not _any_label_is_defined(labels):
         return {"loss": loss, **dict.fromkeys(names, float("nan"))}
     metrics = multilabel_metrics(labels, logits)
     return {"loss": loss, **{name: metrics[name] for name in names}}
+
+
+def _any_label_is_defined(labels: np.ndarray) -> bool:
+    return bool(((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any())
+
+
+def split_metrics(
+    dataset: datasets.Dataset, output: PredictionOutput, label_names: Sequence[str], num_resamples: int
+) -> dict | None:
+    """What a split's evaluation reports, with 95 % intervals over patients; a record without one stands for itself.
+
+    `num_records`, the numbers of `multilabel_metrics`, in `per_label` also `auroc_interval` and `auprc_interval`
+    ([low, high]), and `intervals` of the macro metrics and of calibration. None where no label is defined.
+    """
+    labels, scores = output.label_ids, probabilities(output.predictions)
+    if not _any_label_is_defined(labels):
+        return None
+    patients = pd.array(dataset["patient_id"], dtype="Int64") if "patient_id" in dataset.column_names else None
+    metrics = multilabel_metrics(labels, scores, label_names)
+    intervals = bootstrap_metrics(labels, scores, num_resamples, groups=patients, label_names=label_names)
+    for name, interval_of in intervals.pop("per_label").items():
+        for metric, interval in interval_of.items():
+            metrics["per_label"][name][f"{metric}_interval"] = interval and [interval["low"], interval["high"]]
+    intervals |= calibration_metrics(labels, scores, num_resamples, groups=patients)
+    return {"num_records": len(dataset), **metrics, "intervals": intervals}
+
+
+def predictions_table(dataset: datasets.Dataset, labels: Sequence[str], output: PredictionOutput) -> pd.DataFrame:
+    """One row for each record: `ecg_id`, `prob_<code>` and `true_<code>` for each label."""
+    scores = pd.DataFrame(probabilities(output.predictions), columns=[f"prob_{label}" for label in labels])
+    truth = pd.DataFrame(output.label_ids.astype(int), columns=[f"true_{label}" for label in labels])
+    ids = pd.DataFrame({"ecg_id": list(dataset["ecg_id"])})
+    return pd.concat([ids, scores, truth], axis=1)
 
 
 def choosing_metric(metrics: dict[str, float], name: str) -> float:
@@ -52,4 +90,11 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).double().sigmoid().numpy()
 
 
-__all__ = ["choosing_metric", "evaluation_metrics", "probabilities", "record_losses"]
+__all__ = [
+    "choosing_metric",
+    "evaluation_metrics",
+    "predictions_table",
+    "probabilities",
+    "record_losses",
+    "split_metrics",
+]

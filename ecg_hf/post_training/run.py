@@ -15,14 +15,14 @@ from transformers.utils import logging
 from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES, PRESETS, ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
-from ..metrics import multilabel_metrics
 from ..ptbxl import load_ptbxl
 from ..ptbxl.labels import task_label_names, task_labels
+from ..ptbxl.parquet import load_ptbxl_parquet
 from ..synthetic import write_ptbxl_folder
 from .arguments import PostTrainingArguments
-from .evaluation import probabilities
+from .evaluation import predictions_table, split_metrics
 from .stages import write_whole
-from .trainer import PostTrainer, confidence_intervals, predictions_table
+from .trainer import PostTrainer
 from .windows import lead_statistics
 
 logger = logging.get_logger(__name__)
@@ -62,7 +62,13 @@ class ModelArguments:
 class DataArguments:
     """The records and the task."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "PTB-XL folder in PhysioNet's layout."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "PTB-XL folder in PhysioNet's layout, or PhysioNet's zip."}
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Instead of `--data_dir`: PTB-XL on the Hub, or a folder, as `prepare_ptbxl.py` makes it."},
+    )
     demo: bool = field(
         default=False, metadata={"help": f"Use {DEMO_RECORDS} simulated records, made in `<output_dir>-data`."}
     )
@@ -107,9 +113,12 @@ def post_train(model_args: ModelArguments, data_args: DataArguments, args: PostT
     return trainer.post_train()
 
 
-def _data_folder(data_args: DataArguments, args: PostTrainingArguments) -> str:
-    if data_args.demo == (data_args.data_dir is not None):
-        raise ValueError("Give either `--data_dir`, a PTB-XL folder, or `--demo` for simulated records.")
+def _data_folder(data_args: DataArguments, args: PostTrainingArguments) -> str | None:
+    if data_args.demo + (data_args.data_dir is not None) + (data_args.dataset_name is not None) != 1:
+        raise ValueError(
+            "Give either `--data_dir`, a PTB-XL folder, or `--dataset_name`, a data set on the Hub, or `--demo` for "
+            "simulated records."
+        )
     if not data_args.demo:
         return data_args.data_dir
     folder = pathlib.Path(args.output_dir.rstrip("/") + "-data")
@@ -118,15 +127,20 @@ def _data_folder(data_args: DataArguments, args: PostTrainingArguments) -> str:
     return str(folder)
 
 
-def load_splits(data_dir: str, data_args: DataArguments, seed: int) -> datasets.DatasetDict:
-    """The three splits of the task, cut down as the arguments say."""
-    splits = load_ptbxl(
-        data_dir,
-        data_args.task,
-        data_args.sampling_rate,
-        cache_dir=data_args.cache_dir,
-        skip_missing_records=data_args.skip_missing_records,
-    )
+def load_splits(data_dir: str | None, data_args: DataArguments, seed: int) -> datasets.DatasetDict:
+    """The three splits of the task, from `data_dir` or `data_args.dataset_name`, cut down as the arguments say."""
+    if data_dir is None:
+        splits = load_ptbxl_parquet(
+            data_args.dataset_name, data_args.task, data_args.sampling_rate, cache_dir=data_args.cache_dir
+        )
+    else:
+        splits = load_ptbxl(
+            data_dir,
+            data_args.task,
+            data_args.sampling_rate,
+            cache_dir=data_args.cache_dir,
+            skip_missing_records=data_args.skip_missing_records,
+        )
     splits["train"] = _fraction(splits["train"], data_args.train_fraction, seed)
     limits = {
         "train": data_args.max_train_records,
@@ -202,10 +216,14 @@ def _new_model(model_args, data_args, train, id2label, names):
 
 
 def _recipe(model_args: ModelArguments, data_args: DataArguments) -> dict:
-    """What the run was asked for, without places on this machine."""
-    places = ("data_dir", "cache_dir")
+    """What the run was asked for, without places on this machine: of a local folder its own name stays."""
     facts = {**vars(model_args), **vars(data_args)}
-    return {name: value for name, value in facts.items() if name not in places}
+    for name in ("data_dir", "cache_dir"):
+        del facts[name]
+    for name in ("model_name_or_path", "dataset_name"):
+        if facts[name] is not None and pathlib.Path(facts[name]).exists():
+            facts[name] = pathlib.Path(facts[name]).resolve().name
+    return facts
 
 
 @dataclass
@@ -224,8 +242,8 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: DataArguments) -> 
     """Metrics of a checkpoint with 95 % intervals by patient -> what `metrics.json` in the output folder holds."""
     if evaluation_args.split not in ("train", "validation", "test"):
         raise ValueError(f"`split` must be train, validation or test, got `{evaluation_args.split}`.")
-    if data_args.data_dir is None:
-        raise ValueError("Give `--data_dir`, a PTB-XL folder.")
+    if (data_args.data_dir is None) == (data_args.dataset_name is None):
+        raise ValueError("Give either `--data_dir`, a PTB-XL folder, or `--dataset_name`, a data set on the Hub.")
     path = evaluation_args.model_name_or_path
     model = ECGTransformerForMultiLabel.from_pretrained(path)
     if model.head_is_random:
@@ -251,13 +269,14 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: DataArguments) -> 
         feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
     )
     output = trainer.predict(dataset)
+    metrics = split_metrics(dataset, output, labels, evaluation_args.num_bootstrap_resamples)
+    if metrics is None:
+        raise ValueError(f"No label has both a positive and a negative among the {len(dataset)} records: take more.")
     metrics = {
         "split": evaluation_args.split,
         "task": data_args.task,
-        "num_records": len(dataset),
         "loss": output.metrics["test_loss"],
-        **multilabel_metrics(output.label_ids, probabilities(output.predictions), labels),
-        "intervals": confidence_intervals(dataset, output, evaluation_args.num_bootstrap_resamples),
+        **metrics,
     }
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)

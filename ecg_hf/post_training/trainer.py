@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import datasets
 import numpy as np
-import pandas as pd
 import torch
 import yaml
 from accelerate.utils import broadcast_object_list
+from huggingface_hub import CommitInfo
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
@@ -24,10 +24,18 @@ from transformers.utils import logging
 
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
-from ..metrics import bootstrap_metrics, choose_thresholds
+from ..hub import create_repository, describe_data, package_versions, push_model, write_model_card
+from ..metrics import choose_thresholds
 from ..plotting import plot_learning_curves
 from .arguments import PostTrainingArguments
-from .evaluation import choosing_metric, evaluation_metrics, probabilities, record_losses
+from .evaluation import (
+    choosing_metric,
+    evaluation_metrics,
+    predictions_table,
+    probabilities,
+    record_losses,
+    split_metrics,
+)
 from .stages import CachedFeatures, fit_linear_probe, last_complete_checkpoint, write_whole
 from .windows import EpochSampler, EvaluationWindows, TrainingWindows, collate_ready_batch, label_matrix
 
@@ -88,15 +96,19 @@ class PostTrainer(Trainer):
         """Run `args.stages`, write the final files into `args.output_dir`, and return what `all_results.json` holds.
 
         With `resume_from_checkpoint` (or the argument of that name) a run that was stopped goes on where it was, and a
-        finished one returns its results.
+        finished one returns its results. With `args.push_to_hub` the folder is then published, also that of a finished
+        run: so a push that failed is tried again.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        if finished := self._open_run(resume):
-            return finished
-        results: dict[str, float] = {"world_size": self.args.world_size}
-        for name in self.args.stages:
-            results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
-        return self._finish(results)
+        results = self._open_run(resume)
+        if results is None:
+            results = {"world_size": self.args.world_size}
+            for name in self.args.stages:
+                results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
+            results = self._finish(results)
+        if self.args.push_to_hub:
+            self.push_to_hub()
+        return results
 
     def _probe(self, resume: bool) -> dict[str, float]:
         self._enter_stage("probe")
@@ -313,21 +325,31 @@ class PostTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        model = self.accelerator.unwrap_model(self.model)
-        validation = self.predict(self.eval_dataset, metric_key_prefix="eval")
-        model.config.thresholds = choose_thresholds(
-            validation.label_ids, probabilities(validation.predictions), list(model.config.label2id)
+        config = self.accelerator.unwrap_model(self.model).config
+        labels = list(config.label2id)
+        outputs = {"validation": self.predict(self.eval_dataset, metric_key_prefix="eval")}
+        config.thresholds = choose_thresholds(
+            outputs["validation"].label_ids, probabilities(outputs["validation"].predictions), labels
         )
-        results.update({f"eval_{name}": validation.metrics[f"eval_{name}"] for name in ("macro_auroc", "macro_auprc")})
         if self.test_dataset is not None:
-            results.update(self._test(folder))
+            outputs["test"] = self.predict(self.test_dataset)
+        results.update(_macro_metrics(outputs))
         self.save_model(str(folder), _internal_call=True)
         if self.is_world_process_zero():
+            metrics = self._split_metrics(outputs, labels)
+            if "test" in metrics:
+                for name in ("macro_auroc", "macro_auprc"):
+                    interval = metrics["test"]["intervals"][name]
+                    results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
+                predictions = predictions_table(self.test_dataset, labels, outputs["test"])
+                predictions.to_csv(folder / "test_predictions.csv", index=False)
             (folder / "training_args.bin").unlink(missing_ok=True)
             write_whole(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+            write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             (folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False))
             (folder / "log_history.json").write_text(json.dumps(self.state.log_history, indent=1))
             plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
+            write_model_card(folder)
             files = sorted(folder.iterdir(), key=lambda file: file.name == "config.json")
             for file in files:
                 file.replace(self.run_folder / file.name)
@@ -335,25 +357,64 @@ class PostTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         return results
 
-    def _test(self, folder: pathlib.Path) -> dict[str, float]:
-        output = self.predict(self.test_dataset)
-        results = {f"test_{name}": output.metrics[f"test_{name}"] for name in ("macro_auroc", "macro_auprc")}
-        undefined = [name for name, value in results.items() if np.isnan(value)]
-        if undefined:
-            logger.warning(f"{', '.join(undefined)}: undefined, no label of the test records has both values.")
-            results.update(dict.fromkeys(undefined))
-        if self.is_world_process_zero():
-            labels = list(self.model.config.label2id)
-            predictions_table(self.test_dataset, labels, output).to_csv(folder / "test_predictions.csv", index=False)
-            if not undefined:
-                intervals = confidence_intervals(self.test_dataset, output, self.args.num_bootstrap_resamples)
-                for name, interval in intervals.items():
-                    results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
-        return results
+    def _split_metrics(self, outputs: dict[str, PredictionOutput], labels: list[str]) -> dict:
+        """What `metrics.json` holds: the data, the metrics of each split that has any, and the versions."""
+        datasets_of = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
+        metrics = {
+            name: split_metrics(datasets_of[name], output, labels, self.args.num_bootstrap_resamples)
+            for name, output in outputs.items()
+        }
+        return {
+            "data": describe_data({name: dataset for name, dataset in datasets_of.items() if dataset is not None}),
+            **{name: values for name, values in metrics.items() if values is not None},
+            "versions": package_versions(),
+        }
 
     def _load_weights(self, path: pathlib.Path):
         self.model.load_state_dict(load_file(path))
         self.model.head_is_random = False
+
+    # ---- The Hub ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository `args.hub_model_id`, by default named after the run's folder, unless it exists.
+
+        Called when training begins, so that a missing token is no surprise at its end. Errors as in `push_model`.
+        """
+        if self.is_world_process_zero():
+            self.hub_model_id = create_repository(
+                self.args.hub_model_id or self.run_folder.absolute().name,
+                token=token or self.args.hub_token,
+                private=self.args.hub_private_repo if private is None else private,
+            )
+
+    def create_model_card(self, **kwargs) -> None:
+        """Write the card of the finished run, `README.md`; see `ecg_hf.hub.write_model_card`."""
+        if self.is_world_process_zero():
+            write_model_card(self.run_folder)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "Post-trained ECG Transformer",
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> CommitInfo | None:
+        """Publish the finished run, in one commit, as `args.hub_model_id`; see `ecg_hf.hub.push_model` for errors.
+
+        Nothing is saved anew: what is published are the files that `post_train` left in `args.output_dir`.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        if not self.is_world_process_zero():
+            return None
+        return push_model(
+            self.run_folder,
+            self.hub_model_id,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+        )
 
     # ---- Logs ----
 
@@ -379,18 +440,17 @@ class _SetEpoch(TrainerCallback):
         self.trainer._sampler.set_epoch(int(state.epoch))
 
 
-def confidence_intervals(dataset: datasets.Dataset, output: PredictionOutput, num_resamples: int) -> dict:
-    """95 % intervals of macro AUROC and AUPRC over patients; a record without one stands for itself."""
-    patients = pd.array(dataset["patient_id"], dtype="Int64") if "patient_id" in dataset.column_names else None
-    return bootstrap_metrics(output.label_ids, output.predictions, num_resamples, groups=patients)
-
-
-def predictions_table(dataset: datasets.Dataset, labels: list[str], output: PredictionOutput) -> pd.DataFrame:
-    """One row for each record: `ecg_id`, `prob_<code>` and `true_<code>` for each label."""
-    scores = pd.DataFrame(probabilities(output.predictions), columns=[f"prob_{label}" for label in labels])
-    truth = pd.DataFrame(output.label_ids.astype(int), columns=[f"true_{label}" for label in labels])
-    ids = pd.DataFrame({"ecg_id": list(dataset["ecg_id"])})
-    return pd.concat([ids, scores, truth], axis=1)
+def _macro_metrics(outputs: dict[str, PredictionOutput]) -> dict[str, float | None]:
+    """The macro metrics of validation and test; None, with a warning, where no label has both values."""
+    prefixes = {"validation": "eval", "test": "test"}
+    results = {
+        f"{prefixes[split]}_{name}": output.metrics[f"{prefixes[split]}_{name}"]
+        for split, output in outputs.items()
+        for name in ("macro_auroc", "macro_auprc")
+    }
+    if undefined := [name for name, value in results.items() if np.isnan(value)]:
+        logger.warning(f"{', '.join(undefined)}: undefined, no label of the records has both values.")
+    return {name: None if np.isnan(value) else value for name, value in results.items()}
 
 
 def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
@@ -436,4 +496,4 @@ def _only_stages(folder: pathlib.Path) -> bool:
     return [file.name for file in folder.iterdir()] == [STAGES_FOLDER]
 
 
-__all__ = ["PostTrainer", "confidence_intervals", "predictions_table"]
+__all__ = ["PostTrainer"]

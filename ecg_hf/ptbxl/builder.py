@@ -41,6 +41,9 @@ _RECORD_SECONDS = 10
 _RECORDS_PER_CHUNK = 256
 _FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
 
+SAMPLING_RATES = tuple(_FILENAME_COLUMNS)
+"""The rates in Hz at which PTB-XL has its records."""
+
 
 def _parse_integer(cell: str) -> int:
     number = float(cell)
@@ -121,6 +124,19 @@ class PTBXL(datasets.ArrowBasedBuilder):
     has changed is built anew. `load_ptbxl` explains the arguments and errors, and adds the labels of a task.
     """
 
+    SOURCE = {
+        "dataset_name": "ptbxl",
+        "homepage": "https://physionet.org/content/ptb-xl/",
+        "license": "CC BY 4.0",
+        "citation": "Wagner et al. 2020, doi 10.1038/s41597-020-0495-6",
+    }
+    """Name, homepage, licence and citation of PTB-XL, as the fields of `datasets.DatasetInfo`."""
+
+    @staticmethod
+    def column_names() -> list[str]:
+        """The columns, in order; a task's labels are not among them."""
+        return [*_COLUMNS, "sampling_rate", "lead_names", "signal"]
+
     def __init__(
         self,
         data_dir: str | os.PathLike,
@@ -141,7 +157,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
         content.update("\n".join(map(str, stamps)).encode())
         super().__init__(
             cache_dir=None if cache_dir is None else str(Path(cache_dir).expanduser().absolute()),
-            dataset_name="ptbxl",
+            dataset_name=self.SOURCE["dataset_name"],
             config_id=f"{sampling_rate}hz",
             # To be raised whenever the same folder gives other rows than before.
             version=datasets.Version("1.0.0"),
@@ -176,12 +192,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
             lead_names=List(Value("string")),
             signal=List(Value("int16"), length=num_values),
         )
-        return datasets.DatasetInfo(
-            features=features,
-            homepage="https://physionet.org/content/ptb-xl/",
-            license="CC BY 4.0",
-            citation="Wagner et al. 2020, doi 10.1038/s41597-020-0495-6",
-        )
+        return datasets.DatasetInfo(features=features, **self.SOURCE)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         generators = []
@@ -201,7 +212,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
         columns = dict(zip(table.column_names, table.columns, strict=True))
         columns["sampling_rate"] = [self.sampling_rate] * len(table)
         columns["lead_names"] = [LEAD_NAMES] * len(table)
-        columns["signal"] = _fixed_size_lists(signals)
+        columns["signal"] = fixed_size_lists(signals)
         return pa.table(columns, schema=self.info.features.arrow_schema)
 
     def _read_signal(self, filename: str) -> np.ndarray:
@@ -244,7 +255,8 @@ def load_ptbxl(
     - ``labels``: float32 multi-hot, in the order of `task_labels(task)`.
 
     Args:
-        data_dir: PTB-XL's folder, with ``ptbxl_database.csv`` and ``records100`` or ``records500``.
+        data_dir: PTB-XL's folder, with ``ptbxl_database.csv`` and ``records100`` or ``records500``; or PhysioNet's
+            zip of it, which is unpacked into `cache_dir`.
         task: one of `TASKS`.
         sampling_rate: 100 or 500, the rate in Hz of the files to read.
         cache_dir: where the Arrow files go; by default the cache of `datasets`.
@@ -256,6 +268,7 @@ def load_ptbxl(
         RecordError: a record cannot be read.
     """
     task_labels(task)  # an unknown task shall fail before the folder is read
+    data_dir = ptbxl_folder(data_dir, sampling_rate, cache_dir)
     builder = PTBXL(data_dir, sampling_rate, cache_dir=cache_dir, skip_missing_records=skip_missing_records)
     builder.download_and_prepare()
     records = {split: _read_split(builder, split) for split in FOLDS}
@@ -271,6 +284,17 @@ def load_ptbxl(
     return views
 
 
+def ptbxl_folder(
+    data_dir: str | os.PathLike, sampling_rate: int, cache_dir: str | os.PathLike | None = None
+) -> str | os.PathLike:
+    """`data_dir` itself, or the folder into which it was unpacked if it is a zip file."""
+    if not Path(data_dir).expanduser().is_file():
+        return data_dir
+    from .download import unpack_ptbxl  # which imports this module
+
+    return unpack_ptbxl(data_dir, sampling_rate, cache_dir or datasets.config.HF_DATASETS_CACHE)
+
+
 def _read_split(builder: PTBXL, split: str) -> datasets.Dataset:
     if builder.info.splits[split].num_examples:
         return builder.as_dataset(split)
@@ -284,11 +308,12 @@ def _label(dataset: datasets.Dataset, task: str) -> datasets.Dataset:
     codes = [[item["code"] for item in items] for items in dataset.data.column("scp_codes").to_pylist()]
     labels = encode_labels(codes, task)
     feature = List(Value("float32"), length=labels.shape[1])
-    dataset = dataset.add_column("labels", _fixed_size_lists(labels), feature=feature)
+    dataset = dataset.add_column("labels", fixed_size_lists(labels), feature=feature)
     return dataset.select(np.flatnonzero(labels.any(axis=1)))
 
 
-def _fixed_size_lists(rows: np.ndarray) -> pa.FixedSizeListArray:
+def fixed_size_lists(rows: np.ndarray) -> pa.FixedSizeListArray:
+    """An Arrow column of the rows of a matrix, without copying it."""
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
 
 
@@ -344,4 +369,4 @@ def _parse_column(cells: pa.Table, name: str) -> list[Any]:
     return values
 
 
-__all__ = ["FOLDS", "PTBXL", "TABLE_NAME", "load_ptbxl"]
+__all__ = ["FOLDS", "PTBXL", "SAMPLING_RATES", "TABLE_NAME", "fixed_size_lists", "load_ptbxl", "ptbxl_folder"]

@@ -1,0 +1,700 @@
+"""What a published repository holds beside the model: the card, its numbers, and one commit that carries all of it.
+
+A card is made of a finished folder alone (`config.json`, `preprocessor_config.json`, `metrics.json`, `recipe.yaml`,
+`all_results.json`), so that it can be written again at any time. Its generated sections stand between marks; what a
+person writes outside of them survives every later push.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import httpx2
+import jinja2
+import yaml
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetCard,
+    EvalResult,
+    HfApi,
+    ModelCard,
+    get_token,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
+from .plotting import plot_label_metrics
+from .ptbxl.parquet import describe_parquet
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+LABEL_PICTURE = "label_metrics.png"
+
+# What a push publishes, beside the code and the weights. Predictions stay at home: they name records.
+PUBLISHED_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    CARD,
+    "all_results.json",
+    "metrics.json",
+    "recipe.yaml",
+    "learning_curves.png",
+    LABEL_PICTURE,
+)
+WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+STALE_WEIGHTS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+
+CODE_FOLDER = Path(__file__).parent / "ecg_transformer"
+
+HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
+CODE_LICENSE = "apache-2.0"
+
+DATA_NAMES = {"ptbxl": "PTB-XL"}
+SIMULATED_DEVICE = "simulated"
+
+# Fewer positives than this and the interval of a label's AUROC is wider than most differences between models.
+FEW_POSITIVES = 20
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
+
+_SECTION = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n.*?<!-- /generated -->\n?", re.DOTALL)
+_METADATA = re.compile(r"\A---\r?\n(?P<yaml>.*?)\r?\n---\r?\n", re.DOTALL)
+# The library's own card, which nobody has filled in.
+_UNFILLED = "[More Information Needed]"
+
+
+# ---- Facts of a run ----
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make a model what it is."""
+    from . import __version__
+
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"ecg_hf": __version__, "python": platform.python_version(), **versions}
+
+
+def describe_data(splits: Mapping[str, datasets.Dataset]) -> dict[str, Any]:
+    """`name`, `license`, `citation`, `homepage`, `simulated` and `num_records` of each split, for `metrics.json`."""
+    first = next(iter(splits.values()))
+    simulated = "device" in first.column_names and _values(first, "device") == {SIMULATED_DEVICE}
+    name = first.info.dataset_name or "unnamed records"
+    return {
+        "name": "simulated ECGs" if simulated else DATA_NAMES.get(name, name),
+        "simulated": simulated,
+        "license": None if simulated else first.info.license or None,
+        "citation": None if simulated else first.info.citation or None,
+        "homepage": None if simulated else first.info.homepage or None,
+        "num_records": {split: len(dataset) for split, dataset in splits.items()},
+    }
+
+
+def _values(dataset: datasets.Dataset, column: str) -> set:
+    return set(dataset.select_columns([column]).with_format("arrow")[:][column].unique().to_pylist())
+
+
+# ---- Model card ----
+
+
+def write_model_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> Path:
+    """Write `README.md` and the picture of the labels' metrics into the folder of a finished run.
+
+    An older card in the folder is updated: its generated sections change, what a person wrote stays.
+
+    Args:
+        folder: what `PostTrainer.post_train` left: weights, `config.json`, `metrics.json`, `recipe.yaml`, ...
+        repo_id: the name on the Hub, for the lines that show how to use the model.
+        published: the card that the repository has, to be updated likewise.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a finished run.
+    """
+    folder = Path(folder)
+    card = folder / CARD
+    older = [published] if published else []
+    older += [card.read_text(encoding="utf-8")] if card.is_file() else []
+    facts = _model_facts(folder, repo_id)
+    plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
+    card.write_text(update_card(_render("model_card.md", _model_metadata(facts), facts), *older), encoding="utf-8")
+    return card
+
+
+def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
+    """Everything that the template names."""
+    config, extractor, metrics, results = (
+        json.loads(_read(folder, name))
+        for name in ("config.json", "preprocessor_config.json", "metrics.json", "all_results.json")
+    )
+    recipe = yaml.safe_load(_read(folder, "recipe.yaml"))
+    splits = {name: metrics[name] for name in ("validation", "test") if name in metrics}
+    split = list(splits)[-1]
+    provenance = config.get("provenance") or {}
+    base = recipe.get("model_name_or_path") or provenance.get("source")
+    labels = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+    return {
+        "repo_id": repo_id,
+        "model_name": repo_id.split("/")[-1] if repo_id else _model_name(recipe, labels),
+        "config": config,
+        "num_parameters": _num_parameters(folder),
+        "labels": labels,
+        "label_names": config.get("label_names") or {},
+        "thresholds": config.get("thresholds") or [0.5] * len(labels),
+        "steps": preprocessing_in_words(extractor),
+        "window_seconds": config["num_samples"] / config["sampling_rate"],
+        "data": metrics["data"],
+        "dataset_id": _hub_id(recipe.get("dataset_name")),
+        "task": recipe.get("task"),
+        "splits": splits,
+        "split": split,
+        "split_metrics": splits[split],
+        "few_positives": {
+            label: values["num_positive"]
+            for label, values in splits[split]["per_label"].items()
+            if values["num_positive"] < FEW_POSITIVES
+        },
+        "few": FEW_POSITIVES,
+        "weakest": _weakest(splits[split]["per_label"]),
+        "base": base,
+        "base_id": _hub_id(base),
+        "base_license": provenance.get("license"),
+        "pretraining_data": provenance.get("pretraining_data"),
+        "saw_evaluation_data": _saw(provenance.get("pretraining_data"), metrics["data"]["name"]),
+        "license": _license(provenance.get("license")) if base else CODE_LICENSE,
+        "recipe": recipe,
+        "stages": _stage_recipes(recipe, results),
+        "command": _command(recipe, repo_id, results["world_size"]),
+        "versions": metrics["versions"],
+        "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],
+    }
+
+
+def _read(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"`{folder}` lacks `{name}`: it is not the folder of a finished post-training run. Run `post_train()` "
+            "(or `ecg-hf train`) to its end first."
+        ) from error
+
+
+def _num_parameters(folder: Path) -> int:
+    from safetensors import safe_open
+
+    count = 0
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():
+                size = 1
+                for length in weights.get_slice(name).get_shape():
+                    size *= length
+                count += size
+    return count
+
+
+def _model_name(recipe: dict, labels: list[str]) -> str:
+    base = recipe.get("model_name_or_path") or recipe.get("architecture") or "ecg_transformer"
+    return f"{Path(base).name}-{recipe.get('task') or f'{len(labels)}-labels'}"
+
+
+def _hub_id(name: str | None) -> str | None:
+    """`name` if it has the form of a repository's: `owner/name`."""
+    return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+
+
+def _license(name: str | None) -> str:
+    """The Hub's identifier of a licence."""
+    identifier = re.sub(r"[\s_]+", "-", (name or "").strip().lower())
+    return identifier if identifier in HUB_LICENSES else "other"
+
+
+def _saw(pretraining_data: Iterable[str] | str | None, data_name: str) -> bool | None:
+    """Whether the pre-training's data include the evaluation's; None if they are not known."""
+    if not pretraining_data:
+        return None
+    names = [pretraining_data] if isinstance(pretraining_data, str) else list(pretraining_data)
+    # The PhysioNet Challenges of 2020 and 2021 contain PTB-XL.
+    parts = (data_name.casefold(), *(("challenge 2020", "challenge 2021") if data_name == "PTB-XL" else ()))
+    return any(part in name.casefold() for name in names for part in parts)
+
+
+def _weakest(per_label: dict[str, dict], count: int = 3) -> list[tuple[str, dict]]:
+    defined = [(label, values) for label, values in per_label.items() if values["auroc"] is not None]
+    return sorted(defined, key=lambda item: item[1]["auroc"])[:count] if len(defined) > count else []
+
+
+def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
+    """One sentence for each step of a `preprocessor_config.json`, with its numbers."""
+    rate, num_samples = extractor["sampling_rate"], extractor["num_samples"]
+    stride = extractor.get("window_stride") or num_samples
+    low, high = extractor.get("bandpass") or (None, None)
+    sentences = {
+        "leads": f"The leads {', '.join(extractor['lead_names'])} are picked by name, in whatever order they come.",
+        "resample": f"Resampling to {rate:g} Hz.",
+        "bandpass": f"Zero-phase filtering: {_band(low, high)}." if extractor.get("bandpass") else None,
+        "windows": (
+            f"Windows of {num_samples / rate:g} s ({num_samples} samples), one every {stride / rate:g} s, the last "
+            "ending with the record; a shorter record is padded with zeros after normalisation."
+        ),
+        "normalize": f"(x - mean) / standard deviation, {_normalisation(extractor)}.",
+    }
+    unknown = "`{}`, with the numbers in `preprocessor_config.json`."
+    return [
+        sentence for step in extractor["steps"] if (sentence := sentences.get(step, unknown.format(step))) is not None
+    ]
+
+
+def _band(low: float | None, high: float | None) -> str:
+    edges = [f"above {low:g} Hz"] if low is not None else []
+    edges += [f"below {high:g} Hz"] if high is not None else []
+    return " and ".join(edges)
+
+
+def _normalisation(extractor: Mapping[str, Any]) -> str:
+    mean, std = (value if isinstance(value, list) else [value] for value in (extractor["mean"], extractor["std"]))
+    words = (
+        f"of the training records in mV ({_span(mean, 'mean')}, {_span(std, 'standard deviation')} "
+        f"{'over the leads' if len(std) > 1 else 'for all leads'})"
+    )
+    return words if extractor.get("clip") is None else f"{words}, then limited to ±{extractor['clip']:g}"
+
+
+def _span(values: list[float], name: str) -> str:
+    low, high = f"{min(values):.4f}", f"{max(values):.4f}"
+    return f"{name} {low}" if low == high else f"{name} {low} to {high}"
+
+
+def _stage_recipes(recipe: dict, results: dict) -> list[dict[str, Any]]:
+    """Name, settings and duration of each stage."""
+    shared = ("stages", "seed", "metric_for_best_model")
+    probe = {name.removeprefix("probe_"): value for name, value in recipe.items() if name.startswith("probe_")}
+    # Facts of model and data come before the recipe's own fields, which begin with the stages.
+    names = list(recipe)
+    own = names[names.index("stages") :]
+    finetune = {
+        name: recipe[name]
+        for name in own
+        if not name.startswith("probe_") and name not in shared and recipe[name] is not None
+    }
+    settings = {"probe": probe, "finetune": finetune}
+    titles = {"probe": "Preview linear probing", "finetune": "Fine-tuning with stochastic depth"}
+    return [
+        {"title": titles[stage], "settings": settings[stage], "seconds": results.get(f"{stage}_seconds")}
+        for stage in recipe["stages"]
+    ]
+
+
+def _command(recipe: dict, repo_id: str | None, world_size: int) -> str | None:
+    """The one command that repeats the run; None for a run that was started from Python."""
+    if "task" not in recipe:
+        return None
+    program = "ecg-hf train" if world_size == 1 else f"torchrun --nproc_per_node {world_size} -m ecg_hf.cli train"
+    config = f"$(hf download {repo_id} recipe.yaml)" if repo_id else "recipe.yaml"
+    data = "" if recipe.get("demo") or recipe.get("dataset_name") else " --data_dir path/to/ptb-xl"
+    return f"{program} --config {config}{data} --output_dir run"
+
+
+def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
+    """The block in YAML at the top of the card; see https://huggingface.co/docs/hub/model-cards."""
+    data = facts["data"]
+    dataset_id = facts["dataset_id"] or (None if data["simulated"] else data["name"].lower().replace(" ", "-"))
+    metadata: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "other",
+        "license": facts["license"],
+        "tags": ["ecg", "electrocardiogram", "ecg-classification", "multi-label-classification", "ecg_transformer"],
+        "metrics": ["roc_auc", "average_precision"],
+    }
+    if facts["license"] == "other":
+        metadata["license_name"] = (facts["base_license"] or "unknown").lower().replace(" ", "-")
+    if facts["base_id"]:
+        metadata["base_model"] = facts["base_id"]
+    if dataset_id:
+        metadata["datasets"] = [dataset_id]
+    results = [
+        EvalResult(
+            task_type="ecg-classification",
+            task_name="Multi-label ECG classification",
+            dataset_type=dataset_id or "simulated",
+            dataset_name=data["name"],
+            dataset_config=facts["task"],
+            dataset_split=split,
+            metric_type=metric_type,
+            metric_name=f"{metric_name}, 95 % interval {interval['low']:.4f} to {interval['high']:.4f}, "
+            f"{values['num_records']} records",
+            metric_value=round(interval["value"], 4),
+        )
+        for split, values in facts["splits"].items()
+        for metric_type, metric_name, interval in (
+            ("roc_auc", "macro AUROC", values["intervals"]["macro_auroc"]),
+            ("average_precision", "macro AUPRC", values["intervals"]["macro_auprc"]),
+        )
+    ]
+    metadata["model-index"] = eval_results_to_model_index(facts["model_name"], results)
+    return metadata
+
+
+# ---- Cards in general ----
+
+
+def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(cell=_cell, figure=_figure, interval=_interval)
+    text = environment.from_string((_templates() / template).read_text(encoding="utf-8")).render(facts)
+    return f"---\n{_dump(metadata)}---\n{text.rstrip()}\n"
+
+
+def _templates() -> Path:
+    """In an installed package beside this file, in a checkout at the top."""
+    installed = Path(__file__).parent / "hub_cards"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "hub_cards"
+
+
+def _dump(metadata: dict[str, Any]) -> str:
+    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _cell(value: Any) -> str:
+    """Text that stays within a table's cell."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _figure(value: float | None, limits: Iterable[float] | None) -> str:
+    """A figure with its interval."""
+    if value is None or limits is None:
+        return "undefined"
+    low, high = limits
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _interval(values: Mapping[str, float]) -> str:
+    return _figure(values["value"], (values["low"], values["high"]))
+
+
+def update_card(new: str, *older: str) -> str:
+    """The card `new`, with what people wrote into `older` ones.
+
+    Text outside the generated sections stays after the section that it followed; of metadata stay the licence, further
+    entries of lists, further results and fields that the new card does not have. A card without any generated
+    section is put below, unless it is the library's unfilled one.
+    """
+    metadata, body = _split_metadata(new)
+    written: dict[str, list[str]] = {}
+    for card in older:
+        if _UNFILLED in card:
+            continue
+        old_metadata, old_body = _split_metadata(card)
+        metadata = _merge_metadata(metadata, old_metadata)
+        for section, text in _texts_after_sections(old_body):
+            texts = written.setdefault(section, [])
+            if not any(text in other for other in texts):
+                texts.append(text)
+    sections = list(_SECTION.finditer(body))
+    last = sections[-1]["name"]
+    for name in written.keys() - {match["name"] for match in sections} - {""}:
+        written.setdefault(last, []).extend(written.pop(name))
+    parts = written.get("", [])
+    for match in sections:
+        parts = [*parts, match[0].rstrip("\n"), *written.get(match["name"], [])]
+    return f"---\n{_dump(metadata)}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _split_metadata(card: str) -> tuple[dict[str, Any], str]:
+    match = _METADATA.match(card)
+    if match is None:
+        return {}, card
+    try:
+        metadata = yaml.safe_load(match["yaml"]) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"The metadata at the top of the card `{CARD}` is not YAML; mend it by hand: {error}"
+        ) from error
+    return metadata, card[match.end() :]
+
+
+def _texts_after_sections(body: str) -> Iterator[tuple[str, str]]:
+    """What stands outside the generated sections, each with the name of the section before it ("" for none)."""
+    name, start = "", 0
+    sections = list(_SECTION.finditer(body))
+    if not sections and body.strip():
+        yield "_without_sections", body.strip()
+        return
+    for match in sections:
+        if text := body[start : match.start()].strip():
+            yield name, text
+        name, start = match["name"], match.end()
+    if text := body[start:].strip():
+        yield name, text
+
+
+def _merge_metadata(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    merged = {**old, **new}
+    if "license" in old:
+        for name in ("license", "license_name", "license_link"):
+            merged.pop(name, None)
+            merged.update({name: old[name]} if name in old else {})
+    for name in new.keys() & old.keys() - {"model-index", "configs"}:
+        if isinstance(new[name], list) and isinstance(old[name], list):
+            merged[name] = new[name] + [entry for entry in old[name] if entry not in new[name]]
+    if "model-index" in new and "model-index" in old:
+        merged["model-index"] = _merge_results(new["model-index"], old["model-index"])
+    return merged
+
+
+def _merge_results(new: list[dict], old: list[dict]) -> list[dict]:
+    """The new results, and those of the old ones that are of other data."""
+    (model,) = new
+    ours = [(result["task"], result["dataset"]) for result in model["results"]]
+    kept = [result for entry in old for result in entry["results"] if (result["task"], result["dataset"]) not in ours]
+    return [{**model, "results": model["results"] + kept}]
+
+
+# ---- Publishing ----
+
+
+def create_repository(
+    repo_id: str, repo_type: str = "model", token: str | None = None, private: bool | None = None
+) -> str:
+    """Create a repository unless it exists -> its full name, `owner/name`. Errors as in `push_model`."""
+    with _explained(repo_id, token):
+        return HfApi().create_repo(repo_id, repo_type=repo_type, token=token, private=private, exist_ok=True).repo_id
+
+
+def push_model(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Post-trained ECG Transformer",
+) -> CommitInfo:
+    """Publish the folder of a finished run on the Hub: all of it in one commit, or nothing.
+
+    Weights, configuration, code, card, pictures, metrics and recipe go; checkpoints, optimizer states and predictions
+    stay. The card in the repository and that in the folder become one; what people wrote in either is kept.
+
+    Args:
+        folder: what `PostTrainer.post_train` left.
+        repo_id: `owner/name`, or `name` for the token's owner; created if it does not exist.
+        token: one that may write; by default that of `hf auth login` or of the environment's HF_TOKEN.
+        private: whether a new repository is private; by default as the owner's settings say.
+        revision: branch to commit to, created if it does not exist; by default `main`.
+        commit_message: first line of the commit.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a finished run.
+        ValueError: a name that the Hub does not allow, or a repository that holds another kind of model.
+        PermissionError: no token, a wrong one, or somebody else's repository.
+        ConnectionError: the Hub cannot be reached, or the connection broke; nothing was published.
+    """
+    folder = Path(folder)
+    _check_stands_alone(folder)
+    repo_id = create_repository(repo_id, token=token, private=private)
+    with _explained(repo_id, token):
+        _create_branch(repo_id, "model", revision, token)
+        _check_same_kind(repo_id, revision, token)
+        published = _published_text(repo_id, CARD, "model", revision, token)
+        card = write_model_card(folder, repo_id, published)
+        ModelCard(card.read_text(encoding="utf-8")).validate()
+        return _commit(repo_id, "model", _model_files(folder), revision, token, commit_message, stale=STALE_WEIGHTS)
+
+
+def _model_files(folder: Path) -> dict[str, Path]:
+    """Name in the repository -> file, of everything that is published."""
+    files = {file.name: file for file in sorted(CODE_FOLDER.glob("[!_]*.py"))}
+    files |= {file.name: file for file in sorted(folder.glob("[!_]*.py")) if file.name in files}
+    files |= {file.name: file for file in sorted(folder.iterdir()) if WEIGHTS.fullmatch(file.name)}
+    return files | {name: folder / name for name in PUBLISHED_FILES if (folder / name).is_file()}
+
+
+def _check_stands_alone(folder: Path) -> None:
+    config = json.loads(_read(folder, "config.json"))
+    files = _model_files(folder)
+    needed = {"preprocessor_config.json", *(f"{name.split('.')[0]}.py" for name in config["auto_map"].values())}
+    if missing := sorted(needed - files.keys()):
+        raise FileNotFoundError(f"`{folder}` lacks {', '.join(missing)}: without it the model cannot be loaded.")
+    if not any(name.endswith(".safetensors") for name in files):
+        raise FileNotFoundError(f"`{folder}` has no weights (`model.safetensors`).")
+
+
+def _check_same_kind(repo_id: str, revision: str | None, token: str | None) -> None:
+    published = _published_text(repo_id, "config.json", "model", revision, token)
+    kind = json.loads(published).get("model_type") if published else None
+    if kind not in (None, ECGTransformerConfig.model_type):
+        raise ValueError(
+            f"`{repo_id}` holds a model of the type `{kind}`: push an ECG Transformer under another name."
+        )
+
+
+def push_dataset(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "PTB-XL as Parquet",
+) -> CommitInfo:
+    """Publish a folder that `write_ptbxl_parquet` made, in one commit; arguments and errors as in `push_model`."""
+    folder = Path(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.glob("data/**/*.parquet"))}
+    if not files:
+        raise FileNotFoundError(f"`{folder}` has no Parquet files: make them by `training/prepare_ptbxl.py` first.")
+    repo_id = create_repository(repo_id, "dataset", token, private)
+    with _explained(repo_id, token):
+        _create_branch(repo_id, "dataset", revision, token)
+        published = _published_text(repo_id, CARD, "dataset", revision, token)
+        card = write_dataset_card(folder, repo_id, published)
+        DatasetCard(card.read_text(encoding="utf-8")).validate()
+        return _commit(repo_id, "dataset", {**files, CARD: card}, revision, token, commit_message)
+
+
+def _create_branch(repo_id: str, repo_type: str, revision: str | None, token: str | None) -> None:
+    if revision is not None:
+        HfApi().create_branch(repo_id, branch=revision, repo_type=repo_type, token=token, exist_ok=True)
+
+
+def _published_text(repo_id: str, name: str, repo_type: str, revision: str | None, token: str | None) -> str | None:
+    try:
+        path = HfApi().hf_hub_download(repo_id, name, repo_type=repo_type, revision=revision, token=token)
+    except EntryNotFoundError:
+        return None
+    return Path(path).read_text(encoding="utf-8")
+
+
+def _commit(
+    repo_id: str,
+    repo_type: str,
+    files: Mapping[str, Path],
+    revision: str | None,
+    token: str | None,
+    message: str,
+    stale: re.Pattern | None = None,
+) -> CommitInfo:
+    """One commit, so that readers meet the old state or the new one, with files gone that match `stale`."""
+    api = HfApi()
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, str(path)) for name, path in files.items()
+    ]
+    if stale is not None:
+        published = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision, token=token)
+        operations += [
+            CommitOperationDelete(name) for name in published if stale.fullmatch(name) and name not in files
+        ]
+    return api.create_commit(
+        repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision, token=token
+    )
+
+
+@contextlib.contextmanager
+def _explained(repo_id: str, token: str | None) -> Iterator[None]:
+    """Turn the Hub's errors into one message each that says what to do."""
+    page = f"{HfApi().endpoint}/settings/tokens"
+    try:
+        yield
+    except HFValidationError as error:
+        raise ValueError(
+            f"`{repo_id}` cannot be a name on the Hub: give `owner/name`, or `name` for your own account, of letters, "
+            "digits, `-`, `_` and `.`."
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise ConnectionError(
+            f"Nothing can be pushed to `{repo_id}` while HF_HUB_OFFLINE is set: unset it."
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401 and (token or get_token()) is None:
+            raise PermissionError(
+                f"There is no token to push to `{repo_id}` with: run `hf auth login`, or set HF_TOKEN to a token with "
+                f"write permission from {page}."
+            ) from error
+        if status == 401 and not isinstance(error, RepositoryNotFoundError):
+            raise PermissionError(
+                f"The Hub does not accept the token: it is wrong or was revoked. Make one with write permission at "
+                f"{page}, then run `hf auth login` or set HF_TOKEN."
+            ) from error
+        if status in (401, 403, 404) and not isinstance(error, RevisionNotFoundError):
+            raise PermissionError(
+                f"Your token may not write to `{repo_id}`: it belongs to somebody else, or the token has no write "
+                f"permission. Choose a name under your own account, or make another token at {page}."
+            ) from error
+        raise ConnectionError(f"The Hub refused the push to `{repo_id}`; nothing was published: {error}") from error
+    except (httpx2.TransportError, RuntimeError) as error:
+        # The library wraps what breaks an upload into a RuntimeError.
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, (httpx2.HTTPError, OSError)):
+            raise
+        raise ConnectionError(
+            f"The connection to the Hub broke while pushing to `{repo_id}` ({error.__cause__ or error}); nothing was "
+            "published. Push again: files that arrived are not sent twice."
+        ) from error
+
+
+# ---- Data set card ----
+
+
+def write_dataset_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> Path:
+    """Write `README.md` into a folder of `write_ptbxl_parquet`: its configurations, columns, labels, licence.
+
+    The arguments are those of `write_model_card`.
+    """
+    folder = Path(folder)
+    card = folder / CARD
+    older = [published] if published else []
+    older += [card.read_text(encoding="utf-8")] if card.is_file() else []
+    facts = {"repo_id": repo_id or "path/to/this/folder", **describe_parquet(folder)}
+    new = _render("dataset_card.md", _dataset_metadata(facts), facts)
+    card.write_text(update_card(new, *older), encoding="utf-8")
+    return card
+
+
+def _dataset_metadata(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "pretty_name": facts["data"]["name"],
+        "license": _license(facts["data"]["license"]) if facts["data"]["license"] else "other",
+        "size_categories": [_size_category(max(facts["num_records"].values()))],
+        "task_categories": ["other"],
+        "tags": ["ecg", "electrocardiogram", "12-lead", "multi-label-classification"],
+        "configs": facts["configs"],
+    }
+
+
+def _size_category(count: int) -> str:
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
+        if count < limit:
+            return name
+    return "100K<n<1M"
+
+
+__all__ = [
+    "create_repository",
+    "describe_data",
+    "package_versions",
+    "preprocessing_in_words",
+    "push_dataset",
+    "push_model",
+    "update_card",
+    "write_dataset_card",
+    "write_model_card",
+]

@@ -1,0 +1,172 @@
+"""PTB-XL as Parquet files for the Hub.
+
+All tasks share the files of a sampling rate. A task is a configuration in the data set's card: which columns, and
+which rows, namely those with a statement of the task's kind (column `has_<task>`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+from datasets import List, Value
+
+from .builder import FOLDS, PTBXL, SAMPLING_RATES, fixed_size_lists, ptbxl_folder
+from .labels import TASKS, encode_labels, task_label_names, task_labels
+
+# At 100 Hz some 50 MB a file.
+RECORDS_PER_FILE = {100: 4096, 500: 1024}
+# What a reader that streams fetches at once.
+RECORDS_PER_ROW_GROUP = 128
+
+DEFAULT_TASK = "superdiagnostic"
+
+
+def config_name(task: str, sampling_rate: int) -> str:
+    """The configuration of a task: `superdiagnostic` at 100 Hz, `superdiagnostic_500hz` at 500 Hz."""
+    return task if sampling_rate == 100 else f"{task}_{sampling_rate}hz"
+
+
+def write_ptbxl_parquet(
+    data_dir: str | os.PathLike,
+    sampling_rate: int,
+    output_dir: str | os.PathLike,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    skip_missing_records: bool = False,
+) -> Path:
+    """Write `<output_dir>/data/<rate>hz/<split>-....parquet`, with the labels of all tasks -> that folder.
+
+    The columns are those of `load_ptbxl`, but instead of `labels` there are `labels_<task>` (float32 multi-hot) and
+    `has_<task>` (whether the record has a statement of the task's kind) for each task. The folder appears whole or not
+    at all.
+
+    Raises:
+        FileExistsError: the output folder has files of this sampling rate.
+        ValueError: a split has no records. Other errors are those of `load_ptbxl`.
+    """
+    target = Path(output_dir) / "data" / f"{sampling_rate}hz"
+    if target.exists():
+        raise FileExistsError(f"`{target}` exists: choose another `output_dir`, or remove it.")
+    data_dir = ptbxl_folder(data_dir, sampling_rate, cache_dir)
+    builder = PTBXL(data_dir, sampling_rate, cache_dir=cache_dir, skip_missing_records=skip_missing_records)
+    builder.download_and_prepare()
+    if empty := [split for split in FOLDS if not builder.info.splits[split].num_examples]:
+        raise ValueError(f"`{data_dir}` has no records of the split {', '.join(empty)}.")
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        for split in FOLDS:
+            _write_split(_with_labels(builder.as_dataset(split)), split, unfinished, RECORDS_PER_FILE[sampling_rate])
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _with_labels(records: datasets.Dataset) -> datasets.Dataset:
+    codes = [[item["code"] for item in items] for items in records.data.column("scp_codes").to_pylist()]
+    for task in TASKS:
+        labels = encode_labels(codes, task)
+        feature = List(Value("float32"), length=labels.shape[1])
+        records = records.add_column(f"labels_{task}", fixed_size_lists(labels), feature=feature)
+        records = records.add_column(f"has_{task}", labels.any(axis=1))
+    return records
+
+
+def _write_split(records: datasets.Dataset, split: str, folder: Path, records_per_file: int) -> None:
+    count = -(-len(records) // records_per_file)
+    for index in range(count):
+        shard = records.shard(count, index, contiguous=True)
+        path = folder / f"{split}-{index:05d}-of-{count:05d}.parquet"
+        shard.to_parquet(path, batch_size=RECORDS_PER_ROW_GROUP, compression="zstd")
+
+
+def load_ptbxl_parquet(
+    name: str,
+    task: str,
+    sampling_rate: int,
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> datasets.DatasetDict:
+    """What `load_ptbxl` gives, from a data set of `write_ptbxl_parquet`: the same rows, columns and order.
+
+    Args:
+        name: the data set on the Hub, `owner/name`, or the folder.
+        task, sampling_rate: as for `load_ptbxl`.
+        revision: of the data set on the Hub.
+        cache_dir: where the Arrow copy of this configuration goes; by default the cache of `datasets`.
+    """
+    task_labels(task)  # an unknown task shall fail before anything is fetched
+    splits = datasets.load_dataset(
+        name,
+        config_name(task, sampling_rate),
+        revision=revision,
+        cache_dir=None if cache_dir is None else str(cache_dir),
+    )
+    for split in splits.values():
+        for field, value in PTBXL.SOURCE.items():
+            setattr(split.info, field, value)
+    return splits.rename_column(f"labels_{task}", "labels")
+
+
+def describe_parquet(folder: str | os.PathLike) -> dict[str, Any]:
+    """What the card says of a folder that `write_ptbxl_parquet` filled, once for each sampling rate.
+
+    `sampling_rates`, `configs` (as the card's metadata have them), `num_records` of each split, `tasks` (for each its
+    labels' names and the records of each split), `megabytes` of each rate's files, and `data` (name, licence, ...).
+    """
+    folder = Path(folder)
+    rates = [rate for rate in SAMPLING_RATES if (folder / "data" / f"{rate}hz").is_dir()]
+    if not rates:
+        raise FileNotFoundError(f"`{folder}` has no Parquet files of PTB-XL: `write_ptbxl_parquet` makes them.")
+    columns = ["device", *(f"has_{task}" for task in TASKS)]
+    tables = {split: pyarrow.parquet.read_table(_files(folder, rates[0], split), columns=columns) for split in FOLDS}
+    devices = {device for table in tables.values() for device in table["device"].unique().to_pylist()}
+    simulated = devices == {"simulated"}
+    return {
+        "data": {
+            "name": "simulated ECGs in the form of PTB-XL" if simulated else "PTB-XL",
+            "simulated": simulated,
+            **({"license": None, "citation": None, "homepage": None} if simulated else PTBXL.SOURCE),
+        },
+        "sampling_rates": rates,
+        "configs": [_config(task, rate, rates[0]) for rate in rates for task in TASKS],
+        "num_records": {split: len(table) for split, table in tables.items()},
+        "tasks": {
+            task: {
+                "label_names": task_label_names(task),
+                "num_records": {split: int(np.sum(table[f"has_{task}"])) for split, table in tables.items()},
+            }
+            for task in TASKS
+        },
+        "megabytes": {
+            rate: round(sum(file.stat().st_size for file in (folder / "data" / f"{rate}hz").iterdir()) / 1e6)
+            for rate in rates
+        },
+    }
+
+
+def _files(folder: Path, sampling_rate: int, split: str) -> list[Path]:
+    return sorted((folder / "data" / f"{sampling_rate}hz").glob(f"{split}-*.parquet"))
+
+
+def _config(task: str, sampling_rate: int, first_rate: int) -> dict[str, Any]:
+    config = {
+        "config_name": config_name(task, sampling_rate),
+        "data_files": [{"split": split, "path": f"data/{sampling_rate}hz/{split}-*.parquet"} for split in FOLDS],
+        "columns": [*PTBXL.column_names(), f"labels_{task}"],
+        "filters": [[f"has_{task}", "==", True]],
+    }
+    if task == DEFAULT_TASK and sampling_rate == first_rate:
+        config["default"] = True
+    return config
+
+
+__all__ = ["config_name", "describe_parquet", "load_ptbxl_parquet", "write_ptbxl_parquet"]
