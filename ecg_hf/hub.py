@@ -69,6 +69,7 @@ CODE_FOLDER = Path(__file__).parent / "ecg_transformer"
 
 HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
 CODE_LICENSE = "apache-2.0"
+LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 DATA_NAMES = {"ptbxl": "PTB-XL"}
 SIMULATED_DEVICE = "simulated"
@@ -400,16 +401,20 @@ def update_card(new: str, *older: str) -> str:
     section is put below, unless it is the library's unfilled one.
     """
     metadata, body = _split_metadata(new)
+    generated_license = metadata.get("license")
     written: dict[str, list[str]] = {}
     for card in older:
         if _UNFILLED in card:
             continue
         old_metadata, old_body = _split_metadata(card)
         metadata = _merge_metadata(metadata, old_metadata)
+        if old_metadata.get("license", generated_license) != generated_license:
+            metadata |= {name: old_metadata.get(name) for name in LICENSE_FIELDS}
         for section, text in _texts_after_sections(old_body):
             texts = written.setdefault(section, [])
             if not any(text in other for other in texts):
                 texts.append(text)
+    metadata = {name: value for name, value in metadata.items() if value is not None}
     sections = list(_SECTION.finditer(body))
     last = sections[-1]["name"]
     for name in written.keys() - {match["name"] for match in sections} - {""}:
@@ -450,10 +455,6 @@ def _texts_after_sections(body: str) -> Iterator[tuple[str, str]]:
 
 def _merge_metadata(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     merged = {**old, **new}
-    if "license" in old:
-        for name in ("license", "license_name", "license_link"):
-            merged.pop(name, None)
-            merged.update({name: old[name]} if name in old else {})
     for name in new.keys() & old.keys() - {"model-index", "configs"}:
         if isinstance(new[name], list) and isinstance(old[name], list):
             merged[name] = new[name] + [entry for entry in old[name] if entry not in new[name]]
@@ -625,7 +626,7 @@ def _explained(repo_id: str, token: str | None) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        if status == 401 and (token or get_token()) is None:
+        if status in (401, 403, 404) and (token or get_token()) is None:
             raise PermissionError(
                 f"There is no token to push to `{repo_id}` with: run `hf auth login`, or set HF_TOKEN to a token with "
                 f"write permission from {page}."

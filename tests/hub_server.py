@@ -69,6 +69,7 @@ class Repository:
     private: bool
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    uploaded: set[str] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -156,7 +157,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.query = parse_qs(url.query)
         with self.hub.lock:
             self.hub.requests.append((self.command, url.path))
-        upload = re.fullmatch("/uploads/(?P<name>.+)/[0-9a-f]+", url.path)
+        upload = re.fullmatch("/uploads/[a-z]+/(?P<name>.+)/[0-9a-f]+", url.path)
         if upload and upload["name"] in self.hub.cut_off:
             self.rfile.read(int(self.headers["Content-Length"]) // 2)
             self.close_connection = True
@@ -217,6 +218,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if repository is None or (repository.private and not writer):
             raise ApiError(404 if user else 401, "Repository not found", "RepoNotFound")
         if write and not writer:
+            if user is None:
+                raise ApiError(401, "Invalid username or password.")
             raise ApiError(403, f"You don't have the rights to write to {name}")
         return repository
 
@@ -386,22 +389,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send_json({"files": files})
 
     def lfs_batch(self, kind, name):
-        self._repository(kind, name, write=True)
+        repository = self._repository(kind, name, write=True)
         objects = []
         for wanted in json.loads(self.body)["objects"]:
             entry = {"oid": wanted["oid"], "size": wanted["size"]}
-            if wanted["oid"] not in self.hub.large_files:
+            if wanted["oid"] not in repository.uploaded:
                 entry["actions"] = {
-                    "upload": {"href": f"{self.hub.url}/uploads/{name}/{wanted['oid']}"},
+                    "upload": {"href": f"{self.hub.url}/uploads/{repository.kind}/{name}/{wanted['oid']}"},
                     "verify": {"href": f"{self.hub.url}/verify"},
                 }
             objects.append(entry)
         self._send_json({"transfer": "basic", "objects": objects})
 
-    def upload(self, name, oid):
+    def upload(self, kind, name, oid):
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise ApiError(400, "The content does not have the SHA-256 that was announced")
         self.hub.large_files[oid] = self.body
+        self.hub.repositories[kind, name].uploaded.add(oid)
         self._send(b"")
 
     def verify(self):
@@ -424,7 +428,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             elif operation["key"] == "file":
                 files[value["path"]] = File(base64.b64decode(value["content"]), is_lfs=False)
             elif operation["key"] == "lfsFile":
-                if value["oid"] not in self.hub.large_files:
+                if value["oid"] not in repository.uploaded:
                     raise ApiError(400, f"The LFS object of {value['path']} was not uploaded")
                 files[value["path"]] = File(self.hub.large_files[value["oid"]], is_lfs=True)
             elif operation["key"] == "deletedFile":
@@ -472,7 +476,7 @@ _ROUTES = (
     ("POST", f"{_LINK}\\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("GET HEAD", f"{_LINK}/resolve/{_REVISION}/(?P<path>.+)", _Handler.resolve),
     ("GET HEAD", "/large-files/(?P<oid>[0-9a-f]+)", _Handler.large_file),
-    ("PUT", f"/uploads/{_NAME}/(?P<oid>[0-9a-f]+)", _Handler.upload),
+    ("PUT", f"/uploads/(?P<kind>[a-z]+)/{_NAME}/(?P<oid>[0-9a-f]+)", _Handler.upload),
     ("POST", "/verify", _Handler.verify),
 )
 

@@ -30,7 +30,6 @@ TABLES = ("LICENSE.txt", TABLE_NAME, "scp_statements.csv")
 CONNECTIONS = 4
 ATTEMPTS = 5
 SECONDS_TO_WAIT = 30
-BYTES_PER_READ = 2**16
 
 
 def download_ptbxl(
@@ -164,7 +163,7 @@ class _Fetcher:
             # A server that does not know ranges sends the file from its start.
             mode = "ab" if response.status_code == httpx2.codes.PARTIAL_CONTENT else "wb"
             with open(path, mode) as file:
-                for chunk in response.iter_bytes(BYTES_PER_READ):
+                for chunk in response.iter_raw():  # as it comes: of a broken answer everything is kept
                     file.write(chunk)
 
 

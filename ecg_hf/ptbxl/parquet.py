@@ -84,7 +84,7 @@ def _write_split(records: datasets.Dataset, split: str, folder: Path, records_pe
     for index in range(count):
         shard = records.shard(count, index, contiguous=True)
         path = folder / f"{split}-{index:05d}-of-{count:05d}.parquet"
-        shard.to_parquet(path, batch_size=RECORDS_PER_ROW_GROUP, compression="zstd")
+        shard.to_parquet(path, batch_size=RECORDS_PER_ROW_GROUP)
 
 
 def load_ptbxl_parquet(

@@ -1,0 +1,209 @@
+"""PTB-XL over HTTP, from a server on the loopback interface, and from a zip."""
+
+import hashlib
+import http.server
+import threading
+import zipfile
+
+import pytest
+
+from ecg_hf import cli, load_ptbxl
+from ecg_hf.ptbxl.download import download_ptbxl, unpack_ptbxl
+from ecg_hf.synthetic import write_ptbxl_folder
+
+RECORD = "records100/00000/00007_lr.dat"
+
+
+class Server:
+    """Serves a folder as PhysioNet does, with ranges.
+
+    `broken` gives for a name how many of its next answers end half-way, `damaged` names what is served with other
+    bytes, `requests` are (name, range).
+    """
+
+    def __init__(self, files):
+        self.files = dict(files)
+        self.broken, self.damaged, self.requests = {}, set(), []
+        handler = type("Handler", (_Handler,), {"files": self.files, "server_of_test": self})
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/files/ptb-xl/1.0.3/"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        test, name = self.server_of_test, self.path.removeprefix("/files/ptb-xl/1.0.3/")
+        wanted = self.headers.get("Range")
+        test.requests.append((name, wanted))
+        if name not in self.files:
+            self.send_error(404)
+            return
+        content = bytes(reversed(self.files[name])) if name in test.damaged else self.files[name]
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        if start and start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        content = content[start:]
+        if test.broken.get(name, 0):
+            test.broken[name] -= 1
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(content)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_ptbxl_folder(tmp_path_factory.mktemp("source") / "ptb-xl", 40, seed=3, sampling_rates=(100, 500))
+
+
+@pytest.fixture(scope="module")
+def files(source):
+    """Name -> content, with the list of checksums and the licence, as PhysioNet has them."""
+    files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    files["LICENSE.txt"] = b"Creative Commons Attribution 4.0\n"
+    sums = [f"{hashlib.sha256(content).hexdigest()} {name}" for name, content in files.items()]
+    return {**files, "SHA256SUMS.txt": ("\n".join(sums) + "\n").encode()}
+
+
+@pytest.fixture
+def server(files):
+    server = Server(files)
+    yield server
+    server.close()
+
+
+def wanted(files, rate=100):
+    tables = {"LICENSE.txt", "ptbxl_database.csv", "scp_statements.csv"}
+    return {name for name in files if name in tables or name.startswith(f"records{rate}/")}
+
+
+def present(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_command_fetches_one_rate_that_load_ptbxl_reads(server, files, source, tmp_path, capsys):
+    folder = tmp_path / "ptb xl"
+    cli.download_ptbxl([str(folder), "--sampling_rate", "100", "--base_url", server.url])
+    assert present(folder) == wanted(files) | {"SHA256SUMS.txt"} and str(folder) in capsys.readouterr().out
+    assert all((folder / name).read_bytes() == files[name] for name in wanted(files))
+    splits = load_ptbxl(folder, "all", 100, cache_dir=tmp_path / "cache")
+    assert sum(map(len, splits.values())) == 40
+
+
+def test_what_is_there_and_right_is_not_fetched_again(server, files, tmp_path):
+    download_ptbxl(tmp_path, 100, base_url=server.url)
+    (tmp_path / RECORD).write_bytes(b"changed")
+    server.requests.clear()
+    download_ptbxl(tmp_path, 100, base_url=server.url)
+    assert [name for name, _ in server.requests] == ["SHA256SUMS.txt", RECORD]
+    assert (tmp_path / RECORD).read_bytes() == files[RECORD]
+
+
+def test_a_broken_connection_goes_on_where_it_was(server, files, tmp_path):
+    server.broken = {RECORD: 2, "ptbxl_database.csv": 1}
+    download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.01)
+    assert present(tmp_path) >= wanted(files) and (tmp_path / RECORD).read_bytes() == files[RECORD]
+    half, size = len(files[RECORD]) // 2, len(files[RECORD])
+    assert [start for name, start in server.requests if name == RECORD] == [
+        None,
+        f"bytes={half}-",
+        f"bytes={half + (size - half) // 2}-",
+    ]
+
+
+def test_a_download_that_was_given_up_goes_on_by_the_same_call(server, files, tmp_path):
+    server.broken = {RECORD: 5}
+    with pytest.raises(ConnectionError, match=rf"{RECORD} broke off 5 times.*What was fetched is kept"):
+        download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.001)
+    kept = (tmp_path / f"{RECORD}.part").stat().st_size
+    assert kept > len(files[RECORD]) / 2 and not (tmp_path / RECORD).exists()
+    server.requests.clear()
+    download_ptbxl(tmp_path, 100, base_url=server.url)
+    assert (RECORD, f"bytes={kept}-") in server.requests and present(tmp_path) >= wanted(files)
+
+
+def test_a_part_of_another_file_is_fetched_anew(server, files, tmp_path):
+    part = tmp_path / f"{RECORD}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"\x01" * 100)
+    download_ptbxl(tmp_path, 100, base_url=server.url)
+    assert (tmp_path / RECORD).read_bytes() == files[RECORD] and not part.exists()
+
+
+def test_a_damaged_file_is_named_and_not_kept(server, files, tmp_path):
+    server.damaged = {RECORD}
+    with pytest.raises(OSError, match=rf"{RECORD} came twice with another SHA-256 than SHA256SUMS.txt says"):
+        download_ptbxl(tmp_path, 100, base_url=server.url)
+    assert not {RECORD, f"{RECORD}.part"} & present(tmp_path)
+    assert (RECORD, None) in server.requests
+
+
+def test_a_server_without_the_files_is_named(server, tmp_path):
+    with pytest.raises(ConnectionError, match="refused .*/nothing/SHA256SUMS.txt: 404"):
+        download_ptbxl(tmp_path, 100, base_url=f"{server.url}nothing/")
+    server.files["SHA256SUMS.txt"] = b"0 x\n"
+    with pytest.raises(ValueError, match="does not name ptbxl_database.csv and records at 100 Hz"):
+        download_ptbxl(tmp_path, 100, base_url=server.url)
+    with pytest.raises(ValueError, match="100 and 500 Hz, not at 250 Hz"):
+        download_ptbxl(tmp_path, 250, base_url=server.url)
+    server.files["SHA256SUMS.txt"] = b"0" * 64 + b" records100/../../outside.dat\n"
+    with pytest.raises(ValueError, match="not a SHA-256 and a path"):
+        download_ptbxl(tmp_path, 100, base_url=server.url)
+    with pytest.raises(SystemExit, match="refused"):
+        cli.download_ptbxl([str(tmp_path), "--base_url", f"{server.url}nothing/"])
+
+
+# ---- The zip ----
+
+
+@pytest.fixture(scope="module")
+def zipped(files, tmp_path_factory):
+    """As PhysioNet's: one folder of a long name, and in it everything."""
+    path = tmp_path_factory.mktemp("zip") / "ptb-xl-1.0.3.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(f"ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3/{name}", content)
+    return path
+
+
+def test_a_zip_loads_as_its_folder_does(zipped, source, tmp_path):
+    from_zip = load_ptbxl(zipped, "all", 500, cache_dir=tmp_path)
+    from_folder = load_ptbxl(source, "all", 500, cache_dir=tmp_path / "other")
+    for split, records in from_folder.items():
+        assert from_zip[split].with_format("arrow")[:] == records.with_format("arrow")[:]
+    (folder,) = tmp_path.glob("ptbxl-zip-*")
+    assert not (folder / "records100").exists()
+    before = folder.stat().st_mtime_ns
+    load_ptbxl(zipped, "form", 500, cache_dir=tmp_path)
+    assert list(tmp_path.glob("ptbxl-zip-*")) == [folder] and folder.stat().st_mtime_ns == before
+
+
+def test_a_zip_that_is_damaged_or_another_is_refused(zipped, files, tmp_path):
+    content = bytearray(zipped.read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "damaged.zip").write_bytes(content)
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    for name in ("damaged.zip", "cut.zip"):
+        with pytest.raises(ValueError, match=f"{name} is not a zip file, or a damaged one"):
+            for rate in (100, 500):
+                unpack_ptbxl(tmp_path / name, rate, tmp_path / "cache")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("notes.txt", "")
+    with pytest.raises(ValueError, match="does not hold ptbxl_database.csv"):
+        load_ptbxl(tmp_path / "other.zip", "all", 100, cache_dir=tmp_path)
+    assert not list(tmp_path.glob("cache/.ptbxl-zip-*"))
