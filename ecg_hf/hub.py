@@ -176,6 +176,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         },
         "few": FEW_POSITIVES,
         "weakest": _weakest(splits[split]["per_label"]),
+        "architecture": recipe.get("architecture", "own configuration"),
         "base": base,
         "base_id": _hub_id(base),
         "base_license": provenance.get("license"),
@@ -506,7 +507,8 @@ def push_model(
 
     Raises:
         FileNotFoundError: the folder is not that of a finished run.
-        ValueError: a name that the Hub does not allow, or a repository that holds another kind of model.
+        ValueError: a name that the Hub does not allow, a repository that holds another kind of model, or metadata of
+            the card that the Hub does not know, such as a licence that somebody wrote into it.
         PermissionError: no token, a wrong one, or somebody else's repository.
         ConnectionError: the Hub cannot be reached, or the connection broke; nothing was published.
     """
@@ -518,7 +520,7 @@ def push_model(
         _check_same_kind(repo_id, revision, token)
         published = _published_text(repo_id, CARD, "model", revision, token)
         card = write_model_card(folder, repo_id, published)
-        ModelCard(card.read_text(encoding="utf-8")).validate()
+        _check_metadata(card, ModelCard)
         return _commit(repo_id, "model", _model_files(folder), revision, token, commit_message, stale=STALE_WEIGHTS)
 
 
@@ -568,8 +570,15 @@ def push_dataset(
         _create_branch(repo_id, "dataset", revision, token)
         published = _published_text(repo_id, CARD, "dataset", revision, token)
         card = write_dataset_card(folder, repo_id, published)
-        DatasetCard(card.read_text(encoding="utf-8")).validate()
+        _check_metadata(card, DatasetCard)
         return _commit(repo_id, "dataset", {**files, CARD: card}, revision, token, commit_message)
+
+
+def _check_metadata(card: Path, kind: type[ModelCard] | type[DatasetCard]) -> None:
+    try:
+        kind(card.read_text(encoding="utf-8")).validate()
+    except ValueError as error:
+        raise ValueError(f"The Hub does not accept the metadata at the top of `{card}`; mend them: {error}") from error
 
 
 def _create_branch(repo_id: str, repo_type: str, revision: str | None, token: str | None) -> None:

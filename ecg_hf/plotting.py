@@ -165,6 +165,7 @@ def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike
             axes.hlines(row, *values[f"{metric}_interval"], color=VALIDATION_COLOR, linewidth=1.5)
             chance = 0.5 if metric == "auroc" else values["num_positive"] / values["num_known"]
             axes.plot(chance, row, "|", color=BEST_EPOCH_COLOR, markersize=9)
+            axes.text(1.03, row, f"{values[metric]:.3f}", va="center", fontsize=9)
         axes.set_xlabel(f"{metric.upper()}, 95 % interval (tick: chance)")
         axes.set_xlim(0, 1.02)
         axes.grid(color=AXES_GRID_COLOR, linewidth=0.8, axis="x")

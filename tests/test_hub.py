@@ -300,6 +300,7 @@ model.save_pretrained("saved", push_to_hub=True, repo_id="alice/third", token="h
         files = hub.files("alice/secret", revision=branch)
         assert files["model.safetensors"] == hub.files(published)["model.safetensors"]
         assert files.keys() >= {path.name for path in CODE.glob("[!_]*.py")}
+        assert "ecg-classification" in json.loads(files["config.json"])["custom_pipelines"]
     load = (
         "ECGTransformerForMultiLabel.from_pretrained('alice/secret', revision='second', token={0!r}, cache_dir={0!r})"
     )
@@ -617,6 +618,16 @@ def test_a_broken_upload_publishes_nothing_and_the_next_one_all(hub, alice, push
     hub.cut_off.clear()
     pushing("org/broken")
     assert hub.files("org/broken").keys() == PUBLISHED
+
+
+def test_metadata_that_the_hub_does_not_know_publish_nothing(hub, alice, run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("_stages"))
+    (tmp_path / "run/README.md").write_text("---\nlicense: my-own\n---\n")
+    with pytest.raises(
+        ClientError, match="ValueError: The Hub does not accept the metadata .*mend them: .license. must"
+    ):
+        alice.run(f"push_model({str(tmp_path / 'run')!r}, 'org/odd')")
+    assert not hub.files("org/odd")
 
 
 def test_an_unfinished_run_is_not_pushed(alice, tmp_path):

@@ -156,7 +156,7 @@ class _Fetcher:
         size = path.stat().st_size if path.is_file() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
         with self.client.stream("GET", name, headers=headers) as response:
-            if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
                 return  # there is no more; the checksum judges
             if response.is_error:
                 raise ConnectionError(f"The server refused {response.url}: {response.status_code}.")
