@@ -312,7 +312,7 @@ def _command(recipe: dict, repo_id: str | None, world_size: int) -> str | None:
     if "task" not in recipe:
         return None
     program = "ecg-hf train" if world_size == 1 else f"torchrun --nproc_per_node {world_size} -m ecg_hf.cli train"
-    config = f"$(hf download {repo_id} recipe.yaml)" if repo_id else "recipe.yaml"
+    config = f"$(hf download --quiet {repo_id} recipe.yaml)" if repo_id else "recipe.yaml"
     data = "" if recipe.get("demo") or recipe.get("dataset_name") else " --data_dir path/to/ptb-xl"
     return f"{program} --config {config}{data} --output_dir run"
 

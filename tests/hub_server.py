@@ -480,4 +480,4 @@ _ROUTES = (
     ("POST", "/verify", _Handler.verify),
 )
 
-__all__ = ["HubServer"]
+__all__ = ["File", "HubServer"]

@@ -51,8 +51,15 @@ PRESETS = {
     },
 }
 
-# What a saved configuration holds that is no field of it.
-SAVED_BESIDE_FIELDS = ("auto_map", "custom_pipelines", "transformers_version", "num_labels", "torch_dtype")
+# What a saved configuration holds that is no field of it; a Trainer writes `use_cache`.
+SAVED_BESIDE_FIELDS = (
+    "auto_map",
+    "custom_pipelines",
+    "transformers_version",
+    "num_labels",
+    "torch_dtype",
+    "use_cache",
+)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",

@@ -19,7 +19,7 @@ from datasets import List, Value
 from .builder import FOLDS, PTBXL, SAMPLING_RATES, fixed_size_lists, ptbxl_folder
 from .labels import TASKS, encode_labels, task_label_names, task_labels
 
-# At 100 Hz some 50 MB a file.
+# Some 70 MB a file.
 RECORDS_PER_FILE = {100: 4096, 500: 1024}
 # What a reader that streams fetches at once.
 RECORDS_PER_ROW_GROUP = 128
