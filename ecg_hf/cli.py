@@ -134,8 +134,8 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
         cache_dir=arguments.cache_dir,
         skip_missing_records=arguments.skip_missing_records,
     )
-    card = write_dataset_card(arguments.output_dir, arguments.hub_dataset_id)
-    print(f"The Parquet files are in {arguments.output_dir}, their card is {card}")
+    write_dataset_card(arguments.output_dir, arguments.hub_dataset_id)
+    print(f"The Parquet files and their card, README.md, are in {arguments.output_dir}")
     if arguments.push_to_hub:
         commit = push_dataset(arguments.output_dir, arguments.hub_dataset_id, private=arguments.private)
         print(f"Published: {commit.commit_url}")

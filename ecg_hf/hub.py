@@ -11,6 +11,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -41,6 +42,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.repocard_data import eval_results_to_model_index
+from safetensors import safe_open
 
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from .plotting import plot_label_metrics
@@ -118,27 +120,24 @@ def _values(dataset: datasets.Dataset, column: str) -> set:
 # ---- Model card ----
 
 
-def write_model_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> Path:
-    """Write `README.md` and the picture of the labels' metrics into the folder of a finished run.
+def write_model_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> str:
+    """Write `README.md` and the picture of the labels' metrics into the folder of a finished run -> the card's text.
 
-    An older card in the folder is updated: its generated sections change, what a person wrote stays.
+    An older card is updated: its generated sections change, what a person wrote stays. Once a card is published, that
+    one counts: what was written into the folder's alone stays there, with a warning, and is not in the text returned.
 
     Args:
         folder: what `PostTrainer.post_train` left: weights, `config.json`, `metrics.json`, `recipe.yaml`, ...
         repo_id: the name on the Hub, for the lines that show how to use the model.
-        published: the card that the repository has, to be updated likewise.
+        published: the card that the repository has.
 
     Raises:
         FileNotFoundError: the folder is not that of a finished run.
     """
     folder = Path(folder)
-    card = folder / CARD
-    older = [published] if published else []
-    older += [card.read_text(encoding="utf-8")] if card.is_file() else []
     facts = _model_facts(folder, repo_id)
     plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
-    card.write_text(update_card(_render("model_card.md", _model_metadata(facts), facts), *older), encoding="utf-8")
-    return card
+    return _write_card(folder / CARD, _render("model_card.md", _model_metadata(facts), facts), published)
 
 
 def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
@@ -202,16 +201,11 @@ def _read(folder: Path, name: str) -> str:
 
 
 def _num_parameters(folder: Path) -> int:
-    from safetensors import safe_open
-
     count = 0
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, "pt") as weights:
             for name in weights.keys():
-                size = 1
-                for length in weights.get_slice(name).get_shape():
-                    size *= length
-                count += size
+                count += math.prod(weights.get_slice(name).get_shape())
     return count
 
 
@@ -394,6 +388,24 @@ def _interval(values: Mapping[str, float]) -> str:
     return _figure(values["value"], (values["low"], values["high"]))
 
 
+def _write_card(path: Path, new: str, published: str | None) -> str:
+    """Update the card at `path` -> the text to publish, which is the same but for what `published` lacks."""
+    own = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if published and _SECTION.search(published):
+        text = update_card(new, published)
+    else:
+        text = update_card(new, *filter(None, (published, own)))
+    own_body = _split_metadata(own)[1]
+    if any(written not in text for _, written in _texts_after_sections(own_body)):
+        logger.warning(
+            "`%s` has text that the published card does not have. It stays there and is not published: once there is "
+            "a card on the Hub, write into that one.",
+            path,
+        )
+    path.write_text(update_card(text, text, own_body), encoding="utf-8")
+    return text
+
+
 def update_card(new: str, *older: str) -> str:
     """The card `new`, with what people wrote into `older` ones.
 
@@ -495,7 +507,7 @@ def push_model(
     """Publish the folder of a finished run on the Hub: all of it in one commit, or nothing.
 
     Weights, configuration, code, card, pictures, metrics and recipe go; checkpoints, optimizer states and predictions
-    stay. The card in the repository and that in the folder become one; what people wrote in either is kept.
+    stay. A card that is in the repository is updated, and what people wrote into it is kept.
 
     Args:
         folder: what `PostTrainer.post_train` left.
@@ -520,8 +532,9 @@ def push_model(
         _check_same_kind(repo_id, revision, token)
         published = _published_text(repo_id, CARD, "model", revision, token)
         card = write_model_card(folder, repo_id, published)
-        _check_metadata(card, ModelCard)
-        return _commit(repo_id, "model", _model_files(folder), revision, token, commit_message, stale=STALE_WEIGHTS)
+        _check_metadata(ModelCard(card))
+        files = {**_model_files(folder), CARD: card.encode()}
+        return _commit(repo_id, "model", files, revision, token, commit_message, stale=STALE_WEIGHTS)
 
 
 def _model_files(folder: Path) -> dict[str, Path]:
@@ -570,15 +583,15 @@ def push_dataset(
         _create_branch(repo_id, "dataset", revision, token)
         published = _published_text(repo_id, CARD, "dataset", revision, token)
         card = write_dataset_card(folder, repo_id, published)
-        _check_metadata(card, DatasetCard)
-        return _commit(repo_id, "dataset", {**files, CARD: card}, revision, token, commit_message)
+        _check_metadata(DatasetCard(card))
+        return _commit(repo_id, "dataset", {**files, CARD: card.encode()}, revision, token, commit_message)
 
 
-def _check_metadata(card: Path, kind: type[ModelCard] | type[DatasetCard]) -> None:
+def _check_metadata(card: ModelCard | DatasetCard) -> None:
     try:
-        kind(card.read_text(encoding="utf-8")).validate()
+        card.validate()
     except ValueError as error:
-        raise ValueError(f"The Hub does not accept the metadata at the top of `{card}`; mend them: {error}") from error
+        raise ValueError(f"The Hub does not accept the metadata at the top of the card; mend them: {error}") from error
 
 
 def _create_branch(repo_id: str, repo_type: str, revision: str | None, token: str | None) -> None:
@@ -597,7 +610,7 @@ def _published_text(repo_id: str, name: str, repo_type: str, revision: str | Non
 def _commit(
     repo_id: str,
     repo_type: str,
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | bytes],
     revision: str | None,
     token: str | None,
     message: str,
@@ -606,7 +619,7 @@ def _commit(
     """One commit, so that readers meet the old state or the new one, with files gone that match `stale`."""
     api = HfApi()
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(name, str(path)) for name, path in files.items()
+        CommitOperationAdd(name, content) for name, content in files.items()
     ]
     if stale is not None:
         published = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision, token=token)
@@ -664,19 +677,14 @@ def _explained(repo_id: str, token: str | None) -> Iterator[None]:
 # ---- Data set card ----
 
 
-def write_dataset_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> Path:
+def write_dataset_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> str:
     """Write `README.md` into a folder of `write_ptbxl_parquet`: its configurations, columns, labels, licence.
 
-    The arguments are those of `write_model_card`.
+    Arguments, and what becomes of an older card, as in `write_model_card`.
     """
     folder = Path(folder)
-    card = folder / CARD
-    older = [published] if published else []
-    older += [card.read_text(encoding="utf-8")] if card.is_file() else []
     facts = {"repo_id": repo_id or "path/to/this/folder", **describe_parquet(folder)}
-    new = _render("dataset_card.md", _dataset_metadata(facts), facts)
-    card.write_text(update_card(new, *older), encoding="utf-8")
-    return card
+    return _write_card(folder / CARD, _render("dataset_card.md", _dataset_metadata(facts), facts), published)
 
 
 def _dataset_metadata(facts: dict[str, Any]) -> dict[str, Any]:

@@ -75,11 +75,12 @@ class Client:
     """A process that runs pieces of code with a Hub; what a piece assigns to `result` is returned."""
 
     def __init__(self, environment: dict[str, str], folder: pathlib.Path):
+        self.stderr = folder / "stderr"
         self.process = subprocess.Popen(
             [sys.executable, "-c", CLIENT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=open(folder / "stderr", "w"),
+            stderr=open(self.stderr, "w"),
             text=True,
             env=environment,
             cwd=folder,
@@ -96,6 +97,10 @@ class Client:
         if "error" in answer:
             raise ClientError(": ".join(answer["error"]))
         return answer["result"]
+
+    def errors(self) -> str:
+        """What the process wrote to stderr."""
+        return self.stderr.read_text()
 
     def close(self):
         self.process.stdin.close()
@@ -425,12 +430,19 @@ def test_a_second_push_keeps_what_people_wrote(hub, alice, published, run_folder
     )
     alice.run(push)
     new = hub.files(published)["README.md"].decode()
-    assert new.count("Beware.") == new.count("A line from the folder.") == 1 and "tampered" not in new
+    assert new.count("Beware.") == 1 and "tampered" not in new
+    own = (run_folder / "README.md").read_text()
+    assert "A line from the folder." not in new and own.count("A line from the folder.") == own.count("Beware.") == 1
+    assert "write into that one" in alice.errors()
     assert new.index("## Results") < new.index("Beware.") < new.index("## Known failure modes")
     data = ModelCard(new).data
     assert data.license == "mit" and data.language == "en" and data.tags.count("mine") == data.tags.count("ecg") == 1
     alice.run(push)
     assert hub.files(published)["README.md"].decode() == new
+    files = {**files, "README.md": File(new.replace("Beware.", "Take care.").encode(), False)}
+    repository.commit("main", "Edit the card again", files)
+    alice.run(push)
+    assert hub.files(published)["README.md"].decode() == new.replace("Beware.", "Take care.")
 
 
 def test_a_card_without_marks_stays_below_the_new_one():
@@ -459,7 +471,7 @@ def test_the_card_tells_whether_the_base_saw_the_evaluation_data(published, run_
     metrics["data"] |= {"name": "PTB-XL", "simulated": False, "license": "CC BY 4.0"}
     (tmp_path / "run/config.json").write_text(json.dumps({**config, "provenance": provenance}))
     (tmp_path / "run/metrics.json").write_text(json.dumps(metrics))
-    card = ModelCard.load(write_model_card(tmp_path / "run", "me/model"))
+    card = ModelCard(write_model_card(tmp_path / "run", "me/model"))
     assert words in card.text and card.data.base_model == "them/encoder" and card.data.datasets == ["ptb-xl"]
     known = {"CC BY-NC 4.0": "cc-by-nc-4.0", "mit": "mit", None: "other"}
     assert card.data.license == known[provenance["license"]]
