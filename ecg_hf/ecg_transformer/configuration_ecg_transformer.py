@@ -88,7 +88,8 @@ class ECGTransformerConfig(PreTrainedConfig):
         lead_names (`list[str]`, *optional*, defaults to the 12 standard leads):
             The rows of `input_values`, in order. Canonical names: I II III aVR aVL aVF V1 ... V6.
         num_leads (`int`, *optional*): Number of rows; follows from `lead_names`.
-        num_samples (`int`, defaults to 5000): Samples of one window, the longest input of the model.
+        num_samples (`int`, defaults to 5000):
+            Samples of one window; the longest input of the model, unless the positions reach further.
         sampling_rate (`int` or `float`, defaults to 500): Hz at which the model reads its input.
         lead_layout (`str`, defaults to `"channels"`):
             How the leads come together: as `"channels"` of the same tokens, as `"tokens"` of their own (any of the
@@ -112,6 +113,8 @@ class ECGTransformerConfig(PreTrainedConfig):
         position_embedding_type (`str`, defaults to `"learned"`):
             `"learned"`, a table with rows for CLS or separators; `"sincos"`, a fixed table, which is not stored; or
             `"convolution"`, computed from the tokens.
+        max_position_embeddings (`int`, *optional*):
+            Rows of the table for tokens in time, where it is longer than a window.
         position_scale (`float`, defaults to 1.0): Factor of the fixed table.
         position_per_lead (`bool`, defaults to `False`): Whether each lead has a table of its own.
         position_every_layer (`bool`, defaults to `False`): Whether the positions are added again before every block.
@@ -178,6 +181,7 @@ class ECGTransformerConfig(PreTrainedConfig):
 
     # Positions
     position_embedding_type: str = "learned"
+    max_position_embeddings: int | None = None
     position_scale: float | int = 1.0
     position_per_lead: bool = False
     position_every_layer: bool = False
@@ -264,9 +268,24 @@ class ECGTransformerConfig(PreTrainedConfig):
     @property
     def min_samples(self) -> int:
         """The shortest input: samples that give one token (of all leads together, where they stand in time)."""
+        return self._samples_of(1)
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of a table of positions for tokens in time."""
+        return self.num_patches if self.max_position_embeddings is None else self.max_position_embeddings
+
+    @property
+    def max_samples(self) -> int | None:
+        """The longest input, None where there is no limit: convolutions make positions for any length."""
+        if self.position_embedding_type == "convolution":
+            return None
+        return max(self.num_samples, self._samples_of(self.num_positions))
+
+    def _samples_of(self, num_tokens: int) -> int:
         if self.conv_layers is None:
-            return self.patch_size
-        length = 1
+            return num_tokens * self.patch_size
+        length = num_tokens
         for layer in reversed(self.conv_layers):
             length = (length - 1) * layer["stride"] + layer["kernel_size"] - 2 * layer["padding"]
         return max(length, 1)
@@ -313,6 +332,11 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
                 f"({self.num_attention_heads})."
+            )
+        if self.num_positions < self.num_patches:
+            raise ValueError(
+                f"`max_position_embeddings` ({self.max_position_embeddings}) is less than the {self.num_patches} "
+                "tokens of a window."
             )
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")

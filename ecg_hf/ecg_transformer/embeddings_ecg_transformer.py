@@ -144,7 +144,7 @@ class ECGTransformerEmbeddings(nn.Module):
         if config.use_cls_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         if config.position_embedding_type == "learned":
-            num_positions = config.num_patches + config.use_cls_token
+            num_positions = config.num_positions + config.use_cls_token
             self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
         elif config.position_embedding_type == "sincos":
             self.register_buffer("position_embeddings", self.fixed_positions(), persistent=False)
@@ -156,7 +156,7 @@ class ECGTransformerEmbeddings(nn.Module):
 
     def fixed_positions(self) -> torch.Tensor:
         """(1, tokens, hidden): the table where it is not learned. CLS has no place in it."""
-        table = sincos_positions(self.config.num_patches, self.config.hidden_size)
+        table = sincos_positions(self.config.num_positions, self.config.hidden_size)
         return self.config.position_scale * table.unsqueeze(0)
 
     def forward(
@@ -219,7 +219,7 @@ class ECGTransformerLeadEmbeddings(nn.Module):
         self.config = config
         self.patch_embeddings = ECGTransformerLeadPatchEmbeddings(config)
         num_tables = config.num_leads if config.position_per_lead else 1
-        num_positions = config.num_patches + 2 * config.use_lead_separators
+        num_positions = config.num_positions + 2 * config.use_lead_separators
         self.position_embeddings = nn.Parameter(torch.zeros(num_tables, num_positions, config.hidden_size))
         if config.use_lead_separators:
             self.lead_separator = nn.Parameter(torch.zeros(1, 1, 1, config.hidden_size))
@@ -279,14 +279,9 @@ def _check_input(input_values, attention_mask, config: ECGTransformerConfig, lea
             f"{shape}{hint}"
         )
     total = shape[1] * shape[2] if config.lead_layout == "time" else shape[2]
-    # A convolution makes positions for any length; a table ends.
-    longest = None if config.position_embedding_type == "convolution" else config.num_samples
-    if total < config.min_samples or (longest is not None and total > longest):
-        limits = (
-            f"{config.min_samples} samples or more"
-            if longest is None
-            else f"{config.min_samples} to {longest} samples"
-        )
+    shortest, longest = config.min_samples, config.max_samples
+    if total < shortest or (longest is not None and total > longest):
+        limits = f"{shortest} samples or more" if longest is None else f"{shortest} to {longest} samples"
         raise ValueError(
             f"This model reads {limits} at {config.sampling_rate} Hz, got {total}: cut the record into windows, as "
             "the feature extractor does."
