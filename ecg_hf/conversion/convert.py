@@ -129,7 +129,9 @@ def _rename(conversion: Conversion, prefix: str) -> dict[str, torch.Tensor]:
             target = target if target.startswith("classifier.") else prefix + target
             if target in state:
                 raise ValueError(f"`{name}` is the second tensor for `{target}`.")
-            state[target] = part.float().contiguous()
+            # Parameters must not share memory, as parts of a fused tensor do; the rest need no second copy.
+            is_part = part.untyped_storage().nbytes() > part.nbytes
+            state[target] = part.to(torch.float32, copy=is_part).contiguous()
     if unused:
         raise ValueError(f"it has tensors that are neither used nor known as superfluous: {_some(unused)}.")
     return state

@@ -7,6 +7,8 @@ file gives the crops of its evaluation. Both work in float16 like the authors' d
 
 from __future__ import annotations
 
+import torch
+
 from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
 from ..ptbxl.labels import task_labels
 from .families import Conversion, Family, count, has_any, head_dim, section, shape, without_prefix
@@ -40,7 +42,7 @@ DROPPED = (r"online\..*", r"predictor\..*")
 # How the authors' names of data sets are written elsewhere.
 DATASETS = {"mimic-iv-ecg": "MIMIC-IV-ECG", "ptb-xl": "PTB-XL", "code-15": "CODE-15"}
 
-# mV, in the order of the standard leads: PTB-XL's in the authors' pre-training.
+# mV, in the order of the standard leads: PTB-XL's in the authors' pre-training, which used their float16 roundings.
 PTBXL_MEAN = (-0.002, -0.002, 0.0, 0.002, -0.001, -0.001, 0.0, -0.001, -0.002, -0.001, -0.001, -0.001)
 PTBXL_STD = (0.191, 0.166, 0.173, 0.142, 0.149, 0.147, 0.235, 0.338, 0.335, 0.299, 0.294, 0.242)
 
@@ -151,7 +153,7 @@ def _statistics(checkpoint: Checkpoint, lead_names: list[str]) -> dict[str, list
     """Mean and deviation of the model's leads; the file's are in the order of PTB-XL."""
     stored = section(checkpoint.content, "preprocess")
     mean, std = (
-        [float(value) for value in stored.get(name, default)]
+        [float(value) for value in (stored[name] if name in stored else torch.tensor(default, dtype=torch.float16))]
         for name, default in (("mean", PTBXL_MEAN), ("std", PTBXL_STD))
     )
     if not len(mean) == len(std) == len(LEAD_NAMES):

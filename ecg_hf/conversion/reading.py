@@ -92,7 +92,8 @@ def read_checkpoint(path) -> Checkpoint:
 
 def _read_safetensors(file: pathlib.Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(file)
+        # Copies, since the file is mapped and may be written over while the model lives.
+        return {name: tensor.clone() for name, tensor in load_file(file).items()}
     except SafetensorError as error:
         raise ValueError(f"`{file}` is no whole safetensors file ({error}): download it again.") from error
 
@@ -102,8 +103,7 @@ def _read_torch(file: pathlib.Path):
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file)) if is_zip else []
         with torch.serialization.safe_globals([_stand_in(name) for name in names]):
-            # Mapped, so that optimizer states and decoders are never read.
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if is_zip:
             raise ValueError(
