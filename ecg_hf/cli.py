@@ -1,4 +1,4 @@
-"""The command `ecg-hf train|evaluate|convert`, which the scripts in `training/` call too."""
+"""The command `ecg-hf train|evaluate|classify|convert`; the scripts in `training/` call the same functions."""
 
 from __future__ import annotations
 
@@ -64,20 +64,52 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
     return metrics
 
 
+def classify(argv: Sequence[str] | None = None) -> None:
+    """Print the findings of WFDB records; exits with 1 if a record could not be read, after all others."""
+    parser = argparse.ArgumentParser(prog="ecg-hf classify", description=classify.__doc__)
+    parser.add_argument("records", nargs="+", help="WFDB records: paths with or without .hea or .dat")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    parser.add_argument("--top_k", type=int, help="only so many labels for each record")
+    arguments = parser.parse_args(argv)
+
+    from transformers import pipeline
+
+    import ecg_hf  # noqa: F401  registers the pipeline
+
+    classifier = pipeline("ecg-classification", model=arguments.model)
+    failed = 0
+    for record in arguments.records:
+        try:
+            findings = classifier(record, top_k=arguments.top_k)
+        except (OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        print(record)
+        for finding in findings:
+            verdict = "present" if finding["positive"] else "absent "
+            score = f"{finding['score']:.3f} (threshold {finding['threshold']:.3f})"
+            print(f"  {verdict}  {finding['label']:8} {score}  {finding['name']}")
+    if failed:
+        raise SystemExit(f"{failed} of {len(arguments.records)} records could not be classified.")
+
+
 def convert(argv: Sequence[str] | None = None) -> None:
     """Convert the checkpoint of a public ECG Transformer into a folder with its model and feature extractor."""
     from .conversion import FAMILIES, convert_checkpoint
 
-    parser = argparse.ArgumentParser(prog="convert", description=convert.__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
     parser.add_argument("checkpoint", help="The authors' file, or a folder such as HuBERT-ECG's on the Hub.")
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
     parser.add_argument("--source", choices=list(FAMILIES), help="Recognised from the file when not given.")
     parser.add_argument("--num_attention_heads", type=int, help="Where the file does not say it.")
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    folder = pathlib.Path(args.output_dir)
+    arguments = parser.parse_args(argv)
+    folder = pathlib.Path(arguments.output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"`{folder}` exists and is not empty: choose another `--output_dir`.")
-    model, feature_extractor = convert_checkpoint(args.checkpoint, args.source, args.num_attention_heads)
+    model, feature_extractor = convert_checkpoint(
+        arguments.checkpoint, arguments.source, arguments.num_attention_heads
+    )
     model.save_pretrained(folder)
     feature_extractor.save_pretrained(folder)
     provenance = model.config.provenance
@@ -87,7 +119,7 @@ def convert(argv: Sequence[str] | None = None) -> None:
     )
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "convert": convert}
+COMMANDS = {"train": train, "evaluate": evaluate, "classify": classify, "convert": convert}
 
 
 def main() -> None:

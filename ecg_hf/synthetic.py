@@ -80,6 +80,7 @@ class Patient:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, mean_age: float = 60.0) -> Patient:
+        """A random adult; with age the axis turns left."""
         age = np.clip(rng.normal(mean_age, 14), 18, 95)
         sex = int(rng.integers(2))
         height = rng.normal(177 - 12 * sex, 7)
@@ -280,7 +281,7 @@ _BEAT_EFFECTS: dict[str, _Effect] = {
 
 # -------------------------------------------------------------------------------------------------------------- rhythm
 
-_HEART_RATES = {  # beats/min, from the slowest to the fastest
+_HEART_RATES = {  # slowest and fastest, beats/min; of several rhythms the first of this table decides
     "AFIB": (65, 135),
     "PACE": (60, 78),
     "STACH": (104, 140),
@@ -300,7 +301,7 @@ def _rhythm(codes: Collection[str], seconds: float, rng: np.random.Generator) ->
     """R peaks from `_MARGIN` before the record to `_MARGIN` after it."""
     name = next((code for code in _HEART_RATES if code in codes), "SR")
     rr = 60 / rng.uniform(*_HEART_RATES[name])
-    beats = np.arange(int(2 * (seconds + 2 * _MARGIN) / rr) + 2)
+    beats = np.arange(int(2 * (seconds + 2 * _MARGIN) / rr) + 2)  # enough for intervals of half the mean
     if name == "AFIB":
         deviation = rng.uniform(0.18, 0.28)
         intervals = np.maximum(rr * rng.gamma(deviation**-2, deviation**2, beats.size), 0.3)

@@ -8,6 +8,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# One thread gives the same bits on every machine, and tests don't fight for cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = pathlib.Path(os.environ.get("ECG_HF_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 
 
@@ -38,3 +41,24 @@ def ptbxl_100hz(request):
 def ptbxl_500hz(request):
     """508 records of PTB-XL at 500 Hz in PhysioNet's layout, from ECG_HF_PTBXL_500HZ or unpacked."""
     return _real_records(request, "ECG_HF_PTBXL_500HZ", "ptbxl")
+
+
+@pytest.fixture(scope="session")
+def simulated_folder(tmp_path_factory):
+    """160 simulated records at 100 Hz in PTB-XL's layout: 128 for training, 16 for validation, 16 for the test."""
+    from ecg_hf.synthetic import write_ptbxl_folder
+
+    return write_ptbxl_folder(tmp_path_factory.mktemp("simulated") / "ptbxl", 160, seed=1, sampling_rates=(100,))
+
+
+@pytest.fixture(scope="session")
+def simulated_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def simulated_splits(simulated_folder, simulated_cache):
+    """The superdiagnostic task of `simulated_folder`."""
+    from ecg_hf import load_ptbxl
+
+    return load_ptbxl(simulated_folder, "superdiagnostic", 100, cache_dir=simulated_cache)

@@ -3,6 +3,7 @@ import pytest
 import wfdb
 
 from ecg_hf.ptbxl.records import LEAD_NAMES, RecordError, read_record
+from ecg_hf.synthetic import write_ptbxl_folder
 
 NUM_SAMPLES = 250
 
@@ -70,6 +71,14 @@ def test_real_records_are_those_of_wfdb(request, fixture, rate):
     folder = request.getfixturevalue(fixture)
     headers = sorted(folder.glob(f"records{rate}/*/*.hea"))
     for header in headers[:: max(1, len(headers) // 50)]:
+        assert_same_as_wfdb(header.with_suffix(""))
+
+
+def test_simulated_records_are_those_of_wfdb(tmp_path):
+    write_ptbxl_folder(tmp_path, 3, sampling_rates=(100, 500))
+    headers = list(tmp_path.glob("records*/*/*.hea"))
+    assert len(headers) == 6
+    for header in headers:
         assert_same_as_wfdb(header.with_suffix(""))
 
 
@@ -146,6 +155,8 @@ def test_a_compressed_format_is_read(tmp_path, microvolts):
     np.testing.assert_array_equal(read_record(path).signal, microvolts[:8])
     edit_header(path, f" {NUM_SAMPLES}", " 1000000000")
     assert f"has {NUM_SAMPLES} samples for each lead, the header says 1000000000" in read_error(path)
+    path.with_suffix(".dat").write_bytes(bytes(100))
+    assert "rec.dat is not a readable FLAC file" in read_error(path)
 
 
 def test_leads_may_lie_in_several_files(tmp_path, microvolts):

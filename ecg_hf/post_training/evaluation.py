@@ -24,10 +24,27 @@ def record_losses(window_logits: torch.Tensor, window_mask: torch.Tensor, labels
 
 
 def evaluation_metrics(labels: np.ndarray, logits: np.ndarray, losses: np.ndarray) -> dict[str, float]:
-    """`loss` (mean of the records' losses), `macro_auroc`, `macro_auprc`, `f_max` and `num_undefined`."""
-    metrics = multilabel_metrics(labels, logits)
+    """`loss` (mean of the records' losses), `macro_auroc`, `macro_auprc`, `f_max` and `num_undefined`.
+
+    All but the loss are NaN where no label has both a positive and a negative, as for a single record.
+    """
+    loss = float(np.nanmean(losses.astype(np.float64)))
     names = ("macro_auroc", "macro_auprc", "f_max", "num_undefined")
-    return {"loss": float(np.nanmean(losses.astype(np.float64))), **{name: metrics[name] for name in names}}
+    if not ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any():
+        return {"loss": loss, **dict.fromkeys(names, float("nan"))}
+    metrics = multilabel_metrics(labels, logits)
+    return {"loss": loss, **{name: metrics[name] for name in names}}
+
+
+def choosing_metric(metrics: dict[str, float], name: str) -> float:
+    """The metric `name` that chooses the epoch; `ValueError` if it is NaN, which would never be the best."""
+    value = metrics[name]
+    if np.isnan(value):
+        raise ValueError(
+            f"`{name}` cannot choose an epoch: it is undefined on the validation records, where no label has both a "
+            "positive and a negative, or the training has diverged. Give more records, or a lower learning rate."
+        )
+    return value
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -35,4 +52,4 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).double().sigmoid().numpy()
 
 
-__all__ = ["evaluation_metrics", "probabilities", "record_losses"]
+__all__ = ["choosing_metric", "evaluation_metrics", "probabilities", "record_losses"]

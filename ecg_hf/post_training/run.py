@@ -15,14 +15,14 @@ from transformers.utils import logging
 from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES, PRESETS, ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
-from ..metrics import bootstrap_metrics, multilabel_metrics
+from ..metrics import multilabel_metrics
 from ..ptbxl import load_ptbxl
 from ..ptbxl.labels import task_label_names, task_labels
 from ..synthetic import write_ptbxl_folder
 from .arguments import PostTrainingArguments
 from .evaluation import probabilities
 from .stages import write_whole
-from .trainer import PostTrainer, predictions_table
+from .trainer import PostTrainer, confidence_intervals, predictions_table
 from .windows import lead_statistics
 
 logger = logging.get_logger(__name__)
@@ -42,14 +42,20 @@ class ModelArguments:
         metadata={"help": f"Without `--model_name_or_path`: random weights of this size ({', '.join(PRESETS)})."},
     )
     model_sampling_rate: float | None = field(
-        default=None, metadata={"help": "Hz of a new model's input; default: that of the files."}
+        default=None, metadata={"help": "Hz of a new model's input; default: the architecture's, else the files'."}
     )
-    window_seconds: float = field(default=2.5, metadata={"help": "Length of a new model's window."})
+    window_seconds: float | None = field(
+        default=None, metadata={"help": "Length of a new model's window; default: the architecture's, else 2.5 s."}
+    )
     window_stride_seconds: float | None = field(
         default=None, metadata={"help": "From one evaluation window to the next; default: half a window."}
     )
-    patch_size: int | None = field(default=None, metadata={"help": "Samples of a new model's token; default: 100 ms."})
-    pooling: str = field(default="mean", metadata={"help": "What a new model's head reads: `cls` or `mean`."})
+    patch_size: int | None = field(
+        default=None, metadata={"help": "Samples of a new model's token; default: the architecture's, else 100 ms."}
+    )
+    pooling: str | None = field(
+        default=None, metadata={"help": "What a new model's head reads; default: the architecture's, else `mean`."}
+    )
 
 
 @dataclass
@@ -166,28 +172,31 @@ def load_model(
 
 
 def _new_model(model_args, data_args, train, id2label, names):
-    rate = model_args.model_sampling_rate or data_args.sampling_rate
-    num_samples = round(model_args.window_seconds * rate)
-    stride = model_args.window_stride_seconds or model_args.window_seconds / 2
+    preset = PRESETS.get(model_args.architecture, {})
+    rate = model_args.model_sampling_rate or preset.get("sampling_rate", data_args.sampling_rate)
+    given = {"num_samples": model_args.window_seconds and round(model_args.window_seconds * rate)}
+    given |= {"patch_size": model_args.patch_size, "pooling": model_args.pooling}
+    # For presets that are sizes only: windows of 2.5 s and tokens of 100 ms, the measured recipe at 100 Hz.
+    defaults = {"num_samples": round(2.5 * rate), "patch_size": round(rate / 10), "pooling": "mean"}
     config = ECGTransformerConfig.from_preset(
         model_args.architecture,
+        **({} if "num_samples" in preset else defaults)
+        | {name: value for name, value in given.items() if value is not None},
         sampling_rate=rate,
-        num_samples=num_samples,
-        patch_size=model_args.patch_size or round(rate / 10),
-        pooling=model_args.pooling,
         id2label=id2label,
         label2id={name: index for index, name in id2label.items()},
         label_names=names,
     )
     mean, std = lead_statistics(train, LEAD_NAMES)
+    stride = round(model_args.window_stride_seconds * rate) if model_args.window_stride_seconds else None
     feature_extractor = ECGTransformerFeatureExtractor(
         sampling_rate=rate,
-        num_samples=num_samples,
+        num_samples=config.num_samples,
         lead_names=list(LEAD_NAMES),
         mean=mean,
         std=std,
         clip=10.0,
-        window_stride=round(stride * rate),
+        window_stride=stride or config.num_samples // 2,
     )
     return ECGTransformerForMultiLabel(config), feature_extractor
 
@@ -242,19 +251,13 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: DataArguments) -> 
         feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
     )
     output = trainer.predict(dataset)
-    intervals = bootstrap_metrics(
-        output.label_ids,
-        output.predictions,
-        evaluation_args.num_bootstrap_resamples,
-        groups=np.asarray(dataset.with_format("numpy")["patient_id"]),
-    )
     metrics = {
         "split": evaluation_args.split,
         "task": data_args.task,
         "num_records": len(dataset),
         "loss": output.metrics["test_loss"],
         **multilabel_metrics(output.label_ids, probabilities(output.predictions), labels),
-        "intervals": intervals,
+        "intervals": confidence_intervals(dataset, output, evaluation_args.num_bootstrap_resamples),
     }
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from .arguments import PostTrainingArguments
-from .evaluation import evaluation_metrics, record_losses
+from .evaluation import choosing_metric, evaluation_metrics, record_losses
 
 logger = logging.get_logger(__name__)
 
@@ -51,7 +51,9 @@ class CachedFeatures:
                 file.write(np.ascontiguousarray(features[mask], dtype=np.float32).data)
                 counts.append(mask.sum(axis=1))
                 labels.append(batch_labels)
-        np.savez(folder / "records.npz", counts=np.concatenate(counts), labels=np.concatenate(labels))
+        # Written last and whole: its presence says that the features are complete.
+        np.savez(folder / "part.npz", counts=np.concatenate(counts), labels=np.concatenate(labels))
+        os.replace(folder / "part.npz", folder / "records.npz")
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> CachedFeatures:
@@ -118,7 +120,7 @@ def fit_linear_probe(
         metrics = _evaluate_head(folded, validation, aggregate_windows)
         logs.append({"stage": "probe", "epoch": epoch, "loss": float(np.mean(losses))})
         logs.append({"stage": "probe", "epoch": epoch, **{f"eval_{name}": value for name, value in metrics.items()}})
-        if best is None or sign * metrics[metric] > sign * best[metric]:
+        if best is None or sign * choosing_metric(metrics, metric) > sign * best[metric]:
             best, state = metrics, folded
         progress.set_postfix(loss=f"{logs[-2]['loss']:.4f}", macro_auroc=f"{metrics['macro_auroc']:.4f}")
     return state, logs, best

@@ -27,7 +27,7 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..metrics import bootstrap_metrics, choose_thresholds
 from ..plotting import plot_learning_curves
 from .arguments import PostTrainingArguments
-from .evaluation import evaluation_metrics, probabilities, record_losses
+from .evaluation import choosing_metric, evaluation_metrics, probabilities, record_losses
 from .stages import CachedFeatures, fit_linear_probe, last_complete_checkpoint, write_whole
 from .windows import EpochSampler, EvaluationWindows, TrainingWindows, collate_ready_batch, label_matrix
 
@@ -209,6 +209,12 @@ class PostTrainer(Trainer):
         losses = record_losses(window_logits, window_mask, labels)
         return None, (self._aggregate_windows(window_logits, window_mask), losses), labels
 
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """As in the library; raises `ValueError` where the metric that chooses the epoch is undefined."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        choosing_metric(metrics, f"{metric_key_prefix}_{self.args.metric_for_best_model.removeprefix('eval_')}")
+        return metrics
+
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
         """As in the library; `predictions` are the logits (records, labels) of the records, in their order."""
         output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
@@ -309,7 +315,9 @@ class PostTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         model = self.accelerator.unwrap_model(self.model)
         validation = self.predict(self.eval_dataset, metric_key_prefix="eval")
-        model.config.thresholds = choose_thresholds(validation.label_ids, probabilities(validation.predictions))
+        model.config.thresholds = choose_thresholds(
+            validation.label_ids, probabilities(validation.predictions), list(model.config.label2id)
+        )
         results.update({f"eval_{name}": validation.metrics[f"eval_{name}"] for name in ("macro_auroc", "macro_auprc")})
         if self.test_dataset is not None:
             results.update(self._test(folder))
@@ -330,18 +338,21 @@ class PostTrainer(Trainer):
     def _test(self, folder: pathlib.Path) -> dict[str, float]:
         output = self.predict(self.test_dataset)
         results = {f"test_{name}": output.metrics[f"test_{name}"] for name in ("macro_auroc", "macro_auprc")}
+        undefined = [name for name, value in results.items() if np.isnan(value)]
+        if undefined:
+            logger.warning(f"{', '.join(undefined)}: undefined, no label of the test records has both values.")
+            results.update(dict.fromkeys(undefined))
         if self.is_world_process_zero():
             labels = list(self.model.config.label2id)
             predictions_table(self.test_dataset, labels, output).to_csv(folder / "test_predictions.csv", index=False)
-            intervals = bootstrap_metrics(
-                output.label_ids, output.predictions, self.args.num_bootstrap_resamples, seed=self.args.seed
-            )
-            for name, interval in intervals.items():
-                results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
+            if not undefined:
+                intervals = confidence_intervals(self.test_dataset, output, self.args.num_bootstrap_resamples)
+                for name, interval in intervals.items():
+                    results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
         return results
 
     def _load_weights(self, path: pathlib.Path):
-        self.model.load_state_dict(load_file(path, device=str(self.args.device)))
+        self.model.load_state_dict(load_file(path))
         self.model.head_is_random = False
 
     # ---- Logs ----
@@ -366,6 +377,12 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer._sampler.set_epoch(int(state.epoch))
+
+
+def confidence_intervals(dataset: datasets.Dataset, output: PredictionOutput, num_resamples: int) -> dict:
+    """95 % intervals of macro AUROC and AUPRC over patients; a record without one stands for itself."""
+    patients = pd.array(dataset["patient_id"], dtype="Int64") if "patient_id" in dataset.column_names else None
+    return bootstrap_metrics(output.label_ids, output.predictions, num_resamples, groups=patients)
 
 
 def predictions_table(dataset: datasets.Dataset, labels: list[str], output: PredictionOutput) -> pd.DataFrame:
@@ -419,4 +436,4 @@ def _only_stages(folder: pathlib.Path) -> bool:
     return [file.name for file in folder.iterdir()] == [STAGES_FOLDER]
 
 
-__all__ = ["PostTrainer", "predictions_table"]
+__all__ = ["PostTrainer", "confidence_intervals", "predictions_table"]

@@ -258,7 +258,7 @@ def load_ptbxl(
     task_labels(task)  # an unknown task shall fail before the folder is read
     builder = PTBXL(data_dir, sampling_rate, cache_dir=cache_dir, skip_missing_records=skip_missing_records)
     builder.download_and_prepare()
-    records = {split: builder.as_dataset(split) for split in FOLDS}
+    records = {split: _read_split(builder, split) for split in FOLDS}
     views = datasets.DatasetDict({split: _label(dataset, task) for split, dataset in records.items()})
     num_records, num_labelled = (sum(map(len, splits.values())) for splits in (records, views))
     if num_labelled < num_records:
@@ -269,6 +269,14 @@ def load_ptbxl(
             task,
         )
     return views
+
+
+def _read_split(builder: PTBXL, split: str) -> datasets.Dataset:
+    if builder.info.splits[split].num_examples:
+        return builder.as_dataset(split)
+    # `datasets` refuses to read a split without records.
+    features = builder.info.features
+    return datasets.Dataset.from_dict({name: [] for name in features}, features=features, split=split)
 
 
 def _label(dataset: datasets.Dataset, task: str) -> datasets.Dataset:
@@ -311,27 +319,28 @@ def _read_table(path: Path, filename_column: str) -> pa.Table:
     if not len(cells):
         raise ValueError(f"{path} has no rows.")
     cells = cells.rename_columns(list(names.values()))
-    ids = cells["ecg_id"].to_pylist()
-    repeated = [ecg_id for ecg_id, count in Counter(ids).items() if count > 1]
+    schema = _table_features().arrow_schema
     try:
-        if repeated:
-            raise ValueError(f"ecg_id {repeated[0]!r} stands in several rows.")
-        columns = {name: _parse_column(name, cells[name].to_pylist(), ids) for name in cells.column_names}
+        columns = [pa.array(_parse_column(cells, field.name), field.type) for field in schema]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return pa.table(columns, schema=_table_features().arrow_schema)
+    table = pa.table(columns, schema=schema)
+    ecg_id, count = Counter(table["ecg_id"].to_pylist()).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{path}: ecg_id {ecg_id} stands in {count} rows.")
+    return table
 
 
-def _parse_column(name: str, cells: list[str], ids: list[str]) -> list[Any]:
+def _parse_column(cells: pa.Table, name: str) -> list[Any]:
     _, parse, is_required = _COLUMNS[name]
     values = []
-    for ecg_id, cell in zip(ids, cells, strict=True):
+    for ecg_id, cell in zip(cells["ecg_id"].to_pylist(), cells[name].to_pylist(), strict=True):
         try:
             if is_required and not cell.strip():
                 raise ValueError("it must not be empty.")
             values.append(parse(cell) if cell.strip() else None)
         except (SyntaxError, TypeError, ValueError) as error:
-            raise ValueError(f"`{name}` of ecg_id {ecg_id!r} is {cell!r}: {error}") from error
+            raise ValueError(f"`{name}` of ecg_id {ecg_id or '?'} is {cell!r}: {error}") from error
     return values
 
 

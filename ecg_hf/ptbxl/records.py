@@ -240,7 +240,11 @@ def _check_file_sizes(folder: Path, header: _Header) -> None:
 def _check_compressed_size(path: Path, expected: int) -> None:
     import soundfile
 
-    num_samples = soundfile.info(path).frames
+    with path.open("rb") as file:
+        try:
+            num_samples = soundfile.info(file).frames
+        except soundfile.LibsndfileError as error:
+            raise RecordError(f"{path.name} is not a readable FLAC file ({error}).") from error
     if num_samples != expected:
         raise RecordError(f"{path.name} has {num_samples} samples for each lead, the header says {expected}.")
 

@@ -1,0 +1,189 @@
+"""Several processes: the same mathematics as one, and processes that stay equal to the bit."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_post_training import extractor, make_trainer, small_model, weights_of
+
+from ecg_hf import load_ptbxl
+
+pytestmark = pytest.mark.distributed
+
+DRIVER = """
+import hashlib, json, os, signal, sys
+sys.path.insert(0, {tests!r})
+import test_distributed
+test_distributed.{function}(**json.loads({arguments!r}))
+"""
+
+
+def launch(function: str, processes: int = 2, **kwargs) -> subprocess.CompletedProcess:
+    """Run a function of this file in several processes."""
+    code = DRIVER.format(tests=str(pathlib.Path(__file__).parent), function=function, arguments=json.dumps(kwargs))
+    script = pathlib.Path(kwargs["output"]).with_suffix(".py")
+    script.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return subprocess.run([*command, str(script)], capture_output=True, text=True, env=dict(os.environ), timeout=240)
+
+
+def splits_of(folder: str, cache: str) -> dict:
+    splits = load_ptbxl(folder, "superdiagnostic", 100, cache_dir=cache)
+    return {**splits, "train": splits["train"].select(range(96))}
+
+
+def digest(trainer) -> str:
+    import hashlib
+
+    digests = hashlib.sha256()
+    for value in trainer.accelerator.unwrap_model(trainer.model).state_dict().values():
+        digests.update(value.detach().cpu().numpy().tobytes())
+    return digests.hexdigest()
+
+
+def steps_of(trainer) -> list[tuple[float, float]]:
+    return [(entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry]
+
+
+def plain_training(splits, output, **fields):
+    """Three epochs of AdamW, with nothing random but the order of records and the crops."""
+    fields = {"drop_path_rate": 0.0, "num_train_epochs": 2, "eval_strategy": "no", "save_strategy": "no", **fields}
+    trainer = make_trainer(splits, output, load_best_model_at_end=False, **fields)
+    trainer.train()
+    return trainer
+
+
+def run_in_two_processes(folder, cache, output):
+    splits = splits_of(folder, cache)
+    trainer = plain_training(splits, output + "-plain", per_device_train_batch_size=16)
+    assert trainer.args.world_size == 2
+    seen = {"steps": steps_of(trainer)}
+
+    trainer = make_trainer(splits, output, drop_path_rate=0.5, per_device_train_batch_size=16, eval_on_start=True)
+    digests, train = [], trainer.train
+
+    def watched(*args, **kwargs):
+        digests.append(digest(trainer))
+        return train(*args, **kwargs)
+
+    trainer.train = watched
+    seen["results"] = trainer.post_train()
+    digests.append(digest(trainer))
+    gathered = [None, None]
+    torch.distributed.all_gather_object(gathered, digests)
+    seen["digests"] = gathered
+    for count in (15, 11, 8, 1):
+        prediction = trainer.predict(splits["test"].select(range(count)))
+        seen[f"predictions {count}"] = prediction.predictions.tolist()
+        seen[f"loss {count}"] = prediction.metrics["test_loss"]
+    if trainer.is_world_process_zero():
+        pathlib.Path(output + ".json").write_text(json.dumps(seen))
+
+
+@pytest.fixture(scope="module")
+def two(simulated_folder, simulated_cache, simulated_splits, tmp_path_factory):
+    """What two processes saw, and the folder of their run."""
+    output = tmp_path_factory.mktemp("two") / "run"
+    done = launch("run_in_two_processes", folder=str(simulated_folder), cache=str(simulated_cache), output=str(output))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(pathlib.Path(f"{output}.json").read_text()), output
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_two_processes_train_as_one_does(two, accumulation, simulated_folder, simulated_cache, tmp_path):
+    splits = splits_of(simulated_folder, simulated_cache)
+    alone = plain_training(
+        splits,
+        tmp_path / "run",
+        per_device_train_batch_size=32 // accumulation,
+        gradient_accumulation_steps=accumulation,
+    )
+    assert len(steps_of(alone)) == 6
+    np.testing.assert_allclose(two[0]["steps"], steps_of(alone), atol=1e-5, rtol=1e-5)
+
+
+def test_processes_stay_equal_through_the_hand_over(two):
+    first, second = two[0]["digests"]
+    assert first == second and len(first) == 2 and first[0] != first[1]
+
+
+def test_two_processes_save_what_one_reads(two, simulated_splits, tmp_path):
+    seen, output = two
+    model = type(small_model()).from_pretrained(output)
+    alone = make_trainer(simulated_splits, tmp_path / "run", model=model)
+    for count in (15, 11, 8, 1):
+        prediction = alone.predict(simulated_splits["test"].select(range(count)))
+        np.testing.assert_allclose(seen[f"predictions {count}"], prediction.predictions, atol=1e-6)
+        assert seen[f"loss {count}"] == pytest.approx(prediction.metrics["test_loss"], abs=1e-7)
+    table = pd.read_csv(output / "test_predictions.csv")
+    assert table["ecg_id"].tolist() == list(simulated_splits["test"]["ecg_id"])
+    assert seen["results"]["world_size"] == 2
+
+
+def test_two_processes_hand_over_without_a_jump(two):
+    seen, output = two
+    history = json.loads((output / "log_history.json").read_text())
+    start = next(entry for entry in history if entry["stage"] == "finetune" and "eval_loss" in entry)
+    assert start["eval_loss"] == pytest.approx(seen["results"]["probe_eval_loss"], abs=1e-5)
+
+
+def resumable_run(folder, cache, output, kill):
+    import signal
+
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(
+        splits_of(folder, cache),
+        output,
+        drop_path_rate=0.5,
+        per_device_train_batch_size=16,
+        stages=["finetune"],
+        **steps,
+    )
+    if kill:
+        step = trainer.training_step
+
+        def die(*args):
+            return step(*args) if trainer.state.global_step < 5 else os.kill(os.getpid(), signal.SIGKILL)
+
+        trainer.training_step = die
+    trainer.post_train(resume_from_checkpoint=not kill)
+
+
+@pytest.mark.slow
+def test_two_killed_processes_end_with_the_bits_of_two_left_alone(simulated_folder, simulated_cache, tmp_path):
+    data = {"folder": str(simulated_folder), "cache": str(simulated_cache)}
+    outputs = [tmp_path / "killed", tmp_path / "alone"]
+    killed = launch("resumable_run", **data, output=str(outputs[0]), kill=True)
+    assert killed.returncode != 0 and not (outputs[0] / "config.json").exists()
+    for output in outputs:
+        done = launch("resumable_run", **data, output=str(output), kill=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+    first, second = map(weights_of, outputs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_runs_both_stages_in_bfloat16(simulated_splits, tmp_path):
+    trainer = make_trainer(simulated_splits, tmp_path / "run", use_cpu=False, bf16=True, feature_extractor=extractor())
+    results = trainer.post_train()
+    assert trainer.args.device.type == "cuda" and np.isfinite(list(results.values())).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 1, reason="no CUDA device for FSDP2")
+def test_fsdp2_saves_a_folder_that_loads(simulated_folder, tmp_path):
+    root = pathlib.Path(__file__).parents[1]
+    count = str(torch.cuda.device_count())
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", count]
+    command = [*launcher, "--config_file", str(root / "training/launch/fsdp2.yaml"), str(root / "training/train.py")]
+    flags = ["--data_dir", str(simulated_folder), "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]
+    done = subprocess.run([*command, *flags, "--cache_dir", str(tmp_path / "cache")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert not type(small_model()).from_pretrained(tmp_path / "run").head_is_random

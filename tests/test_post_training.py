@@ -1,0 +1,552 @@
+import json
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
+
+from ecg_hf import (
+    ECGTransformerConfig,
+    ECGTransformerFeatureExtractor,
+    ECGTransformerForMultiLabel,
+    PostTrainer,
+    PostTrainingArguments,
+)
+from ecg_hf.metrics import macro_auroc
+from ecg_hf.post_training.evaluation import record_losses
+from ecg_hf.post_training.stages import last_complete_checkpoint
+from ecg_hf.post_training.windows import EpochSampler, EvaluationWindows, TrainingWindows, collate_ready_batch
+from ecg_hf.ptbxl.labels import task_labels
+
+LABELS = task_labels("superdiagnostic")
+FINAL_FILES = {
+    "all_results.json",
+    "config.json",
+    "learning_curves.png",
+    "log_history.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "recipe.yaml",
+    "test_predictions.csv",
+    "_stages",
+}
+
+
+def small_model(labels=LABELS, **fields) -> ECGTransformerForMultiLabel:
+    torch.manual_seed(0)
+    config = ECGTransformerConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_samples=250,
+        sampling_rate=100,
+        patch_size=25,
+        id2label=dict(enumerate(labels)),
+        label2id={name: index for index, name in enumerate(labels)},
+        **fields,
+    )
+    return ECGTransformerForMultiLabel(config)
+
+
+def extractor(**fields) -> ECGTransformerFeatureExtractor:
+    settings = {"sampling_rate": 100, "num_samples": 250, "std": 0.3, "window_stride": 125}
+    return ECGTransformerFeatureExtractor(**{**settings, **fields})
+
+
+def arguments(output_dir, **fields) -> PostTrainingArguments:
+    defaults = {
+        "num_train_epochs": 2,
+        "probe_num_train_epochs": 3,
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 8,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "num_bootstrap_resamples": 50,
+    }
+    return PostTrainingArguments(output_dir=str(output_dir), **{**defaults, **fields})
+
+
+def make_trainer(splits, output_dir, model=None, feature_extractor=None, **fields) -> PostTrainer:
+    return PostTrainer(
+        model=model or small_model(),
+        args=arguments(output_dir, **fields),
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        test_dataset=splits["test"],
+        feature_extractor=feature_extractor or extractor(),
+    )
+
+
+def weights_of(folder) -> dict[str, torch.Tensor]:
+    return load_file(pathlib.Path(folder) / "model.safetensors")
+
+
+def same_weights(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def finished(simulated_splits, tmp_path_factory):
+    """A run of both stages: (folder, trainer, results, initial weights)."""
+    folder = tmp_path_factory.mktemp("run") / "both"
+    trainer = make_trainer(simulated_splits, folder, eval_on_start=True)
+    initial = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    return folder, trainer, trainer.post_train(), initial
+
+
+# ---- The story of a run ----
+
+
+def test_a_run_leaves_a_whole_checkpoint_and_its_results(finished):
+    folder, _, results, _ = finished
+    assert {file.name for file in folder.iterdir() if file.suffix != ".py"} == FINAL_FILES
+    assert json.loads((folder / "all_results.json").read_text()) == results
+    expected = {"probe_eval_macro_auroc", "eval_macro_auroc", "eval_macro_auprc", "test_macro_auroc"}
+    assert expected | {"test_macro_auprc", "probe_seconds", "finetune_seconds", "world_size"} <= results.keys()
+    assert results["test_macro_auroc_low"] <= results["test_macro_auroc"] <= results["test_macro_auroc_high"]
+
+
+def test_the_saved_checkpoint_gives_the_predictions_of_the_run(finished, simulated_splits):
+    folder, trainer, results, _ = finished
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
+    table = pd.read_csv(folder / "test_predictions.csv")
+    test = simulated_splits["test"]
+    assert table["ecg_id"].tolist() == list(test["ecg_id"])
+    assert list(table)[1:] == [f"prob_{name}" for name in LABELS] + [f"true_{name}" for name in LABELS]
+    for row, record in zip(table.itertuples(index=False), test, strict=True):
+        signal = np.array(record["signal"], dtype=np.int16).reshape(12, -1)
+        features = feature_extractor(signal, sampling_rate=100, lead_names=record["lead_names"], units="uV")
+        with torch.no_grad():
+            scores = model.aggregate_windows(model(**features).logits[None])[0].sigmoid().numpy()
+        np.testing.assert_allclose(scores, row[1:6], atol=1e-6)
+        assert list(row[6:]) == record["labels"]
+    assert model.config.id2label == dict(enumerate(LABELS)) and len(model.config.thresholds) == 5
+    auroc = macro_auroc(table.filter(like="true_").to_numpy(), table.filter(like="prob_").to_numpy())
+    assert auroc == pytest.approx(results["test_macro_auroc"], abs=1e-9)
+
+
+def test_the_probe_leaves_the_backbone_alone_and_fine_tuning_moves_everything(finished):
+    folder, _, _, initial = finished
+    probe, final = weights_of(folder / "_stages" / "probe"), weights_of(folder)
+    for name, value in initial.items():
+        assert torch.equal(probe[name], value) != name.startswith("classifier"), name
+        assert not torch.equal(final[name], probe[name]), name
+
+
+def test_fine_tuning_starts_where_the_probe_ended(finished):
+    _, trainer, results, _ = finished
+    history = trainer.state.log_history
+    start = next(entry for entry in history if entry["stage"] == "finetune" and "eval_loss" in entry)
+    assert start["epoch"] == 0
+    assert start["eval_loss"] == pytest.approx(results["probe_eval_loss"], abs=1e-5)
+    assert start["eval_macro_auroc"] == pytest.approx(results["probe_eval_macro_auroc"], abs=1e-5)
+    assert {entry["stage"] for entry in history} == {"probe", "finetune"}
+
+
+def test_the_head_of_the_probe_is_linear_in_the_raw_features(finished, simulated_splits):
+    folder, trainer, results, _ = finished
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "_stages" / "probe").eval()
+    validation = simulated_splits["validation"]
+    batch = EvaluationWindows(validation, extractor()).__getitems__(range(len(validation)))
+    with torch.no_grad():
+        logits = model(batch["input_values"].flatten(0, 1)).logits.view(len(validation), 7, -1)
+    losses = record_losses(logits, batch["window_mask"], batch["labels"])
+    assert losses.mean().item() == pytest.approx(results["probe_eval_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("stages", [["probe"], ["finetune"]])
+def test_each_stage_runs_alone(simulated_splits, tmp_path, stages):
+    trainer = make_trainer(simulated_splits, tmp_path / "run", stages=stages, num_train_epochs=1)
+    results = trainer.post_train()
+    other = {"probe": "finetune_seconds", "finetune": "probe_seconds"}[stages[0]]
+    assert f"{stages[0]}_seconds" in results and other not in results
+    if stages == ["probe"]:
+        assert results["eval_macro_auroc"] == pytest.approx(results["probe_eval_macro_auroc"], abs=1e-6)
+
+
+@pytest.mark.parametrize("stages", [["finetune", "probe"], [], ["probe", "distil"]])
+def test_unknown_or_swapped_stages_are_refused(tmp_path, stages):
+    with pytest.raises(ValueError, match="`stages` must be one or both of probe, finetune"):
+        arguments(tmp_path, stages=stages)
+
+
+def test_bfloat16_runs_both_stages(simulated_splits, tmp_path):
+    results = make_trainer(simulated_splits, tmp_path / "run", bf16=True, num_train_epochs=1).post_train()
+    assert np.isfinite(list(results.values())).all()
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_saved_under_its_own_names(simulated_splits, tmp_path):
+    trainer = make_trainer(
+        simulated_splits, tmp_path / "run", max_steps=2, torch_compile=True, torch_compile_backend="aot_eager"
+    )
+    trainer.post_train()
+    assert weights_of(tmp_path / "run").keys() == small_model().state_dict().keys()
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    batch = EvaluationWindows(simulated_splits["test"], extractor()).__getitems__(range(2))["input_values"][:, 0]
+    expected = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False).eval()(batch).logits
+    torch.testing.assert_close(loaded.eval()(batch).logits, expected)
+
+
+def test_one_label_of_any_type_and_a_last_batch_of_one(simulated_splits, tmp_path):
+    def single(dataset, kind):
+        labels = np.array(dataset["labels"])[:, :1].astype(kind).tolist()
+        return dataset.remove_columns("labels").add_column("labels", labels)
+
+    for kind in (bool, np.int64, np.float64):
+        splits = {name: single(split, kind) for name, split in simulated_splits.items()}
+        splits["train"] = splits["train"].select(range(33))
+        folder = tmp_path / np.dtype(kind).name
+        trainer = make_trainer(
+            splits, folder, model=small_model(["CD"]), num_train_epochs=1, per_device_eval_batch_size=5
+        )
+        results = trainer.post_train()
+        assert np.isfinite(list(results.values())).all()
+        assert trainer.predict(splits["test"].select([0])).predictions.shape == (1, 1)
+
+
+# ---- Choosing the epoch ----
+
+
+@pytest.mark.parametrize(("metric", "epoch"), [("macro_auroc", 2), ("macro_auprc", 3), ("loss", 4), ("eval_loss", 4)])
+def test_the_best_epoch_is_the_first_of_the_best_by_the_metric_asked_for(simulated_splits, tmp_path, metric, epoch):
+    scripted = {
+        "macro_auroc": [0.70, 0.90, 0.90, 0.80],
+        "macro_auprc": [0.1, 0.2, 0.5, 0.4],
+        "loss": [0.5, 0.3, 0.4, 0.2],
+    }
+    trainer = make_trainer(
+        simulated_splits, tmp_path / "run", num_train_epochs=4, metric_for_best_model=metric, save_total_limit=1
+    )
+    seen, calls = {}, iter(range(4))
+
+    def evaluation(prediction):
+        call = next(calls)
+        seen[call + 1] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        return {name: values[call] for name, values in scripted.items()}
+
+    trainer.compute_metrics = evaluation
+    trainer.train()
+    assert same_weights(trainer.model.state_dict(), seen[epoch])
+
+
+# ---- Windows ----
+
+
+def test_a_crop_depends_on_seed_epoch_and_record_alone(simulated_splits):
+    train = simulated_splits["train"]
+    windows = TrainingWindows(train, extractor(), seed=3)
+    batch = windows.__getitems__([(4, index) for index in range(10)])
+    alone = torch.cat([windows[4, index]["input_values"] for index in reversed(range(10))]).flip(0)
+    assert torch.equal(batch["input_values"], alone)
+    shuffled = TrainingWindows(train.select([7, 2]), extractor(), seed=3).__getitems__([(4, 1), (4, 0)])
+    assert torch.equal(shuffled["input_values"], batch["input_values"][[2, 7]])
+    for other in (TrainingWindows(train, extractor(), seed=5)[4, 0], windows[5, 0]):
+        assert not torch.equal(other["input_values"], batch["input_values"][:1])
+
+
+def test_crops_lie_in_the_record_and_reach_both_ends(simulated_splits):
+    record = np.array(simulated_splits["train"][0]["signal"]).reshape(12, -1)[6]
+    windows = TrainingWindows(simulated_splits["train"], extractor(mean=0.0, std=1.0), seed=0)
+    starts = []
+    for epoch in range(300):
+        crop = (windows[epoch, 0]["input_values"][0, 6].numpy() * 1000).round()
+        starts += [start for start in range(751) if np.array_equal(record[start : start + 250], crop)]
+    assert len(starts) == 300 and min(starts) < 20 and max(starts) > 730
+
+
+def test_epochs_visit_each_record_once_in_another_order():
+    sampler = EpochSampler(50, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(index for _, index in first) == sorted(index for _, index in second) == list(range(50))
+    assert [index for _, index in first] != [index for _, index in second]
+    assert {epoch for epoch, _ in second} == {1}
+
+
+def test_evaluation_gives_one_row_for_each_record_of_any_length(simulated_splits):
+    rows = simulated_splits["validation"].select(range(3)).to_list()
+    for row, samples in zip(rows, (1000, 400, 130), strict=True):
+        row["signal"] = np.array(row["signal"]).reshape(12, -1)[:, :samples].ravel().tolist()
+    import datasets
+
+    dataset = datasets.Dataset.from_list(rows)
+    batch = EvaluationWindows(dataset, extractor()).__getitems__([0, 1, 2])
+    assert batch["input_values"].shape == (3, 7, 12, 250)
+    assert batch["window_mask"].sum(1).tolist() == [7, 3, 1]
+    alone = EvaluationWindows(dataset, extractor())[1]
+    assert torch.equal(batch["input_values"][1, :3], alone["input_values"][0])
+
+
+def test_unknown_labels_take_no_part_in_the_loss_of_a_record():
+    logits = torch.randn(2, 3, 4)
+    labels = torch.tensor([[1.0, 0.0, -100.0, 1.0], [-100.0, -100.0, -100.0, -100.0]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    losses = record_losses(logits, mask, labels)
+    known = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[0, :2][:, [0, 1, 3]], labels[0, [0, 1, 3]].expand(2, 3)
+    )
+    torch.testing.assert_close(losses[0], known)
+    assert losses[1].isnan()
+
+
+def test_what_workers_need_can_be_pickled_and_gives_the_same_bits(simulated_splits):
+    windows = TrainingWindows(simulated_splits["train"], extractor(), seed=0)
+    keys = [(0, 3), (0, 1)]
+    again = pickle.loads(pickle.dumps(windows))
+    assert torch.equal(again.__getitems__(keys)["input_values"], windows.__getitems__(keys)["input_values"])
+    assert pickle.loads(pickle.dumps(collate_ready_batch))({"x": 1}) == {"x": 1}
+    assert same_weights(pickle.loads(pickle.dumps(small_model())).state_dict(), small_model().state_dict())
+
+
+def test_spawned_workers_give_the_losses_of_no_worker(simulated_splits, tmp_path):
+    losses = []
+    for workers in (0, 2):
+        trainer = make_trainer(
+            simulated_splits,
+            tmp_path / str(workers),
+            num_train_epochs=1,
+            dataloader_num_workers=workers,
+            dataloader_multiprocessing_context="spawn" if workers else None,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+        )
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+# ---- Layers and rates ----
+
+
+def test_rates_fall_with_depth_and_every_parameter_is_in_one_group(simulated_splits, tmp_path):
+    trainer = make_trainer(simulated_splits, tmp_path / "run", layer_decay=0.5, weight_decay=0.1)
+    groups = trainer.create_optimizer().param_groups
+    rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    decays = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+    parameters = dict(trainer.model.named_parameters())
+    assert sum(len(group["params"]) for group in groups) == len(parameters) == len(rates)
+    assert groups[0]["lr"] == 1e-3
+    backbone = "ecg_transformer."
+    assert rates[parameters["classifier.weight"]] == rates[parameters[backbone + "norm.weight"]] == 1e-3
+    assert rates[parameters[backbone + "layers.1.mlp.fc1.weight"]] == 0.5e-3
+    assert rates[parameters[backbone + "layers.0.mlp.fc1.weight"]] == 0.25e-3
+    assert rates[parameters[backbone + "embeddings.cls_token"]] == 0.125e-3
+    for name, parameter in parameters.items():
+        plain = parameter.ndim == 1 or name.endswith(("cls_token", "position_embeddings"))
+        assert decays[parameter] == (0.0 if plain else 0.1), name
+
+
+def test_drop_path_rate_is_that_of_the_arguments_or_the_model(simulated_splits, tmp_path):
+    for asked, expected in ((0.3, 0.3), (None, 0.2)):
+        trainer = make_trainer(
+            simulated_splits,
+            tmp_path / str(asked),
+            model=small_model(drop_path_rate=0.2),
+            drop_path_rate=asked,
+            max_steps=1,
+        )
+        trainer.train()
+        assert trainer.model.config.drop_path_rate == expected
+        assert trainer.model.ecg_transformer.layers[1].drop_path_rate == expected
+
+
+# ---- Bad input ----
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"metric_for_best_model": "macro_auc"}, "macro_auroc, macro_auprc, f_max, loss, got `macro_auc`"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is not supported"),
+        ({"drop_path_rate": 1.0}, r"`drop_path_rate` must lie in \[0, 1\)"),
+        ({"layer_decay": 0.0}, r"`layer_decay` must lie in \(0, 1\]"),
+        ({"probe_num_train_epochs": 0}, "at least 1"),
+        ({"expect_world_size": 2}, "Asked for 2 processes but the world size is 1"),
+        ({"resume_from_checkpoint": "runs/a/checkpoint-7"}, "true or false, got `runs/a/checkpoint-7`"),
+        ({"remove_unused_columns": True}, "`remove_unused_columns` must be false"),
+    ],
+)
+def test_impossible_arguments_are_refused(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **fields)
+
+
+def test_a_number_that_yaml_read_as_text_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="`learning_rate` is the string '1e-3'.*1.0e-3"):
+        arguments(tmp_path, learning_rate="1e-3")
+
+
+def test_a_folder_that_holds_another_run_is_refused(finished, simulated_splits, tmp_path):
+    folder, *_ = finished
+    with pytest.raises(FileExistsError, match="holds another run.*--resume_from_checkpoint true"):
+        make_trainer(simulated_splits, folder).post_train()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds files of another run"):
+        make_trainer(simulated_splits, tmp_path).post_train()
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_finished_run_returns_its_results_when_resumed(finished, simulated_splits):
+    folder, _, results, _ = finished
+    assert (
+        make_trainer(simulated_splits, folder, eval_on_start=True).post_train(resume_from_checkpoint=True) == results
+    )
+
+
+def test_a_run_does_not_go_on_with_other_settings_data_or_labels(finished, simulated_splits):
+    folder, *_ = finished
+    with pytest.raises(ValueError, match="`recipe.learning_rate` was 0.001, now 0.01"):
+        make_trainer(simulated_splits, folder, learning_rate=0.01).post_train(resume_from_checkpoint=True)
+    fewer = {**simulated_splits, "train": simulated_splits["train"].select(range(64))}
+    with pytest.raises(ValueError, match="`data.train` was"):
+        make_trainer(fewer, folder).post_train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="`feature_extractor.std` was 0.3, now 0.6"):
+        make_trainer(simulated_splits, folder, feature_extractor=extractor(std=0.6)).post_train(True)
+    with pytest.raises(ValueError, match="`labels` was .*'CD'.*now .*'LABEL'"):
+        make_trainer(simulated_splits, folder, model=small_model([*LABELS[1:], "LABEL"])).post_train(True)
+
+
+def test_data_that_does_not_fit_the_model_is_refused(simulated_splits, tmp_path):
+    with pytest.raises(ValueError, match="The records have 5 labels, the model 2"):
+        make_trainer(simulated_splits, tmp_path, model=small_model(["a", "b"]))
+    with pytest.raises(ValueError, match="`num_samples` is 250 in the model and 500 in the feature extractor"):
+        make_trainer(simulated_splits, tmp_path, feature_extractor=extractor(num_samples=500))
+    with pytest.raises(ValueError, match="lacks the columns lead_names"):
+        TrainingWindows(simulated_splits["train"].remove_columns("lead_names"), extractor(), seed=0)
+
+
+def test_a_broken_record_is_named(simulated_splits):
+    row = simulated_splits["train"][0]
+    row["signal"] = [-32768] + row["signal"][1:]
+    import datasets
+
+    with pytest.raises(ValueError, match=rf"records \[{row['ecg_id']}\].*"):
+        TrainingWindows(datasets.Dataset.from_list([row]), extractor(), seed=0)[0, 0]
+
+
+# ---- Going on after a kill ----
+
+KILLED_RUN = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from ecg_hf import load_ptbxl
+from ecg_hf.post_training import trainer as module
+from test_post_training import make_trainer
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+trainer = make_trainer(
+    load_ptbxl({folder!r}, "superdiagnostic", 100, cache_dir={cache!r}), {output!r},
+    num_train_epochs=3, drop_path_rate=0.5, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3,
+    save_total_limit=5,
+)
+moment = {moment!r}
+if moment == "probe":
+    module.fit_linear_probe = die
+elif moment == "while a checkpoint is written":
+    save = trainer._save_rng_state
+    trainer._save_rng_state = lambda folder: save(folder) if trainer.state.global_step < 6 else die()
+else:
+    step = trainer.training_step
+    trainer.training_step = lambda *args: step(*args) if trainer.state.global_step < 5 else die()
+trainer.post_train()
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(simulated_splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    make_resumable(simulated_splits, folder).post_train()
+    return weights_of(folder)
+
+
+def make_resumable(splits, folder) -> PostTrainer:
+    steps = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
+    return make_trainer(splits, folder, num_train_epochs=3, drop_path_rate=0.5, save_total_limit=5, **steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["probe", "fine-tuning", "while a checkpoint is written"])
+def test_a_killed_run_ends_with_the_bits_of_one_left_alone(
+    moment, undisturbed, simulated_splits, simulated_folder, simulated_cache, tmp_path
+):
+    output = tmp_path / "run"
+    code = KILLED_RUN.format(
+        tests=str(pathlib.Path(__file__).parent),
+        folder=str(simulated_folder),
+        cache=str(simulated_cache),
+        output=str(output),
+        moment=moment,
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    steps = {path.name for path in (output / "_stages").glob("finetune/checkpoint-*")}
+    expected = {"probe": set(), "fine-tuning": {"checkpoint-3"}}
+    assert steps == expected.get(moment, {"checkpoint-3", "checkpoint-6"})
+    assert not (output / "config.json").exists()
+    make_resumable(simulated_splits, output).post_train(resume_from_checkpoint=True)
+    assert same_weights(weights_of(output), undisturbed)
+
+
+@pytest.mark.parametrize("fault", ["lost", "cut"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+def test_a_checkpoint_that_is_not_whole_is_passed_over(simulated_splits, tmp_path_factory, name, fault, caplog):
+    folder = _two_checkpoints(simulated_splits, tmp_path_factory)
+    damaged = folder / "checkpoint-2" / name
+    kept = damaged.read_bytes()
+    try:
+        damaged.unlink() if fault == "lost" else damaged.write_bytes(kept[: len(kept) // 2])
+        assert last_complete_checkpoint(folder, world_size=1) == str(folder / "checkpoint-1")
+    finally:
+        damaged.write_bytes(kept)
+    assert last_complete_checkpoint(folder, world_size=1) == str(folder / "checkpoint-2")
+    assert last_complete_checkpoint(folder, world_size=2) is None
+
+
+_CHECKPOINTS = {}
+
+
+def _two_checkpoints(splits, tmp_path_factory) -> pathlib.Path:
+    if "folder" not in _CHECKPOINTS:
+        folder = tmp_path_factory.mktemp("checkpoints") / "run"
+        steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+        make_trainer(splits, folder, max_steps=2, save_total_limit=5, **steps).train()
+        _CHECKPOINTS["folder"] = folder / "_stages" / "finetune"
+    return _CHECKPOINTS["folder"]
+
+
+def test_a_full_disk_leaves_no_folder_that_looks_finished(simulated_splits, tmp_path, monkeypatch):
+    trainer = make_trainer(simulated_splits, tmp_path / "run", stages=["probe"])
+    import ecg_hf.post_training.trainer as module
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "plot_learning_curves", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.post_train()
+    assert not (tmp_path / "run" / "config.json").exists()
+    monkeypatch.undo()
+    results = make_trainer(simulated_splits, tmp_path / "run", stages=["probe"]).post_train(
+        resume_from_checkpoint=True
+    )
+    assert (tmp_path / "run" / "config.json").exists() and "probe_eval_macro_auroc" in results
