@@ -1,11 +1,14 @@
 """Conversion of the public ECG Transformers against numbers that their authors' code gave (the shared fixtures)."""
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import pathlib
 import subprocess
+import sys
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +16,20 @@ import pytest
 import torch
 from conftest import SHARED
 from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
+from ecg_hf import (
+    ECGTransformerConfig,
+    ECGTransformerFeatureExtractor,
+    ECGTransformerForMultiLabel,
+    PostTrainer,
+    PostTrainingArguments,
+    cli,
+)
 from ecg_hf.conversion import convert_checkpoint
 from ecg_hf.conversion.ecg_fm import parse_layers
 from ecg_hf.ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
+from ecg_hf.ptbxl.labels import task_labels
 
 FIXTURES = SHARED / "fixtures"
 pytestmark = pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the fixtures are not at {FIXTURES}")
@@ -33,16 +46,19 @@ HEADS = {
 }
 
 
-def convert(file: str, attention: str = "sdpa"):
+@functools.cache
+def converted(file: str):
     heads = HEADS.get(file, HEADS.get(file.split("/")[0]))
-    if file == "hubert_ecg/checkpoint_weights_only.pt" or file.split("/")[0] in HEADS:
-        model, extractor = convert_checkpoint(FIXTURES / file, num_attention_heads=heads)
-    else:
-        model, extractor = convert_checkpoint(FIXTURES / file)
+    return convert_checkpoint(FIXTURES / file, num_attention_heads=heads)
+
+
+def convert(file: str, attention: str = "sdpa"):
+    model, extractor = converted(file)
     model.set_attn_implementation(attention)
     return model, extractor
 
 
+@functools.cache
 def numbers(family: str, name: str = "io") -> dict[str, torch.Tensor]:
     return load_file(FIXTURES / family / f"{name}.safetensors")
 
@@ -303,6 +319,14 @@ def test_model_gives_what_the_authors_code_gives(case, attention):
         assert deviation(output.last_hidden_state[case.rows], io[case.tokens]) < TOKENS
 
 
+@torch.no_grad()
+def test_head_of_a_linear_evaluation_fits_the_encoder_that_it_was_trained_on():
+    io = numbers("ecg_jepa_kim")
+    head = torch.load(FIXTURES / "ecg_jepa_kim/checkpoint_linear_head.pth", weights_only=True)
+    pooled = convert("ecg_jepa_kim/checkpoint.pth")[0](io["input"]).pooler_output
+    assert deviation(pooled @ head["fc.weight"].T + head["fc.bias"], io["linear/logits"]) < POOLED
+
+
 # ---- From the raw record to the logits ----
 
 
@@ -514,7 +538,7 @@ def test_provenance_and_labels_are_in_the_configuration():
 def test_head_without_label_names_says_how_to_give_them(caplog):
     logging.getLogger("ecg_hf").propagate = True
     with caplog.at_level("WARNING"):
-        convert("st_mem/checkpoint_finetuned.pth")
+        convert_checkpoint(FIXTURES / "st_mem/checkpoint_finetuned.pth")
     assert "id2label" in caplog.text
 
 
@@ -649,3 +673,175 @@ def test_layer_expressions(expression, layers):
 def test_other_layer_expressions_are_refused(expression):
     with pytest.raises(ValueError, match="no list of"):
         parse_layers(expression)
+
+
+# ---- Post-training ----
+
+LABELS = task_labels("superdiagnostic")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "mtecg/checkpoint_gap.pth",
+        "st_mem/checkpoint_encoder.pth",
+        "ecg_jepa_kim/checkpoint.pth",
+        "ecg_jepa_weimann/checkpoint_pretrain.min.pt",
+        "ecg_jepa_weimann/checkpoint_variant_bias_layerscale_3registers_attn.pt",
+        "ecg_fm/checkpoint_finetuned.pt",
+        "hubert_ecg/checkpoint_finetune_mlp.pt",
+    ],
+)
+def test_both_stages_post_train_a_converted_model(file, simulated_splits, tmp_path):
+    for part in convert(file):
+        part.save_pretrained(tmp_path / "converted")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has no trained head")
+        model = ECGTransformerForMultiLabel.from_pretrained(tmp_path / "converted")
+    model.replace_head(dict(enumerate(LABELS)))
+    backbone = {name: value.clone() for name, value in model.ecg_transformer.state_dict().items()}
+    few = {name: split.select(range(12)) for name, split in simulated_splits.items()}
+    trainer = PostTrainer(
+        model=model,
+        args=PostTrainingArguments(
+            output_dir=str(tmp_path / "run"),
+            max_steps=2,
+            eval_strategy="steps",
+            save_strategy="steps",
+            eval_steps=2,
+            save_steps=2,
+            warmup_steps=0,
+            probe_num_train_epochs=2,
+            per_device_train_batch_size=6,
+            per_device_eval_batch_size=6,
+            drop_path_rate=0.3,
+            layer_decay=0.8,
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=few["train"],
+        eval_dataset=few["validation"],
+        feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(tmp_path / "converted"),
+    )
+    groups = trainer.create_optimizer().param_groups
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+    assert len({group["lr"] for group in groups}) == model.config.num_hidden_layers + 2
+
+    trainer.post_train()
+    probed = load_file(tmp_path / "run" / "_stages" / "probe" / "model.safetensors")
+    assert all(torch.equal(probed[f"ecg_transformer.{name}"], value) for name, value in backbone.items())
+    tuned = trainer.model.ecg_transformer.state_dict()
+    assert [name for name, value in backbone.items() if torch.equal(tuned[name], value)] == []
+
+    trained = trainer.model.eval()
+    loaded = ECGTransformerForMultiLabel.from_pretrained(tmp_path / "run").eval()
+    record = few["validation"][0]
+    signal = np.array(record["signal"], dtype=np.int16).reshape(12, -1)
+    features = trainer.processing_class(signal, sampling_rate=100, lead_names=record["lead_names"], units="uV")
+    with torch.no_grad():
+        assert torch.equal(trained(**features).pooler_output, trained(**features).pooler_output)
+        assert deviation(loaded(**features).logits, trained(**features).logits) < 1e-5
+
+
+def test_probe_gives_a_head_of_another_form_a_linear_one(simulated_splits, tmp_path):
+    config = ECGTransformerConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_samples=250,
+        sampling_rate=100,
+        classifier_bias=False,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: index for index, name in enumerate(LABELS)},
+    )
+    few = {name: split.select(range(12)) for name, split in simulated_splits.items()}
+    trainer = PostTrainer(
+        model=ECGTransformerForMultiLabel(config),
+        args=PostTrainingArguments(
+            output_dir=str(tmp_path / "run"),
+            stages=["probe"],
+            probe_num_train_epochs=1,
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=few["train"],
+        eval_dataset=few["validation"],
+        feature_extractor=ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=250),
+    )
+    trainer.post_train()
+    loaded = ECGTransformerForMultiLabel.from_pretrained(tmp_path / "run")
+    assert torch.equal(loaded.classifier.bias, trainer.model.classifier.bias) and loaded.classifier.bias.any()
+
+
+# ---- Full size ----
+
+
+def full_size(family: str, facts: dict) -> dict:
+    """A checkpoint of the published size in the authors' container, from the names and shapes in `meta.json`."""
+
+    def tensors(shapes):
+        return {
+            name: torch.randn([5 if size == "num_classes" else size for size in shape])
+            for name, shape in shapes.items()
+        }
+
+    if family == "st_mem":
+        encoder = tensors(facts["encoder_keys"])
+        whole = {f"encoder.{name}": tensor for name, tensor in encoder.items()} | tensors(
+            facts["full_additional_keys"]
+        )
+        return {"model": whole, "config": {"model_name": "st_mem_vit_base_dec256d4b", "model": {}}}
+    if family == "ecg_fm":
+        return {"model": tensors(facts["finetuned"]["keys"]), "cfg": {"model": facts["finetuned"]["cfg_model"]}}
+    if family == "hubert_ecg":
+        return {"model_state_dict": tensors(facts["base_tensors"])}
+    if family == "ecg_jepa_kim":
+        return {"encoder": tensors(facts["container"]["encoder"]), "epoch": 99}
+    if family == "ecg_jepa_weimann":
+        return {"model": tensors(facts["model_keys"]["ViTS"]), "config": facts["configurations"]["ViTS_all"]}
+    return {"model": tensors(facts["keys"])}
+
+
+MEASURE = """
+import sys, time
+from ecg_hf.conversion import convert_checkpoint
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+before, start = peak(), time.time()
+model, _ = convert_checkpoint(sys.argv[1])
+print(time.time() - start, peak() - before, model.config.num_attention_heads)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("family", ["st_mem", "ecg_fm", "hubert_ecg", "ecg_jepa_kim", "ecg_jepa_weimann", "mtecg"])
+def test_published_size_converts_in_half_a_minute_and_three_times_the_memory(family, tmp_path):
+    facts = json.loads((FIXTURES / family / "meta.json").read_text())["published_full_size"]
+    torch.save(full_size(family, facts), tmp_path / "full.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "full.pt"], capture_output=True, text=True, check=True
+    )
+    seconds, memory, heads = map(float, done.stdout.split())
+    assert seconds < 30
+    assert memory < 3 * (tmp_path / "full.pt").stat().st_size
+    assert heads == {"ecg_jepa_kim": 16, "ecg_jepa_weimann": 6, "mtecg": 3}.get(family, 12)
+
+
+# ---- The command ----
+
+
+def test_command_writes_a_folder_that_the_auto_classes_load(tmp_path, capsys):
+    cli.convert([str(FIXTURES / "hubert_ecg/checkpoint_hub_classification"), "--output_dir", str(tmp_path / "hubert")])
+    assert "cc-by-nc-4.0" in capsys.readouterr().out
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hubert").eval()
+    AutoFeatureExtractor.from_pretrained(tmp_path / "hubert")
+    io = numbers("hubert_ecg")
+    with torch.no_grad():
+        assert deviation(model(io["input"].view(2, 12, 500)).logits, io["hub_classification/logits"]) < POOLED
+    with pytest.raises(FileExistsError, match="not empty"):
+        cli.convert([str(FIXTURES / "mtecg/checkpoint_gap.pth"), "--output_dir", str(tmp_path / "hubert")])

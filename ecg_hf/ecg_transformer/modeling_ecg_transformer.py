@@ -333,12 +333,23 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         config.label2id = {name: index for index, name in config.id2label.items()}
         config.label_names, config.thresholds = label_names, None
         config.temperature, config.window_aggregation = 1.0, "mean_logit"
-        config.classifier_type, config.classifier_bias = "linear", True
         self.num_labels = len(id2label)
-        old = next(self.classifier.parameters())
-        self.classifier = make_classifier(config).to(device=old.device, dtype=old.dtype)
+        self._put_linear_head()
         self._init_weights(self.classifier)
         self.head_is_random = True
+
+    def use_linear_head(self):
+        """Put a linear head with bias, of zeros, in the place of one of another form: what a linear probe fits."""
+        if not (self.config.classifier_type == "linear" and self.config.classifier_bias):
+            self._put_linear_head()
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
+            self.head_is_random = True
+
+    def _put_linear_head(self):
+        config, old = self.config, next(self.classifier.parameters())
+        config.classifier_type, config.classifier_bias, config.classifier_hidden_size = "linear", True, None
+        self.classifier = make_classifier(config).to(device=old.device, dtype=old.dtype)
 
     @can_return_tuple
     def forward(

@@ -64,6 +64,9 @@ class PostTrainer(Trainer):
         **kwargs,
     ):
         _check_fit(model, feature_extractor, train_dataset, eval_dataset, test_dataset)
+        if "probe" in args.stages:
+            # The probe fits weights and a bias from zeros; a converted head may have another form.
+            model.use_linear_head()
         self.stage = "finetune"
         self.test_dataset = test_dataset
         self.run_folder = pathlib.Path(args.output_dir)
