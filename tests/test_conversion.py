@@ -604,6 +604,48 @@ def test_wrong_truncated_and_foreign_files_are_errors(tmp_path):
         convert_checkpoint(FIXTURES / "ecg_jepa_kim/checkpoint_linear_head.pth")
 
 
+@torch.no_grad()
+def test_st_mem_of_fewer_leads_and_of_one_wide_head_convert(tmp_path):
+    io = numbers("st_mem")
+    for count, key in ((6, "case_limb_model"), (1, "case_lead1_model")):
+
+        def drop_leads(tensors, count=count):
+            for lead in range(count, 12):
+                del tensors[f"lead_embeddings.{lead}"]
+
+        path = changed(tmp_path, "st_mem/checkpoint_finetuned.pth", drop_leads)
+        model, extractor = convert_checkpoint(path)
+        assert model.config.lead_names == extractor.lead_names == list(LEAD_NAMES[:count])
+        assert deviation(model(io["input"][:, :count]).logits, io[f"{key}/logits"]) < POOLED
+
+    def one_wide_head(tensors):
+        for index in range(3):
+            del tensors[f"block{index}.attn.fn.to_out.0.weight"], tensors[f"block{index}.attn.fn.to_out.0.bias"]
+            for kind in ("weight", "bias"):
+                name = f"block{index}.attn.fn.to_qkv.{kind}"
+                tensors[name] = torch.cat([part[:24] for part in tensors[name].chunk(3)])
+
+    path = changed(tmp_path, "st_mem/checkpoint_finetuned.pth", one_wide_head)
+    model, _ = convert_checkpoint(path, num_attention_heads=1)
+    assert torch.equal(model.ecg_transformer.layers[1].attention.o_proj.weight, torch.eye(24))
+    with pytest.raises(ValueError, match="lacks .*o_proj"):
+        convert_checkpoint(path, num_attention_heads=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("file", ["ecg_fm/checkpoint_finetuned.pt", "hubert_ecg/checkpoint_finetune_linear.pt"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_score_of_a_record_does_not_depend_on_the_records_beside_it(file, attention):
+    model, extractor = convert(file, attention)
+    raw = numbers(file.split("/")[0], "preprocess")["raw/0"].numpy()
+    facts = {"sampling_rate": 500, "lead_names": list(LEAD_NAMES)}
+    signals = [raw, raw[:, :2500], raw[:, :1550]]
+    alone = [model(**extractor(signal, **facts)).logits for signal in signals]
+    for order in ([0, 1, 2], [2, 0, 1], [2, 2, 1]):
+        logits = model(**extractor([signals[place] for place in order], **facts)).logits
+        assert deviation(logits, torch.cat([alone[place] for place in order])) < 1e-5
+
+
 # ---- A stranger's file ----
 
 

@@ -65,6 +65,7 @@ STACKS = {
     (10, 3, 3, 3, 3, 2, 2): ((5, 2, 2, 2, 2, 2, 2), 500),
     (10, 3, 3, 2): ((4, 2, 2, 2), 50),
 }
+PUBLISHED_RATE = 100
 WINDOW_SECONDS = 5
 RAW_RATE = 500
 
@@ -147,13 +148,13 @@ def _conv_layers(tensors: dict[str, torch.Tensor], settings: dict) -> tuple[list
     number = count(tensors, r"feature_extractor\.conv_layers\.(\d+)\..*")
     shapes = [shape(tensors, f"feature_extractor.conv_layers.{index}.conv.weight") for index in range(number)]
     kernels = tuple(found[2] for found in shapes)
-    if kernels not in STACKS:
-        raise ValueError(
-            f"the convolutions have the kernels {kernels}; known, each for its sampling rate, are "
-            f"{', '.join(map(str, STACKS))}."
-        )
-    strides, rate = STACKS[kernels]
+    strides, rate = STACKS.get(kernels, (None, PUBLISHED_RATE))
     strides = settings.get("conv_stride", strides)
+    if strides is None or len(strides) != number:
+        raise ValueError(
+            f"the strides of convolutions with the kernels {kernels} are neither in the file's configuration nor "
+            f"among the known ones: {', '.join(map(str, STACKS))}."
+        )
     return [
         {
             "channels": found[0],

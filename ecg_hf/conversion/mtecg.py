@@ -6,7 +6,7 @@ The names are those of timm and MAE. The preprocessing is assumed: millivolt at 
 from __future__ import annotations
 
 from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
-from .families import Conversion, Family, count, head_dim, resolve_heads, section, shape
+from .families import Conversion, Family, count, head_dim, resolve_heads, shape
 from .reading import Checkpoint
 
 RULES = {
@@ -48,7 +48,6 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
     head_dim(width, heads)
     num_samples = (num_positions - 1) * patch_size
     num_labels = shape(tensors, "head.weight")[0] if "head.weight" in tensors else None
-    names = section(checkpoint.content, "args").get("label_names")
     return Conversion(
         config={
             "num_samples": num_samples,
@@ -67,7 +66,6 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
         dropped=DROPPED,
         extractor={"sampling_rate": 500, "num_samples": num_samples},
         num_labels=num_labels,
-        label_names=names if names and len(names) == num_labels else None,
     )
 
 

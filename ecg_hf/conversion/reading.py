@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
+# What torch raises, beside its own error, at files that are cut short or made up.
+_DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, AttributeError, TypeError)
+
 # What training wrappers put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 
@@ -106,15 +109,15 @@ def _read_torch(file: pathlib.Path):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if is_zip:
+            reason = error.__context__ or error  # torch puts advice around it that would run the file
             raise ValueError(
-                f"`{file}` was not read: it holds something that is neither tensors nor plain values nor plain "
-                f"objects ({str(error).splitlines()[-1].strip()})."
+                f"`{file}` was not read: it holds more than tensors, plain values and plain objects ({reason})."
             ) from error
         raise ValueError(
             f"`{file}` is no whole file of `torch.save`: it is damaged, cut short or of another kind. Files of before "
             "torch 1.6 must hold nothing but tensors and plain values."
         ) from error
-    except (RuntimeError, EOFError, KeyError, AssertionError, UnicodeDecodeError, OSError, TypeError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"`{file}` is damaged or of another kind ({type(error).__name__}: {error}).") from error
 
 

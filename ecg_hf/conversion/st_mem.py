@@ -61,13 +61,14 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
             tensors[f"block{index}.attn.fn.to_out.0.weight"] = torch.eye(width)
             tensors[f"block{index}.attn.fn.to_out.0.bias"] = torch.zeros(width)
     num_samples = (shape(tensors, "pos_embedding")[1] - 2) * patch_size
-    lead_names = _lead_names(tensors, section(checkpoint.content, "config", "dataset").get("lead"))
+    records = section(checkpoint.content, "config", "dataset")
+    lead_names, rate = _lead_names(tensors, records.get("lead")), records.get("fs", 250)
     is_finetuned = "head.weight" in tensors
     return Conversion(
         config={
             "lead_names": lead_names,
             "num_samples": num_samples,
-            "sampling_rate": 250,
+            "sampling_rate": rate,
             "lead_layout": "tokens",
             "patch_size": patch_size,
             "patch_norm": True,
@@ -90,7 +91,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
         rules=RULES,
         dropped=DROPPED,
         extractor={
-            "sampling_rate": 250,
+            "sampling_rate": rate,
             "num_samples": num_samples,
             "lead_names": lead_names,
             "lead_tokens": True,
