@@ -100,7 +100,7 @@ def _build(conversion: Conversion, family: Family, checkpoint: Checkpoint) -> EC
         "source": family.name,
         "sha256": checkpoint.sha256,
         "license": family.license,
-        "pretraining_data": list(data),
+        "pretraining_data": None if data is None else list(data),
     }
     config = ECGTransformerConfig(**conversion.config, **labels, provenance=provenance)
     model_class = ECGTransformerModel if conversion.num_labels is None else ECGTransformerForMultiLabel

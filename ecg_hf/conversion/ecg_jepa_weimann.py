@@ -107,7 +107,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
         },
         num_labels=num_labels,
         label_names=_label_names(checkpoint.content.get("task"), num_labels),
-        pretraining_data=[DATASETS.get(name, name) for name in section(settings, "datasets")],
+        pretraining_data=[DATASETS.get(name, name) for name in section(settings, "datasets")] or None,
     )
 
 
@@ -178,7 +178,7 @@ ECG_JEPA_WEIMANN = Family(
         r"(target_encoder|encoder)\.blocks\.\d+\.attn\.qkv\.weight",
     ),
     license="mit",
-    pretraining_data=(),
+    pretraining_data=None,
     convert=convert,
 )
 

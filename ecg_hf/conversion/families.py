@@ -42,7 +42,8 @@ class Family:
     signature: tuple[str, ...]
     """Patterns of names, each of which one of the file's tensors matches; they tell it from all other families."""
     license: str
-    pretraining_data: tuple[str, ...]
+    pretraining_data: tuple[str, ...] | None
+    """Names of data sets; None where it is not known."""
     convert: Callable[[Checkpoint, int | None], Conversion] = field(repr=False)
 
     def recognises(self, names: Iterable[str]) -> bool:

@@ -203,7 +203,7 @@ HUBERT_ECG = Family(
         r"(hubert_ecg\.)?encoder\.layers\.\d+\.attention\.k_proj\.weight",
     ),
     license="cc-by-nc-4.0",
-    pretraining_data=(),
+    pretraining_data=None,
     convert=convert,
 )
 

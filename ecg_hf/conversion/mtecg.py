@@ -73,7 +73,7 @@ MTECG = Family(
     name="mtecg",
     signature=(r"cls_token", r"patch_embed\.proj\.weight", r"blocks\.\d+\.attn\.qkv\.weight"),
     license="unknown",
-    pretraining_data=(),
+    pretraining_data=None,
     convert=convert,
 )
 

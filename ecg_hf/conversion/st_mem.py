@@ -140,7 +140,7 @@ ST_MEM = Family(
     name="st_mem",
     signature=(r"(encoder\.)?sep_embedding", r"(encoder\.)?block\d+\.attn\.fn\.to_qkv\.weight"),
     license="cc-by-nc-4.0",
-    pretraining_data=("Chapman", "Ningbo", "CODE-15"),
+    pretraining_data=None,
     convert=convert,
 )
 
