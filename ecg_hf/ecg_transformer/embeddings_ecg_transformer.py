@@ -205,7 +205,7 @@ class ECGTransformerEmbeddings(nn.Module):
             if config.use_cls_token and config.position_embedding_type == "learned":
                 prepended[-1], positions = prepended[-1] + positions[:, :1], positions[:, 1:]
             tokens = tokens + positions[:, : tokens.shape[1]]
-        return torch.cat([*(token.expand(len(tokens), -1, -1) for token in prepended), tokens], dim=1)
+        return torch.cat([*(token.expand(tokens.shape[0], -1, -1) for token in prepended), tokens], dim=1)
 
 
 class ECGTransformerLeadEmbeddings(nn.Module):
