@@ -163,7 +163,8 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         repo_id = kwargs.pop("repo_id", None)
         hub_kwargs = {name: kwargs.pop(name) for name in ("commit_message", "private") if name in kwargs}
         is_classifier = isinstance(self, ECGTransformerForMultiLabel)
-        self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_ecg_transformer.{type(self).__name__}"}
+        name = type(self).__name__.removeprefix("FSDP")  # what `fully_shard` calls the class
+        self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_ecg_transformer.{name}"}
         if is_classifier:
             self.config.custom_pipelines = CUSTOM_PIPELINES
         try:
