@@ -1,5 +1,6 @@
 """Conversion of the public ECG Transformers against numbers that their authors' code gave (the shared fixtures)."""
 
+import copy
 import functools
 import hashlib
 import json
@@ -715,6 +716,55 @@ def test_layer_expressions(expression, layers):
 def test_other_layer_expressions_are_refused(expression):
     with pytest.raises(ValueError, match="no list of"):
         parse_layers(expression)
+
+
+# ---- Training and graphs ----
+
+ONE_OF_EACH = {
+    "mtecg/checkpoint_gap.pth": (12, 5000),
+    "st_mem/checkpoint_finetuned.pth": (12, 2250),
+    "ecg_jepa_kim/checkpoint_finetuned.pth": (8, 2500),
+    "ecg_jepa_weimann/checkpoint_variant_bias_layerscale_3registers_attn.pt": (12, 1250),
+    "ecg_fm/checkpoint_finetuned.pt": (12, 2500),
+    "hubert_ecg/checkpoint_finetune_mlp.pt": (12, 500),
+}
+
+
+@pytest.mark.parametrize("file", ONE_OF_EACH)
+def test_checkpointing_with_stochastic_depth_gives_the_same_gradients(file):
+    model = copy.deepcopy(convert(file)[0]).train()
+    model.set_drop_path_rate(0.5)
+    values = torch.randn(4, *ONE_OF_EACH[file])
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(values, labels=torch.zeros(4, model.num_labels)).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    plain, checkpointed = gradients
+    assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ONE_OF_EACH)
+def test_compiles_to_one_graph_and_exports_with_a_free_batch_size(file):
+    torch._dynamo.reset()
+    model = copy.deepcopy(convert(file)[0])
+    values = torch.randn(3, *ONE_OF_EACH[file])
+    with torch.no_grad():
+        expected = model(values).logits
+        assert deviation(torch.compile(model, backend="aot_eager", fullgraph=True)(values).logits, expected) < 1e-5
+        free = {"input_values": {0: torch.export.Dim("rows")}}
+        exported = torch.export.export(model, (values,), dynamic_shapes=free).module()
+        for count in (1, 3):
+            assert deviation(exported(values[:count]).logits, expected[:count]) < 1e-5
+    model.train().set_drop_path_rate(0.5)
+    torch.compile(model, backend="aot_eager", fullgraph=True)(
+        values, labels=torch.zeros(3, model.num_labels)
+    ).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 # ---- Post-training ----

@@ -1,8 +1,8 @@
 """ECG-JEPA of Kim (arXiv 2410.08559): tokens of eight single leads, which see the same lead or the same time.
 
 The authors apply no batch norm before the head, though its buffers are in their files; these are dropped. Their
-encoder ignores a permuted full list of leads; here `lead_ids` always says which lead a row is. Their table of positions
-is never trained; here it is a parameter like any other.
+encoder ignores a permuted full list of leads; here `lead_ids` always says which lead a row is. Their table of
+positions is never trained; here it is a parameter like any other.
 """
 
 from __future__ import annotations
