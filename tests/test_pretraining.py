@@ -24,12 +24,15 @@ from ecg_hf import (
     PreTrainer,
     PreTrainingArguments,
     cli,
+    load_ptbxl,
 )
 from ecg_hf.post_training.windows import EpochSampler
 from ecg_hf.pretraining.crops import Augmentation, Crops, crop_statistics
+from ecg_hf.pretraining.probe import LinearProbe
 from ecg_hf.pretraining.records import folder_files, load_records, ptbxl_files, table_files
 from ecg_hf.pretraining.run import RecordArguments, load_training_records
 from ecg_hf.pretraining.trainer import CollapseError
+from ecg_hf.synthetic import write_ptbxl_folder
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
@@ -267,7 +270,8 @@ def test_other_rates_and_leads_are_brought_to_the_models(tmp_path):
     folder = own_records(tmp_path / "own", 4, rate=250, leads=leads)
     records = load_records(folder_files(folder), 2.5, tmp_path)
     mean, std = crop_statistics(records, extractor())
-    assert [round(value, 2) for value in std[6:8]] == [0.2, 1.0] or std[6] == pytest.approx(0.15, abs=0.06)
+    # Noise of 0.2 mV at 250 Hz keeps the share below 50 Hz.
+    assert std[6] == pytest.approx(0.2 * 0.4**0.5, rel=0.1)
     assert mean[7:] == [0.0] * 5 and std[7:] == [1.0] * 5
     batch = Crops(records, extractor(), Augmentation(0.0, 0.0, 0.1), 0).__getitems__([(0, 0), (0, 1)])
     present = batch["input_values"].any(dim=2)
@@ -370,6 +374,42 @@ def test_records_of_validation_and_test_are_never_read(simulated_folder, tmp_pat
     assert set(dataset["ecg_id"]) == set(table.loc[table["strat_fold"] <= 8, "ecg_id"])
     with pytest.raises(ValueError, match="cannot be used"):  # the test would notice
         run_cli(folder, tmp_path / "cache", tmp_path / "other", max_steps=1, probe_fold=9)
+
+
+@pytest.fixture(scope="module")
+def labelled_halves(tmp_path_factory):
+    """The training records of 600 simulated ones, and two halves of them with superclasses, for the probe."""
+    root = tmp_path_factory.mktemp("600")
+    folder = write_ptbxl_folder(root / "ptbxl", 600, seed=1, sampling_rates=(100,))
+    records = load_training_records(RecordArguments(data_dir=str(folder), cache_dir=root), 2.5)
+    labelled = load_ptbxl(folder, "superdiagnostic", 100, cache_dir=root)["train"]
+    halves = (labelled.select(range(start, len(labelled), 2)) for start in (0, 1))
+    return records, LinearProbe(*halves, extractor(), 128)
+
+
+def test_pre_training_lifts_the_probe_above_random_weights(labelled_halves, tmp_path):
+    records, probe = labelled_halves
+    tokens = [
+        {"channels": 32, "kernel_size": 7, "stride": 2, "padding": 3, "norm_groups": 4},
+        {"channels": 32, "kernel_size": 5, "stride": 5, "activation": False},
+    ]
+    positions = {"position_embedding_type": "sincos", "position_scale": 0.5}
+    fields = {"max_steps": 60, "per_device_train_batch_size": 64, "learning_rate": 5e-3, "save_strategy": "no"}
+    gains = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        config = small_config(
+            hidden_size=32, intermediate_size=64, pooling="norm_mean", patch_size=None, conv_layers=tokens, **positions
+        )
+        model = ECGTransformerForPreTraining(config)
+        before = probe(model.base_model)["macro_auroc"]
+        trainer = make_trainer(
+            records, tmp_path / str(seed), model, seed=seed, lead_mask_probability=0.25, noise=0.2, **fields
+        )
+        trainer.pretrain()
+        gains.append(probe(model.base_model)["macro_auroc"] - before)
+    # Seen: .022, .029, .015 and, with a fourth seed, .046.
+    assert min(gains) > 0 and np.mean(gains) > 0.01
 
 
 class Killed(Exception):
@@ -488,9 +528,14 @@ BAD_RECORDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def hundred_records(tmp_path_factory):
+    return own_records(tmp_path_factory.mktemp("own") / "records", 100)
+
+
 @pytest.mark.parametrize("fault", BAD_RECORDS)
-def test_bad_records_are_named_and_left_out_but_not_many(tmp_path, caplog, fault):
-    folder = own_records(tmp_path / "own", 100)
+def test_bad_records_are_named_and_left_out_but_not_many(hundred_records, tmp_path, caplog, fault):
+    folder = shutil.copytree(hundred_records, tmp_path / "own")
     write_wfdb(folder, "bad_1", BAD_RECORDS[fault])
     with caplog.at_level("WARNING"):
         records = load_records(folder_files(folder), 2.5, tmp_path)

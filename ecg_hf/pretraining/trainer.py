@@ -83,6 +83,7 @@ class PreTrainer(Trainer):
             **kwargs,
         )
         self.add_callback(SetEpoch(self))
+        self.add_callback(_LogLastStep())
         if probe is not None and args.probe_every:
             self.add_callback(_Probe(self))
 
@@ -248,6 +249,11 @@ class PreTrainer(Trainer):
             folder.rmdir()
         self.accelerator.wait_for_everyone()
         return results
+
+
+class _LogLastStep(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= state.global_step >= state.max_steps
 
 
 class _Probe(TrainerCallback):
