@@ -13,10 +13,11 @@ demo: .venv/installed
 	rm -rf runs/demo runs/demo-data
 	$(BIN)/accelerate launch --config_file training/launch/single.yaml training/train.py \
 		--config training/configs/demo.yaml --output_dir runs/demo
-	$(BIN)/ecg-hf classify --model runs/demo runs/demo-data/records100/00000/00020_lr
+	$(BIN)/ecg-hf classify --model runs/demo runs/demo-data/records100/00000/00040_lr
+	@echo "That record is of the test fold, simulated with LVH (HYP) and ISC_ (STTC)."
 	@echo "Simulated records: runs/demo-data   Checkpoint, metrics, predictions, curves: runs/demo"
 
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2

@@ -1,9 +1,10 @@
-"""The command `ecg-hf pretrain|train|evaluate|classify`; the scripts in `training/` call the same functions."""
+"""The command `ecg-hf pretrain|train|evaluate|classify|convert`; scripts in `training/` call the same functions."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -109,7 +110,38 @@ def classify(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{failed} of {len(arguments.records)} records could not be classified.")
 
 
-COMMANDS = {"pretrain": pretrain, "train": train, "evaluate": evaluate, "classify": classify}
+def convert(argv: Sequence[str] | None = None) -> None:
+    """Convert the checkpoint of a public ECG Transformer into a folder with its model and feature extractor."""
+    from .conversion import FAMILIES, convert_checkpoint
+
+    parser = argparse.ArgumentParser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
+    parser.add_argument("checkpoint", help="The authors' file, or a folder such as HuBERT-ECG's on the Hub.")
+    parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
+    parser.add_argument("--source", choices=list(FAMILIES), help="Recognised from the file when not given.")
+    parser.add_argument("--num_attention_heads", type=int, help="Where the file does not say it.")
+    arguments = parser.parse_args(argv)
+    folder = pathlib.Path(arguments.output_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"`{folder}` exists and is not empty: choose another `--output_dir`.")
+    model, feature_extractor = convert_checkpoint(
+        arguments.checkpoint, arguments.source, arguments.num_attention_heads
+    )
+    model.save_pretrained(folder)
+    feature_extractor.save_pretrained(folder)
+    provenance = model.config.provenance
+    print(
+        f"{type(model).__name__} of {provenance['source']}, {model.num_parameters():,} parameters, licence "
+        f"{provenance['license']}, is in {folder}"
+    )
+
+
+COMMANDS = {
+    "pretrain": pretrain,
+    "train": train,
+    "evaluate": evaluate,
+    "classify": classify,
+    "convert": convert,
+}
 
 
 def main() -> None:

@@ -315,6 +315,18 @@ def test_loading_overwrites_no_loaded_weight(tmp_path):
     assert all(torch.equal(value, torch.full_like(value, 0.5)) for value in loaded.state_dict().values())
 
 
+def test_loading_fills_buffers_and_leaves_nothing_on_meta(tmp_path):
+    torch.manual_seed(0)
+    labels = {"id2label": {0: "a"}, "label2id": {"a": 0}}
+    model = ECGTransformerForMultiLabel(ECGTransformerConfig.from_preset("ptbxl_100hz", **labels))
+    model.save_pretrained(tmp_path)
+    loaded = ECGTransformerForMultiLabel.from_pretrained(tmp_path)
+    buffers = dict(loaded.named_buffers())
+    assert buffers and all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+    tensors = [value for module in loaded.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    assert not any(tensor.is_meta for tensor in [*tensors, *loaded.parameters(), *buffers.values()])
+
+
 def test_a_transposed_weight_is_saved_as_it_is(tmp_path):
     model = small_model(labels=tuple("abcdefghijklmnop"))
     model.classifier.weight = torch.nn.Parameter(model.classifier.weight.detach().T)

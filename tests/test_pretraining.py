@@ -477,6 +477,23 @@ def test_two_processes_train_as_one_with_the_whole_batch(records, simulated_fold
     np.testing.assert_allclose(json.loads((tmp_path / "two.json").read_text()), steps_of(alone), atol=1e-5, rtol=1e-5)
 
 
+def test_models_with_tokens_of_single_leads_train(records, tmp_path):
+    trainer = PreTrainer(
+        model=small_model(lead_layout="tokens"),
+        args=arguments(tmp_path / "run", max_steps=2, lead_mask_probability=0.75),
+        train_dataset=records,
+        feature_extractor=extractor(lead_tokens=True),
+    )
+    seen = []
+    trainer.model.ecg_transformer.register_forward_pre_hook(
+        lambda module, args, inputs: seen.append(inputs["lead_ids"].shape), with_kwargs=True
+    )
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.pretrain()
+    assert seen == [(64, 3)] * 2
+    assert not any(torch.equal(before[name], value.cpu()) for name, value in trainer.model.state_dict().items())
+
+
 def test_bfloat16_trains(records, tmp_path):
     results = make_trainer(records, tmp_path / "run", bf16=True, max_steps=2).pretrain()
     assert math.isfinite(results["train_loss"])

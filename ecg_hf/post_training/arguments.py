@@ -83,6 +83,7 @@ class PostTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or their share of all if below 1."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Records in one step on one device."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Records in one evaluation batch."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the training log."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: `epoch` or `steps`."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save; the same as `eval_strategy`."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})

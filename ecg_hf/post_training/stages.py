@@ -51,7 +51,9 @@ class CachedFeatures:
                 file.write(np.ascontiguousarray(features[mask], dtype=np.float32).data)
                 counts.append(mask.sum(axis=1))
                 labels.append(batch_labels)
-        np.savez(folder / "records.npz", counts=np.concatenate(counts), labels=np.concatenate(labels))
+        # Written last and whole: its presence says that the features are complete.
+        np.savez(folder / "part.npz", counts=np.concatenate(counts), labels=np.concatenate(labels))
+        os.replace(folder / "part.npz", folder / "records.npz")
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> CachedFeatures:
