@@ -496,7 +496,7 @@ def test_models_with_tokens_of_single_leads_train(records, tmp_path):
 
 def test_bfloat16_trains(records, tmp_path):
     results = make_trainer(records, tmp_path / "run", bf16=True, max_steps=2).pretrain()
-    assert math.isfinite(results["train_loss"])
+    assert math.isfinite(results["loss"])
 
 
 def test_a_collapse_stops_the_run_and_says_what_to_change(records, tmp_path):
@@ -515,6 +515,11 @@ def test_a_folder_without_records_is_refused(tmp_path):
         load_records(folder_files(tmp_path), 2.5, tmp_path)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         folder_files(tmp_path / "absent")
+
+
+def test_a_part_of_ptbxl_is_refused(simulated_folder):
+    with pytest.raises(ValueError, match="is a part of PTB-XL"):
+        folder_files(simulated_folder / "records100")
 
 
 def test_one_record_or_one_patient_is_refused(records, tmp_path):

@@ -66,6 +66,12 @@ def folder_files(data_dir: str | os.PathLike) -> list[RecordFile]:
     """All WFDB records in a folder and the folders in it, in the order of their paths; their patients are unknown."""
     if not Path(data_dir).is_dir():
         raise FileNotFoundError(f"`data_dir` {data_dir} is not a folder.")
+    for parent in Path(data_dir).absolute().parents:
+        if (parent / TABLE_NAME).is_file():
+            raise ValueError(
+                f"`data_dir` {data_dir} is a part of PTB-XL, with records of its validation and test folds: give "
+                f"{parent}, of which the training folds are read."
+            )
     headers = sorted(Path(data_dir).rglob("*.hea"))
     return [RecordFile(number, header.with_suffix(""), None) for number, header in enumerate(headers)]
 
@@ -170,7 +176,7 @@ def _readable(files: Sequence[RecordFile], left_out: list[str]) -> Iterator[tupl
     for file in files:
         try:
             record = read_record(file.path)
-        except (RecordError, FileNotFoundError) as error:
+        except (RecordError, OSError) as error:
             left_out.append(str(error))
             continue
         if (record.signal == record.signal[:, :1]).all():

@@ -66,10 +66,7 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
     model = _model(model_args, config)
     if model_args.attn_implementation is not None:
         model.set_attn_implementation(model_args.attn_implementation)
-    model.config.provenance = {
-        **(model.config.provenance or {}),
-        "pretraining_data": _description(record_args, dataset),
-    }
+    _note_provenance(model.config, _description(record_args, dataset))
     probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
     trainer = PreTrainer(
         model=model,
@@ -156,14 +153,13 @@ def _probe_splits(
         return None
     task_labels(args.probe_task)  # an unknown task shall fail before the records are read
     train = _labelled(record_args, folder, FOLDS["train"], args.probe_task)
-    train, evaluation = (
-        train.filter(lambda fold: fold < args.probe_fold, input_columns="strat_fold", keep_in_memory=True),
-        train.filter(lambda fold: fold == args.probe_fold, input_columns="strat_fold", keep_in_memory=True),
-    )
-    if args.probe_fold not in FOLDS["train"]:
+    folds = np.asarray(train["strat_fold"])
+    if args.probe_fold in FOLDS["train"]:
+        evaluation = train.select(np.flatnonzero(folds == args.probe_fold))
+    else:
         evaluation = _labelled(record_args, folder, [args.probe_fold], args.probe_task)
-    rows = np.random.default_rng(args.seed).permutation(len(train))[: args.probe_max_train_records]
-    return train.select(np.sort(rows)), evaluation
+    rows = np.random.default_rng(args.seed).permutation(np.flatnonzero(folds < args.probe_fold))
+    return train.select(np.sort(rows[: args.probe_max_train_records])), evaluation
 
 
 def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> datasets.Dataset:
@@ -176,6 +172,12 @@ def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> da
     labels = encode_labels([[item["code"] for item in items] for items in table["scp_codes"].to_pylist()], task)
     dataset = dataset.add_column("labels", labels.tolist()).add_column("strat_fold", table["strat_fold"].to_pylist())
     return dataset.select(np.flatnonzero(labels.any(axis=1)))
+
+
+def _note_provenance(config: ECGTransformerConfig, records: str) -> None:
+    provenance = config.provenance or {}
+    earlier = provenance.get("pretraining_data")
+    config.provenance = {**provenance, "pretraining_data": f"{earlier}, then {records}" if earlier else records}
 
 
 def _description(record_args: RecordArguments, dataset: datasets.Dataset) -> str:

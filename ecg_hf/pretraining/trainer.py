@@ -94,11 +94,10 @@ class PreTrainer(Trainer):
         whole checkpoint; with the name of a checkpoint, from that one.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        finished = self.run_folder / "all_results.json"
-        if resume is True and finished.is_file():
+        if resume is True and (self.run_folder / "config.json").is_file():
             self._check_run(self.run_folder)
             logger.warning(f"The run in `{self.run_folder}` is finished: its results are returned.")
-            return json.loads(finished.read_text())
+            return json.loads((self.run_folder / "all_results.json").read_text())
         checkpoint = self._checkpoint_to_resume(resume)
         self.accelerator.wait_for_everyone()  # no process shall find what another begins to write
         set_seed(self.args.seed)
@@ -106,8 +105,8 @@ class PreTrainer(Trainer):
         if checkpoint is not None:
             state = json.loads((pathlib.Path(checkpoint) / "trainer_state.json").read_text())
             self._seconds_before = max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
-        output = self.train(resume_from_checkpoint=checkpoint)
-        return self._finish(output.training_loss)
+        self.train(resume_from_checkpoint=checkpoint)
+        return self._finish()
 
     # ---- Crops in, loss out ----
 
@@ -225,12 +224,12 @@ class PreTrainer(Trainer):
                 + ": make room, and go on by `--resume_from_checkpoint true`."
             ) from error
 
-    def _finish(self, loss: float) -> dict[str, float]:
+    def _finish(self) -> dict[str, float]:
         """The encoder without its projection head, results and curves; `config.json` moves in last."""
         history = self.state.log_history
-        results = {"train_loss": loss, "num_records": len(self.train_dataset), "epochs": self.state.epoch}
+        results = {"num_records": len(self.train_dataset), "epochs": self.state.epoch}
         latest = {name: value for entry in history for name, value in entry.items()}
-        names = ("accuracy", "feature_std", "probe_macro_auroc", "probe_macro_auprc")
+        names = ("loss", "accuracy", "feature_std", "probe_macro_auroc", "probe_macro_auprc")
         results.update({name: latest[name] for name in names if name in latest})
         results.update(pretrain_seconds=round(self._seconds(), 2), world_size=self.args.world_size)
         if self.is_world_process_zero():
