@@ -1,4 +1,4 @@
-"""The command `ecg-hf train|evaluate|classify|convert`; the scripts in `training/` call the same functions."""
+"""The command `ecg-hf pretrain|train|evaluate|classify|convert`; scripts in `training/` call the same functions."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ def _parse(argv: Sequence[str], *kinds):
     from transformers import HfArgumentParser
 
     return HfArgumentParser(kinds, allow_abbrev=False).parse_args_into_dataclasses(_with_config(argv))
+
+
+def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
+    from .post_training.run import ModelArguments
+    from .pretraining.arguments import PreTrainingArguments
+    from .pretraining.run import RecordArguments
+    from .pretraining.run import pretrain as run
+
+    arguments = _parse(sys.argv[1:] if argv is None else argv, ModelArguments, RecordArguments, PreTrainingArguments)
+    results = run(*arguments)
+    args = arguments[-1]
+    if args.process_index == 0:
+        print(json.dumps(results, indent=2))
+        print(f"The encoder and its curves are in {args.output_dir}: `ecg-hf train --model_name_or_path` takes it.")
+    return results
 
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -119,7 +135,13 @@ def convert(argv: Sequence[str] | None = None) -> None:
     )
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "classify": classify, "convert": convert}
+COMMANDS = {
+    "pretrain": pretrain,
+    "train": train,
+    "evaluate": evaluate,
+    "classify": classify,
+    "convert": convert,
+}
 
 
 def main() -> None:

@@ -66,6 +66,7 @@ PRESETS = {
 AUTO_MAP = {
     "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",
     "AutoModelForSequenceClassification": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
+    "AutoModelForPreTraining": "pretraining_ecg_transformer.ECGTransformerForPreTraining",
     "AutoFeatureExtractor": "feature_extraction_ecg_transformer.ECGTransformerFeatureExtractor",
 }
 CUSTOM_PIPELINES = {
@@ -152,6 +153,8 @@ class ECGTransformerConfig(PreTrainedConfig):
         window_aggregation (`str` or `list[str]`, defaults to `"mean_logit"`):
             How the windows of a record make its score: `"mean_logit"`, `"mean_probability"` or `"max_probability"`,
             one for all labels or one for each.
+        projection_size (`int`, defaults to 128): Pre-training: size of the features that crops are compared by.
+        contrastive_temperature (`float`, defaults to 0.1): Pre-training: divides the cosine similarities.
         provenance (`dict`, *optional*):
             Where the weights come from: `source`, `sha256`, `license`, `pretraining_data`.
     """
@@ -220,6 +223,10 @@ class ECGTransformerConfig(PreTrainedConfig):
     temperature: float | int = 1.0
     window_aggregation: str | list[str] = "mean_logit"
     provenance: dict | None = None
+
+    # Pre-training
+    projection_size: int = 128
+    contrastive_temperature: float | int = 0.1
 
     def __post_init__(self, **kwargs):
         self.lead_names = list(LEAD_NAMES if self.lead_names is None else self.lead_names)
@@ -388,8 +395,9 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`thresholds` has {len(self.thresholds)} values but `id2label` names {num_labels} labels."
             )
-        if self.temperature <= 0:
-            raise ValueError(f"`temperature` must be above 0, got {self.temperature}.")
+        for name in ("temperature", "contrastive_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         rules = [self.window_aggregation] if isinstance(self.window_aggregation, str) else self.window_aggregation
         if unknown := set(rules) - set(WINDOW_AGGREGATIONS):
             raise ValueError(
@@ -423,8 +431,14 @@ def _every_code_file():
     from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
     from .modeling_ecg_transformer import ECGTransformerModel
     from .pipeline_ecg_classification import ECGClassificationPipeline
+    from .pretraining_ecg_transformer import ECGTransformerForPreTraining
 
-    return ECGTransformerFeatureExtractor, ECGTransformerModel, ECGClassificationPipeline
+    return (
+        ECGTransformerFeatureExtractor,
+        ECGTransformerModel,
+        ECGClassificationPipeline,
+        ECGTransformerForPreTraining,
+    )
 
 
 __all__ = ["ECGTransformerConfig", "LEAD_NAMES", "PRESETS"]

@@ -80,7 +80,7 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ECGTransformerLayer, "attentions": ECGTransformerAttention}
-    _head_names = ("classifier",)
+    _head_names = ("classifier", "projection_head")
 
     head_is_random = False
     """True where `from_pretrained` found no weights for the head: it has to be trained before it is used."""
@@ -140,9 +140,14 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         missing = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
         head = {name for name in self.state_dict() if self._is_head(name)}
         no_head = bool(head) and head <= missing
+        # The head of another task is left behind; what is too much in a head of this model's own is a fault.
+        own_parts = {name.split(".")[0] for name in head}
+        unexpected = [
+            name for name in info["unexpected_keys"] if not self._is_head(name) or name.split(".")[0] in own_parts
+        ]
         wrong = {
             "lacks": sorted(missing - head if no_head else missing),
-            "has no place for": sorted(name for name in info["unexpected_keys"] if head or not self._is_head(name)),
+            "has no place for": sorted(unexpected),
         }
         if any(wrong.values()):
             found = "; ".join(f"{what} {', '.join(names)}" for what, names in wrong.items() if names)
@@ -163,8 +168,10 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         repo_id = kwargs.pop("repo_id", None)
         hub_kwargs = {name: kwargs.pop(name) for name in ("commit_message", "private") if name in kwargs}
         is_classifier = isinstance(self, ECGTransformerForMultiLabel)
-        name = type(self).__name__.removeprefix("FSDP")  # what `fully_shard` calls the class
-        self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_ecg_transformer.{name}"}
+        # `fully_shard` puts a class of its own before the model's.
+        original = next(kind for kind in type(self).__mro__ if kind.__module__.endswith("_ecg_transformer"))
+        module = original.__module__.split(".")[-1]
+        self.config.auto_map = {**AUTO_MAP, "AutoModel": f"{module}.{original.__name__}"}
         if is_classifier:
             self.config.custom_pipelines = CUSTOM_PIPELINES
         try:

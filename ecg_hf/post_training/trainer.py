@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
@@ -28,8 +28,8 @@ from ..metrics import bootstrap_metrics, choose_thresholds
 from ..plotting import plot_learning_curves
 from .arguments import PostTrainingArguments
 from .evaluation import choosing_metric, evaluation_metrics, probabilities, record_losses
-from .stages import CachedFeatures, fit_linear_probe, last_complete_checkpoint, write_whole
-from .windows import EpochSampler, EvaluationWindows, TrainingWindows, collate_ready_batch, label_matrix
+from .stages import CachedFeatures, differences, fit_linear_probe, last_complete_checkpoint, write_whole
+from .windows import EpochSampler, EvaluationWindows, SetEpoch, TrainingWindows, collate_ready_batch, label_matrix
 
 logger = logging.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class PostTrainer(Trainer):
         self.test_dataset = test_dataset
         self.run_folder = pathlib.Path(args.output_dir)
         self.recipe = {**(recipe or {}), **args.recipe()}
-        self._sampler: EpochSampler | None = None
+        self.epoch_sampler: EpochSampler | None = None
         self._stage_started, self._seconds_before = time.perf_counter(), 0.0
         super().__init__(
             model=model,
@@ -83,7 +83,7 @@ class PostTrainer(Trainer):
             compute_metrics=lambda prediction: evaluation_metrics(prediction.label_ids, *prediction.predictions),
             **kwargs,
         )
-        self.add_callback(_SetEpoch(self))
+        self.add_callback(SetEpoch(self))
 
     # ---- The stages ----
 
@@ -198,8 +198,8 @@ class PostTrainer(Trainer):
         return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
-        self._sampler = EpochSampler(len(train_dataset), self.args.seed)
-        return self._sampler
+        self.epoch_sampler = EpochSampler(len(train_dataset), self.args.seed)
+        return self.epoch_sampler
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
@@ -299,9 +299,9 @@ class PostTrainer(Trainer):
                 "`--resume_from_checkpoint true`."
             )
         stored = json.loads(record.read_text())
-        if differences := list(_differences(stored, run)):
+        if changes := list(differences(stored, run)):
             raise ValueError(
-                f"The run in `{self.run_folder}` cannot go on with other settings: {'; '.join(differences)}. Use the "
+                f"The run in `{self.run_folder}` cannot go on with other settings: {'; '.join(changes)}. Use the "
                 "run's own settings, or another `output_dir`."
             )
         if (self.run_folder / "config.json").is_file():
@@ -372,16 +372,6 @@ class PostTrainer(Trainer):
         return self._seconds_before + time.perf_counter() - self._stage_started
 
 
-class _SetEpoch(TrainerCallback):
-    """Tells the sampler the epoch; the library does not reach it when several processes resume within an epoch."""
-
-    def __init__(self, trainer: PostTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer._sampler.set_epoch(int(state.epoch))
-
-
 def confidence_intervals(dataset: datasets.Dataset, output: PredictionOutput, num_resamples: int) -> dict:
     """95 % intervals of macro AUROC and AUPRC over patients; a record without one stands for itself."""
     patients = pd.array(dataset["patient_id"], dtype="Int64") if "patient_id" in dataset.column_names else None
@@ -424,15 +414,6 @@ def _fingerprint_of_data(dataset: datasets.Dataset) -> str:
     digest = hashlib.sha256(table["ecg_id"].to_numpy().tobytes())
     digest.update(label_matrix(table).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
-    for key in sorted(stored.keys() | given.keys()):
-        old, new = stored.get(key), given.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{path}{key}.")
-        elif old != new:
-            yield f"`{path}{key}` was {old}, now {new}"
 
 
 def _only_stages(folder: pathlib.Path) -> bool:
