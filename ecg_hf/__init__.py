@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -18,13 +19,19 @@ from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from .ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from .ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
 from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
+from .ecg_transformer.pretraining_ecg_transformer import ECGTransformerForPreTraining
 
 __version__ = "0.1.0"
 
 AutoConfig.register("ecg_transformer", ECGTransformerConfig, exist_ok=True)
 # The base class first: `architectures` of the checkpoint chooses among them, and names the base by default.
-AutoModel.register(ECGTransformerConfig, (ECGTransformerModel, ECGTransformerForMultiLabel), exist_ok=True)
+AutoModel.register(
+    ECGTransformerConfig,
+    (ECGTransformerModel, ECGTransformerForMultiLabel, ECGTransformerForPreTraining),
+    exist_ok=True,
+)
 AutoModelForSequenceClassification.register(ECGTransformerConfig, ECGTransformerForMultiLabel, exist_ok=True)
+AutoModelForPreTraining.register(ECGTransformerConfig, ECGTransformerForPreTraining, exist_ok=True)
 AutoFeatureExtractor.register(ECGTransformerConfig, ECGTransformerFeatureExtractor, exist_ok=True)
 if "ecg-classification" not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(
@@ -39,6 +46,8 @@ _LAZY = {
     "load_ptbxl": "ptbxl",
     "PostTrainer": "post_training",
     "PostTrainingArguments": "post_training",
+    "PreTrainer": "pretraining",
+    "PreTrainingArguments": "pretraining",
     "ECGMultiLabelMetric": "metrics",
     "bootstrap_metrics": "metrics",
     "write_ptbxl_folder": "synthetic",
@@ -62,6 +71,7 @@ __all__ = [
     "ECGTransformerConfig",
     "ECGTransformerFeatureExtractor",
     "ECGTransformerForMultiLabel",
+    "ECGTransformerForPreTraining",
     "ECGTransformerModel",
     *_LAZY,
 ]

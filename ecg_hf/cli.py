@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -35,6 +36,22 @@ def _parse(argv: Sequence[str], *kinds):
     from transformers import HfArgumentParser
 
     return HfArgumentParser(kinds, allow_abbrev=False).parse_args_into_dataclasses(_with_config(argv))
+
+
+def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
+    from .post_training.run import ModelArguments
+    from .pretraining.arguments import PreTrainingArguments
+    from .pretraining.run import RecordArguments
+    from .pretraining.run import pretrain as run
+
+    arguments = _parse(sys.argv[1:] if argv is None else argv, ModelArguments, RecordArguments, PreTrainingArguments)
+    results = run(*arguments)
+    args = arguments[-1]
+    if args.process_index == 0:
+        print(json.dumps(results, indent=2))
+        print(f"The encoder and its curves are in {args.output_dir}: `ecg-hf train --model_name_or_path` takes it.")
+    return results
 
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -93,6 +110,31 @@ def classify(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{failed} of {len(arguments.records)} records could not be classified.")
 
 
+def convert(argv: Sequence[str] | None = None) -> None:
+    """Convert the checkpoint of a public ECG Transformer into a folder with its model and feature extractor."""
+    from .conversion import FAMILIES, convert_checkpoint
+
+    parser = argparse.ArgumentParser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
+    parser.add_argument("checkpoint", help="The authors' file, or a folder such as HuBERT-ECG's on the Hub.")
+    parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
+    parser.add_argument("--source", choices=list(FAMILIES), help="Recognised from the file when not given.")
+    parser.add_argument("--num_attention_heads", type=int, help="Where the file does not say it.")
+    arguments = parser.parse_args(argv)
+    folder = pathlib.Path(arguments.output_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"`{folder}` exists and is not empty: choose another `--output_dir`.")
+    model, feature_extractor = convert_checkpoint(
+        arguments.checkpoint, arguments.source, arguments.num_attention_heads
+    )
+    model.save_pretrained(folder)
+    feature_extractor.save_pretrained(folder)
+    provenance = model.config.provenance
+    print(
+        f"{type(model).__name__} of {provenance['source']}, {model.num_parameters():,} parameters, licence "
+        f"{provenance['license']}, is in {folder}"
+    )
+
+
 def download_ptbxl(argv: Sequence[str] | None = None) -> None:
     """Fetch PTB-XL from PhysioNet, checked by SHA-256; the same command goes on with a download that broke off."""
     from .ptbxl.download import PHYSIONET_URL
@@ -142,9 +184,11 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
 
 
 COMMANDS = {
+    "pretrain": pretrain,
     "train": train,
     "evaluate": evaluate,
     "classify": classify,
+    "convert": convert,
     "download-ptbxl": download_ptbxl,
     "prepare-ptbxl": prepare_ptbxl,
 }

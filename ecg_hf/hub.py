@@ -178,6 +178,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "architecture": recipe.get("architecture", "own configuration"),
         "base": base,
         "base_id": _hub_id(base),
+        "base_source": provenance.get("source"),
         "base_license": provenance.get("license"),
         "pretraining_data": provenance.get("pretraining_data"),
         "saw_evaluation_data": _saw(provenance.get("pretraining_data"), metrics["data"]["name"]),
@@ -242,23 +243,38 @@ def _weakest(per_label: dict[str, dict], count: int = 3) -> list[tuple[str, dict
 
 def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
     """One sentence for each step of a `preprocessor_config.json`, with its numbers."""
-    rate, num_samples = extractor["sampling_rate"], extractor["num_samples"]
-    stride = extractor.get("window_stride") or num_samples
+    steps = extractor["steps"]
     low, high = extractor.get("bandpass") or (None, None)
+    leads_together = extractor.get("zscore_per_lead") is False
+
+    def scope(step: str) -> str:
+        return "window" if step in steps and steps.index("windows") < steps.index(step) else "record"
+
     sentences = {
         "leads": f"The leads {', '.join(extractor['lead_names'])} are picked by name, in whatever order they come.",
-        "resample": f"Resampling to {rate:g} Hz.",
+        "resample": f"Resampling to {extractor['sampling_rate'] * extractor.get('decimation', 1):g} Hz.",
         "bandpass": f"Zero-phase filtering: {_band(low, high)}." if extractor.get("bandpass") else None,
-        "windows": (
-            f"Windows of {num_samples / rate:g} s ({num_samples} samples), one every {stride / rate:g} s, the last "
-            "ending with the record; a shorter record is padded with zeros after normalisation."
-        ),
+        "windows": _windows(extractor),
         "normalize": f"(x - mean) / standard deviation, {_normalisation(extractor)}.",
+        "zscore": (
+            f"(x - mean) / standard deviation of the {scope('zscore')} itself, "
+            f"{'over all leads together' if leads_together else 'lead by lead'}."
+        ),
+        "minmax": f"Each lead of the {scope('minmax')} is brought to -1 ... 1 by its smallest and largest value.",
+        "decimate": f"Every {extractor.get('decimation', 1)}th sample after a low-pass, of the leads put end to end.",
     }
-    unknown = "`{}`, with the numbers in `preprocessor_config.json`."
-    return [
-        sentence for step in extractor["steps"] if (sentence := sentences.get(step, unknown.format(step))) is not None
-    ]
+    return [sentences[step] for step in steps if sentences[step] is not None]
+
+
+def _windows(extractor: Mapping[str, Any]) -> str:
+    rate, num_samples = extractor["sampling_rate"], extractor["num_samples"]
+    length = f"{num_samples / rate:g} s ({num_samples} samples)"
+    padding = "a shorter record is padded with zeros at its end."
+    if count := extractor.get("num_windows"):
+        return f"{count} windows of {length}, evenly from the record's start to its end; {padding}"
+    stride = (extractor.get("window_stride") or num_samples) / rate
+    last = ", the last ending with the record" if extractor.get("cover_end", True) else ""
+    return f"Windows of {length}, one every {stride:g} s{last}; {padding}"
 
 
 def _band(low: float | None, high: float | None) -> str:

@@ -47,14 +47,20 @@ TRACE_COLOR, SEPARATOR_COLOR = "#101010", "#909090"
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 TRAIN_COLOR, VALIDATION_COLOR = "#E69F00", "#0072B2"
+PROBE_COLOR = "#009E73"
 BEST_EPOCH_COLOR, AXES_GRID_COLOR = "#555555", "#e5e5e5"
 MOST_MARKERS = 60  # of one curve; beyond, markers hide it
 
-STAGE_TITLES = {"probe": "Linear probe", "finetune": "Fine-tuning"}
+STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune": "Fine-tuning"}
 # Rows of the learning curves: what each draws, as (key of the log entry, name in the legend, colour).
 LEARNING_CURVES = {
     "loss": (("loss", "training", TRAIN_COLOR), ("eval_loss", "validation", VALIDATION_COLOR)),
-    "macro AUROC": (("eval_macro_auroc", "validation", VALIDATION_COLOR),),
+    "accuracy": (("accuracy", "training", TRAIN_COLOR),),
+    "feature deviation": (("feature_std", "training", TRAIN_COLOR),),
+    "macro AUROC": (
+        ("eval_macro_auroc", "validation", VALIDATION_COLOR),
+        ("probe_macro_auroc", "linear probe", PROBE_COLOR),
+    ),
     "macro AUPRC": (("eval_macro_auprc", "validation", VALIDATION_COLOR),),
 }
 
@@ -107,13 +113,14 @@ def plot_ecg(
 
 
 def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -> Figure:
-    """Draw and save loss and validation metrics over the epochs of each stage, stages side by side in their order.
+    """Draw and save loss and quality over the epochs of each stage, stages side by side in their order.
 
     The best epoch of a stage, the earliest of highest validation macro AUROC, is marked and written in its title.
 
     Args:
         log_history: the entries of `PostTrainer.state.log_history`: `stage`, `epoch`, and `loss` or `eval_loss`,
-            `eval_macro_auroc`, `eval_macro_auprc`. Entries with neither are skipped.
+            `eval_macro_auroc`, `eval_macro_auprc`; or those of `PreTrainer`: `accuracy`, `feature_std`,
+            `probe_macro_auroc`. Entries with none of them are skipped.
         path: of the picture; its ending chooses the format.
 
     Raises:

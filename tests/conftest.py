@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -20,8 +21,10 @@ def unpacked_ptbxl(tmp_path_factory):
     unpack = SHARED / "data" / "unpack.py"
     if not unpack.is_file():
         pytest.skip(f"the packed PTB-XL is not at {unpack.parent}")
-    target = tmp_path_factory.mktemp("ptbxl")
-    subprocess.run([sys.executable, str(unpack), str(target)], check=True, capture_output=True)
+    # Test processes that run side by side share one copy; unpacking again takes a second.
+    target = tmp_path_factory.getbasetemp().parent / "unpacked-ptbxl"
+    with FileLock(f"{target}.lock"):
+        subprocess.run([sys.executable, str(unpack), str(target)], check=True, capture_output=True)
     return target
 
 

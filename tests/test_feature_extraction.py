@@ -278,6 +278,39 @@ def test_windows_overlap_by_the_stride(raw_extractor):
     assert torch.equal(values[0, :, 250:], values[1, :, :250])
 
 
+def test_windows_may_leave_the_end_out(raw_extractor):
+    raw_extractor.cover_end = False
+    signal = template(100, 12.3)
+    assert torch.equal(extract(raw_extractor, signal), extract(raw_extractor, signal[:, :1000]))
+    assert extract(raw_extractor, signal[:, :490]).shape == (1, 12, 500)
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"),
+    [
+        (250, [0]),
+        (251, [0]),
+        (252, [0, 1, 2]),
+        (253, [0, 1, 2]),
+        (501, [0, 125, 250]),
+        (100, [0]),
+        (3000, [0, 1375, 2750]),
+    ],
+)
+def test_a_number_of_windows_is_spread_over_the_record(length, starts):
+    extractor = ECGTransformerFeatureExtractor(100, 250, num_windows=3)
+    signal = np.tile(np.arange(length) / 1000, (12, 1))
+    assert extract(extractor, signal)[:, 0, 0].tolist() == pytest.approx([start / 1000 for start in starts])
+
+
+def test_the_mask_of_padding_is_there_only_where_something_is_padded(raw_extractor):
+    raw_extractor.return_attention_mask = True
+    signal = template(100, 10)
+    assert set(raw_extractor(signal, sampling_rate=100, lead_names=LEAD_NAMES)) == {"input_values"}
+    features = raw_extractor([signal, signal[:, :490]], sampling_rate=100, lead_names=LEAD_NAMES)
+    assert features["attention_mask"].sum(dim=1).tolist() == [500, 500, 490]
+
+
 def test_short_records_are_padded_after_normalisation(raw_extractor):
     raw_extractor.mean, raw_extractor.std = MEAN, STD
     signal = template(100, 10)
@@ -346,6 +379,66 @@ def test_bandpass_keeps_the_pass_band_in_phase(raw_extractor):
         extract(raw_extractor, signal[:, :3])
 
 
+def test_a_fir_bandpass_keeps_the_pass_band_in_phase(raw_extractor):
+    times = np.arange(1000) / 100
+    kept = np.sin(2 * np.pi * 5 * times)
+    signal = np.tile(kept + 0.5 * np.sin(2 * np.pi * 48 * times), (12, 1))
+    raw_extractor.num_samples, raw_extractor.bandpass_fir_seconds = 1000, 1.0
+    for bandpass in ([1.0, 30.0], [None, 30.0]):
+        raw_extractor.bandpass = bandpass
+        assert np.abs(extract(raw_extractor, signal)[0].numpy() - kept)[:, 200:-200].max() < 0.02
+    with pytest.raises(ValueError, match="Record 1, step `bandpass`: .*too short for `bandpass`: 300 samples"):
+        extract(raw_extractor, [signal, signal[:, :300]])
+
+
+def test_a_band_beyond_half_the_rate_of_a_record_is_refused():
+    steps = ["leads", "bandpass", "resample", "windows"]
+    signal = template(100, 10)
+    for fir_seconds in (None, 0.3):
+        extractor = ECGTransformerFeatureExtractor(
+            100, 500, bandpass=[0.5, 47.0], bandpass_fir_seconds=fir_seconds, steps=steps
+        )
+        with pytest.raises(ValueError, match="Record 1, step `bandpass`: .*fs/2"):
+            extract(extractor, [signal, signal], [100, 90])
+
+
+def test_linear_resampling_keeps_the_first_and_the_last_sample(raw_extractor):
+    raw_extractor.resample_method, raw_extractor.num_samples = "linear", 199
+    signal = template(50, 2)
+    resampled = extract(raw_extractor, signal, 50.25)[0].numpy()
+    np.testing.assert_allclose(resampled[:, ::2], signal, atol=1e-6)
+    np.testing.assert_allclose(resampled[:, 1::2], (signal[:, 1:] + signal[:, :-1]) / 2, atol=1e-6)
+
+
+def test_decimation_counts_samples_at_the_rate_of_the_model():
+    steps = ["leads", "resample", "windows", "decimate"]
+    extractor = ECGTransformerFeatureExtractor(100, 500, decimation=5, window_stride=250, steps=steps)
+    times = np.arange(1000) / 100
+    signal = np.tile(np.sin(2 * np.pi * 5 * np.arange(2500) / 250), (12, 1))
+    values = extract(extractor, signal, 250)
+    assert values.shape == (3, 12, 500)
+    inner = values[:, :, 20:-20].numpy()
+    expected = np.sin(2 * np.pi * 5 * times)
+    for window, start in zip(inner, (0, 250, 500), strict=True):
+        assert np.abs(window - expected[start + 20 : start + 480]).max() < 0.01
+
+
+def test_constant_leads_stay_finite_without_an_epsilon(raw_extractor):
+    signal = template(100, 5)
+    signal[3] = 0.1
+    raw_extractor.steps = ["leads", "resample", "windows", "zscore"]
+    values = extract(raw_extractor, signal)[0]
+    assert not values[3].any()
+    torch.testing.assert_close(values[0].std(correction=0), torch.tensor(1.0))
+    raw_extractor.zscore_per_lead = False
+    everything = extract(raw_extractor, signal)[0]
+    torch.testing.assert_close(everything.std(correction=0), torch.tensor(1.0))
+    assert everything[3].unique().numel() == 1 and everything[3, 0] != 0
+    raw_extractor.steps[-1] = "minmax"
+    values = extract(raw_extractor, signal)[0]
+    assert (values[3] == -1).all() and values[0].aminmax() == (-1, 1)
+
+
 def test_normalisation_is_per_lead_and_clipped(raw_extractor):
     signal = template(100, 5)
     raw_extractor.mean, raw_extractor.std, raw_extractor.clip = np.array(MEAN), STD, 3.0
@@ -377,6 +470,15 @@ def test_the_order_of_the_steps_is_a_setting():
         {"std": 0.0},
         {"steps": ["leads", "resample", "standardize", "windows"]},
         {"steps": ["leads", "resample", "normalize"]},
+        {"steps": ["leads", "windows", "resample"]},
+        {"steps": ["leads", "resample", "windows", "windows"]},
+        {"steps": ["leads", "resample", "windows"], "decimation": 5},
+        {"decimation": 0},
+        {"num_windows": 0},
+        {"num_windows": 3, "window_stride": 100},
+        {"resample_method": "spline"},
+        {"bandpass_fir_seconds": 0},
+        {"normalization_eps": -1e-8},
         {"lead_names": ["I", "V9"]},
     ],
     ids=lambda settings: "_".join(settings),

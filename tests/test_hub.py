@@ -17,7 +17,7 @@ from hub_server import File, HubServer
 from huggingface_hub import DatasetCard, ModelCard
 
 import ecg_hf
-from ecg_hf.hub import update_card, write_model_card
+from ecg_hf.hub import preprocessing_in_words, update_card, write_model_card
 
 ROOT = pathlib.Path(__file__).parents[1]
 CODE = ROOT / "ecg_hf" / "ecg_transformer"
@@ -214,6 +214,7 @@ def test_a_run_is_published_whole_and_in_one_commit(hub, published, run_folder):
         "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",
         "AutoModel": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
         "AutoModelForSequenceClassification": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
+        "AutoModelForPreTraining": "pretraining_ecg_transformer.ECGTransformerForPreTraining",
         "AutoFeatureExtractor": "feature_extraction_ecg_transformer.ECGTransformerFeatureExtractor",
     }
     assert config["custom_pipelines"] and len(config["thresholds"]) == len(config["id2label"]) == 5
@@ -475,6 +476,26 @@ def test_the_card_tells_whether_the_base_saw_the_evaluation_data(published, run_
     assert words in card.text and card.data.base_model == "them/encoder" and card.data.datasets == ["ptb-xl"]
     known = {"CC BY-NC 4.0": "cc-by-nc-4.0", "mit": "mit", None: "other"}
     assert card.data.license == known[provenance["license"]]
+
+
+def test_the_preprocessing_of_public_encoders_is_put_into_words():
+    extractor = ecg_hf.ECGTransformerFeatureExtractor(
+        sampling_rate=250,
+        num_samples=2250,
+        bandpass=[0.67, 40],
+        zscore_per_lead=False,
+        num_windows=2,
+        steps=["leads", "resample", "windows", "bandpass", "zscore"],
+    )
+    leads, *words = preprocessing_in_words(extractor.to_dict())
+    assert leads.startswith("The leads I, II, III, aVR")
+    assert words == [
+        "Resampling to 250 Hz.",
+        "2 windows of 9 s (2250 samples), evenly from the record's start to its end; a shorter record is padded with "
+        "zeros at its end.",
+        "Zero-phase filtering: above 0.67 Hz and below 40 Hz.",
+        "(x - mean) / standard deviation of the window itself, over all leads together.",
+    ]
 
 
 # ---- Data set ----

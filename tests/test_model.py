@@ -286,6 +286,7 @@ def test_folder_holds_code_and_complete_auto_map(tmp_path):
             "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",
             "AutoModel": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
             "AutoModelForSequenceClassification": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
+            "AutoModelForPreTraining": "pretraining_ecg_transformer.ECGTransformerForPreTraining",
             "AutoFeatureExtractor": "feature_extraction_ecg_transformer.ECGTransformerFeatureExtractor",
         }
         assert set(config["custom_pipelines"]) == {"ecg-classification"}

@@ -23,8 +23,22 @@ CONV_LAYER_DEFAULTS = {
     "residual": False,
 }
 
-POSITION_EMBEDDING_TYPES = ("learned", "sincos")
-POOLINGS = ("cls", "mean", "norm_mean")
+# Fields that name one of several ways.
+CHOICES = {
+    "lead_layout": ("channels", "tokens", "time"),
+    "position_embedding_type": ("learned", "sincos", "convolution"),
+    "attention_pattern": ("full", "same_lead_or_time"),
+    "pooling": ("cls", "register", "mean", "norm_mean", "attention"),
+    "classifier_type": ("linear", "mlp", "cosine"),
+}
+# Fields that only mean something where each lead has tokens of its own.
+LEAD_TOKEN_FIELDS = (
+    "patch_norm",
+    "position_per_lead",
+    "position_every_layer",
+    "use_lead_separators",
+    "use_lead_embeddings",
+)
 
 # Width, depth and heads of ViT-Ti, ViT-S and ViT-B; "tiny" is the encoder of MTECG (arXiv 2309.07136).
 # "ptbxl_100hz" is a small encoder for training from random weights on PTB-XL: tokens of 100 ms by convolutions.
@@ -64,6 +78,7 @@ SAVED_BESIDE_FIELDS = (
 AUTO_MAP = {
     "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",
     "AutoModelForSequenceClassification": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
+    "AutoModelForPreTraining": "pretraining_ecg_transformer.ECGTransformerForPreTraining",
     "AutoFeatureExtractor": "feature_extraction_ecg_transformer.ECGTransformerFeatureExtractor",
 }
 CUSTOM_PIPELINES = {
@@ -79,29 +94,70 @@ CUSTOM_PIPELINES = {
 class ECGTransformerConfig(PreTrainedConfig):
     r"""
     Configuration of an [`ECGTransformerModel`]. The defaults are the preset `tiny`, the encoder of MTECG
-    (arXiv 2309.07136): 10 s at 500 Hz, all leads of 25 samples (50 ms) in one token.
+    (arXiv 2309.07136): 10 s at 500 Hz, all leads of 25 samples (50 ms) in one token. The other fields of
+    the encoder are what the public ECG Transformers need that `ecg_hf.conversion` reads.
 
     Args:
         lead_names (`list[str]`, *optional*, defaults to the 12 standard leads):
             The rows of `input_values`, in order. Canonical names: I II III aVR aVL aVF V1 ... V6.
         num_leads (`int`, *optional*): Number of rows; follows from `lead_names`.
-        num_samples (`int`, defaults to 5000): Samples of one window, the longest input of the model.
+        num_samples (`int`, defaults to 5000):
+            Samples of one window; the longest input of the model, unless the positions reach further.
         sampling_rate (`int` or `float`, defaults to 500): Hz at which the model reads its input.
+        lead_layout (`str`, defaults to `"channels"`):
+            How the leads come together: as `"channels"` of the same tokens, as `"tokens"` of their own (any of the
+            leads may be absent), or one after another in `"time"`, as a single channel (with `conv_layers`).
         patch_size (`int`, *optional*, defaults to 25):
             Samples of one token; where convolutions make the tokens, samples from one to the next.
         conv_layers (`list[dict]`, *optional*):
             Instead of patches, a stack of convolutions over time makes the tokens. Each entry has `channels` and
             `kernel_size`, and where they differ from `CONV_LAYER_DEFAULTS` `stride`, `padding`, `bias`, `norm_groups`
             (of a group norm; 0 for none), `activation` (`hidden_act` after the norm, or none) and `residual`.
-        use_cls_token (`bool`, defaults to `True`): Whether a CLS token stands before the others.
+        conv_norm, conv_projection (`bool`, default to `False`):
+            Whether a layer norm, and a linear map to `hidden_size`, follow the convolutions.
+        patch_norm (`bool`, defaults to `False`): Whether a layer norm stands before and after the patch projection.
+        use_cls_token (`bool`, defaults to `True`): Whether a CLS token stands before the patches.
+        num_registers (`int`, defaults to 0): Learned tokens without a position, before all others.
+        keep_registers (`bool`, defaults to `True`):
+            Whether `last_hidden_state` and attentive pooling include the registers.
+        use_lead_separators (`bool`, defaults to `False`):
+            Whether a learned token stands left and right of each lead's tokens.
+        use_lead_embeddings (`bool`, defaults to `False`): Whether all tokens of a lead get a learned vector added.
         position_embedding_type (`str`, defaults to `"learned"`):
-            `"learned"`, a table with a row for CLS; or `"sincos"`, a fixed table, which is not stored.
+            `"learned"`, a table with rows for CLS or separators; `"sincos"`, a fixed table, which is not stored; or
+            `"convolution"`, computed from the tokens.
+        max_position_embeddings (`int`, *optional*):
+            Rows of the table for tokens in time, where it is longer than a window.
         position_scale (`float`, defaults to 1.0): Factor of the fixed table.
+        position_per_lead (`bool`, defaults to `False`): Whether each lead has a table of its own.
+        position_every_layer (`bool`, defaults to `False`): Whether the positions are added again before every block.
+        position_conv_kernel_size, position_conv_groups (`int`, default to 128 and 16): Of the convolution.
+        position_conv_reads_padding (`bool`, defaults to `False`):
+            Whether padded tokens are zeroed only after the convolution has read them.
+        head_dim (`int`, *optional*, defaults to `hidden_size / num_attention_heads`): Channels of one head.
+        use_bias, qkv_bias (`bool`, default to `True`):
+            Biases of the linear maps and norms, and of query, key and value.
+        norm_bias (`bool`, *optional*, defaults to `use_bias`): Biases of the norms, where they differ.
+        norm_first (`bool`, defaults to `True`):
+            Norms before attention and MLP and one after the last block; or after each of the two and one before the
+            first block.
+        layer_scale_init_value (`float`, defaults to 0.0):
+            First value of a learned factor for each channel of a branch; 0 for no factors.
+        attention_pattern (`str`, defaults to `"full"`):
+            Which tokens a token attends to: all (`"full"`), or those of the same lead or the same time
+            (`"same_lead_or_time"`).
         drop_path_rate (`float`, defaults to 0.0):
             Stochastic depth in training: the rate of the last block, growing linearly from 0 at the first.
         pooling (`str`, defaults to `"cls"`):
             What the head reads: `"cls"` (the CLS token after the final norm), `"mean"` (the mean of the patch tokens
-            of the last block, then the norm) or `"norm_mean"` (the mean of the patch tokens after the norm).
+            of the last block, then the norm), `"norm_mean"` (the mean of the patch tokens after the norm),
+            `"register"` (the first register) or `"attention"` (a learned query attends to the normed tokens).
+        norm_last_hidden_state (`bool`, defaults to `False`):
+            With `pooling` `"mean"`, whether the tokens that are returned are normed as well.
+        classifier_type (`str`, defaults to `"linear"`):
+            Form of the head: `"linear"`, `"mlp"` (one hidden layer) or `"cosine"` (with an embedding of each label).
+        classifier_bias (`bool`, defaults to `True`): Bias of the linear head.
+        classifier_hidden_size (`int`, *optional*), classifier_act (`str`, defaults to `"tanh"`): Of the MLP head.
         label_names (`dict[str, str]`, *optional*): Full name of each label code.
         thresholds (`list[float]`, *optional*):
             In label order, the probability from which a label counts as present; `None` means 0.5.
@@ -109,6 +165,8 @@ class ECGTransformerConfig(PreTrainedConfig):
         window_aggregation (`str` or `list[str]`, defaults to `"mean_logit"`):
             How the windows of a record make its score: `"mean_logit"`, `"mean_probability"` or `"max_probability"`,
             one for all labels or one for each.
+        projection_size (`int`, defaults to 128): Pre-training: size of the features that crops are compared by.
+        contrastive_temperature (`float`, defaults to 0.1): Pre-training: divides the cosine similarities.
         provenance (`dict`, *optional*):
             Where the weights come from: `source`, `sha256`, `license`, `pretraining_data`.
     """
@@ -124,31 +182,63 @@ class ECGTransformerConfig(PreTrainedConfig):
     sampling_rate: int | float = 500
 
     # Tokens
+    lead_layout: str = "channels"
     patch_size: int | None = None
+    patch_norm: bool = False
     conv_layers: list[dict] | None = None
+    conv_norm: bool = False
+    conv_projection: bool = False
     use_cls_token: bool = True
+    num_registers: int = 0
+    keep_registers: bool = True
+    use_lead_separators: bool = False
+    use_lead_embeddings: bool = False
+
+    # Positions
     position_embedding_type: str = "learned"
+    max_position_embeddings: int | None = None
     position_scale: float | int = 1.0
+    position_per_lead: bool = False
+    position_every_layer: bool = False
+    position_conv_kernel_size: int = 128
+    position_conv_groups: int = 16
+    position_conv_reads_padding: bool = False
 
     # Encoder
     hidden_size: int = 192
     num_hidden_layers: int = 12
     num_attention_heads: int = 3
+    head_dim: int | None = None
     intermediate_size: int = 768
     hidden_act: str = "gelu"
+    use_bias: bool = True
+    qkv_bias: bool = True
+    norm_bias: bool | None = None
+    norm_first: bool = True
     layer_norm_eps: float = 1e-6
+    layer_scale_init_value: float | int = 0.0
+    attention_pattern: str = "full"
     initializer_range: float = 0.02
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     drop_path_rate: float | int = 0.0
     pooling: str = "cls"
+    norm_last_hidden_state: bool = False
 
     # Classification
+    classifier_type: str = "linear"
+    classifier_bias: bool = True
+    classifier_hidden_size: int | None = None
+    classifier_act: str = "tanh"
     label_names: dict[str, str] | None = None
     thresholds: list[float | int] | None = None
     temperature: float | int = 1.0
     window_aggregation: str | list[str] = "mean_logit"
     provenance: dict | None = None
+
+    # Pre-training
+    projection_size: int = 128
+    contrastive_temperature: float | int = 0.1
 
     def __post_init__(self, **kwargs):
         self.lead_names = list(LEAD_NAMES if self.lead_names is None else self.lead_names)
@@ -158,6 +248,8 @@ class ECGTransformerConfig(PreTrainedConfig):
             self.conv_layers = [{**CONV_LAYER_DEFAULTS, **layer} for layer in self.conv_layers]
         if self.patch_size is None:
             self.patch_size = 25 if self.conv_layers is None else _joint_stride(self.conv_layers)
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads == 0:
+            self.head_dim = self.hidden_size // self.num_attention_heads
         # Where the package is installed its own pipeline is registered; the entry would ask for trust in remote code.
         if not __name__.startswith("transformers_modules"):
             kwargs.pop("custom_pipelines", None)
@@ -200,17 +292,39 @@ class ECGTransformerConfig(PreTrainedConfig):
 
     @property
     def num_patches(self) -> int:
-        """Tokens of one window, without the CLS token; samples after the last whole patch are not read."""
-        if self.conv_layers is not None:
-            return conv_output_length(self.conv_layers, self.num_samples)
-        return self.num_samples // self.patch_size
+        """Tokens of one window (of one lead, where each has its own), without CLS, registers and separators.
+
+        Samples after the last whole patch are not read.
+        """
+        if self.conv_layers is None:
+            return self.num_samples // self.patch_size
+        return conv_output_length(self.conv_layers, self._samples_in_a_row)
+
+    @property
+    def _samples_in_a_row(self) -> int:
+        return self.num_samples * (self.num_leads if self.lead_layout == "time" else 1)
 
     @property
     def min_samples(self) -> int:
-        """The shortest input: samples that give one token."""
+        """The shortest input: samples that give one token (of all leads together, where they stand in time)."""
+        return self._samples_of(1)
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of a table of positions for tokens in time."""
+        return self.num_patches if self.max_position_embeddings is None else self.max_position_embeddings
+
+    @property
+    def max_samples(self) -> int | None:
+        """The longest input, None where there is no limit: convolutions make positions for any length."""
+        if self.position_embedding_type == "convolution":
+            return None
+        return max(self.num_samples, self._samples_of(self.num_positions))
+
+    def _samples_of(self, num_tokens: int) -> int:
         if self.conv_layers is None:
-            return self.patch_size
-        length = 1
+            return num_tokens * self.patch_size
+        length = num_tokens
         for layer in reversed(self.conv_layers):
             length = (length - 1) * layer["stride"] + layer["kernel_size"] - 2 * layer["padding"]
         return max(length, 1)
@@ -242,29 +356,61 @@ class ECGTransformerConfig(PreTrainedConfig):
                 f"`patch_size` is {self.patch_size} but the strides of `conv_layers` make one token of "
                 f"{_joint_stride(self.conv_layers)} samples: leave `patch_size` out."
             )
-        if self.conv_layers[-1]["channels"] != self.hidden_size:
+        if self.conv_layers[-1]["channels"] != self.hidden_size and not self.conv_projection:
             raise ValueError(
                 f"The last of `conv_layers` has {self.conv_layers[-1]['channels']} channels but `hidden_size` is "
-                f"{self.hidden_size}."
+                f"{self.hidden_size}: set `conv_projection`."
             )
-        if self.num_samples < self.min_samples:
+        if self._samples_in_a_row < self.min_samples:
             raise ValueError(
                 f"`num_samples` ({self.num_samples}) is less than the {self.min_samples} samples of one token."
             )
 
     def validate_encoder(self):
-        if self.hidden_size % self.num_attention_heads:
+        if self.head_dim is None:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
                 f"({self.num_attention_heads})."
             )
+        if self.num_positions < self.num_patches:
+            raise ValueError(
+                f"`max_position_embeddings` ({self.max_position_embeddings}) is less than the {self.num_patches} "
+                "tokens of a window."
+            )
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
-        for name, known in (("position_embedding_type", POSITION_EMBEDDING_TYPES), ("pooling", POOLINGS)):
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got `{getattr(self, name)}`.")
+        self._check_leads()
         if self.pooling == "cls" and not self.use_cls_token:
             raise ValueError("`pooling` is `cls` but `use_cls_token` is False.")
+        if self.pooling == "register" and not (self.num_registers and self.keep_registers):
+            raise ValueError("`pooling` is `register`: set `num_registers`, and leave `keep_registers` True.")
+        if self.pooling == "attention" and self.hidden_size % self.num_attention_heads:
+            raise ValueError("`pooling` is `attention`: `hidden_size` must be a multiple of `num_attention_heads`.")
+        if self.norm_last_hidden_state and self.pooling != "mean":
+            raise ValueError("`norm_last_hidden_state` is for `pooling` `mean`; the others norm the tokens anyway.")
+
+    def _check_leads(self):
+        if self.lead_layout == "time" and self.conv_layers is None:
+            raise ValueError("`lead_layout` is `time`: give `conv_layers`.")
+        if self.lead_layout == "tokens":
+            others = {"conv_layers": self.conv_layers, "use_cls_token": self.use_cls_token}
+            others["num_registers"] = self.num_registers
+            others["position_embedding_type"] = self.position_embedding_type != "learned"
+            if wrong := [name for name, value in others.items() if value]:
+                raise ValueError(
+                    f"`lead_layout` is `tokens`: it has learned positions, and no convolutions, CLS or registers; "
+                    f"change {', '.join(f'`{name}`' for name in wrong)}."
+                )
+        elif wrong := [name for name in LEAD_TOKEN_FIELDS if getattr(self, name)]:
+            raise ValueError(
+                f"{', '.join(f'`{name}`' for name in wrong)} {'is' if len(wrong) == 1 else 'are'} for `lead_layout` "
+                f"`tokens`, got `{self.lead_layout}`."
+            )
+        elif self.attention_pattern != "full":
+            raise ValueError(f"`attention_pattern` `{self.attention_pattern}` is for `lead_layout` `tokens`.")
 
     def validate_labels(self):
         if self.problem_type != "multi_label_classification":
@@ -272,6 +418,8 @@ class ECGTransformerConfig(PreTrainedConfig):
                 f"`problem_type` must be `multi_label_classification`, got `{self.problem_type}`: the head gives one "
                 "probability for each label."
             )
+        if (self.classifier_type == "mlp") != (self.classifier_hidden_size is not None):
+            raise ValueError("`classifier_hidden_size` is for `classifier_type` `mlp`, and needed there.")
         num_labels = len(self.id2label)
         if {name: index for index, name in self.id2label.items()} != self.label2id:
             raise ValueError("`id2label` and `label2id` must be inverse to each other: give both.")
@@ -279,8 +427,9 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`thresholds` has {len(self.thresholds)} values but `id2label` names {num_labels} labels."
             )
-        if self.temperature <= 0:
-            raise ValueError(f"`temperature` must be above 0, got {self.temperature}.")
+        for name in ("temperature", "contrastive_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         rules = [self.window_aggregation] if isinstance(self.window_aggregation, str) else self.window_aggregation
         if unknown := set(rules) - set(WINDOW_AGGREGATIONS):
             raise ValueError(
@@ -314,8 +463,14 @@ def _every_code_file():
     from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
     from .modeling_ecg_transformer import ECGTransformerModel
     from .pipeline_ecg_classification import ECGClassificationPipeline
+    from .pretraining_ecg_transformer import ECGTransformerForPreTraining
 
-    return ECGTransformerFeatureExtractor, ECGTransformerModel, ECGClassificationPipeline
+    return (
+        ECGTransformerFeatureExtractor,
+        ECGTransformerModel,
+        ECGClassificationPipeline,
+        ECGTransformerForPreTraining,
+    )
 
 
 __all__ = ["ECGTransformerConfig", "LEAD_NAMES", "PRESETS"]

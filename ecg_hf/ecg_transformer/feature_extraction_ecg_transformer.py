@@ -5,14 +5,23 @@ import pathlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import signal as scipy_signal
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .configuration_ecg_transformer import AUTO_MAP, LEAD_NAMES, copy_code_files
+from .signal_steps_ecg_transformer import (
+    RESAMPLE_METHODS,
+    bandpass_filter,
+    canonical_lead_names,
+    complete_limb_leads,
+    decimate_stacked,
+    minmax,
+    resample,
+    round_to_float16,
+    zscore,
+)
 
 UNITS_PER_MILLIVOLT = {"mV": 1, "uV": 1000}
 
@@ -60,20 +69,30 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     - `leads`: the model's leads, in the model's order, picked by name (case and blanks around do not matter). Any two
       of I, II and III give the other four limb leads exactly; these are computed where they are missing.
-    - `resample`: polyphase filtering to `sampling_rate`, by `scipy.signal.resample_poly`. Both ends are continued by
-      their point reflection: on PTB-XL records from 500 to 100 Hz the error at the ends is half that of a straight
-      line, and a seventh of that of zeros.
-    - `bandpass`: zero-phase Butterworth filters, the high-pass before the low-pass; skipped if `bandpass` is None.
+    - `resample`: to `sampling_rate` (times `decimation`), by default through polyphase filtering
+      (`scipy.signal.resample_poly`). Both ends are continued by their point reflection: on PTB-XL records from 500 to
+      100 Hz the error at the ends is half that of a straight line, and a seventh of that of zeros.
+    - `bandpass`: zero-phase Butterworth filters, the high-pass before the low-pass, or a zero-phase FIR filter;
+      skipped if `bandpass` is None.
     - `windows`: windows of `num_samples`, one every `window_stride` samples from the record's start. Where the last
       one does not reach the record's end, one more is cut that ends there, so that every sample is seen: 12.3 s in
-      windows of 5 s give those from 0, 5 and 7.3 s. A record shorter than a window gives one.
+      windows of 5 s give those from 0, 5 and 7.3 s. A record shorter than a window gives one. `num_windows` and
+      `cover_end` change that.
     - `normalize`: `(x - mean) / std`, then `clip`.
+
+    Public encoders were trained on other steps, and some on another order of them:
+
+    - `zscore`: `(x - mean) / std` by the signal's own mean and standard deviation: those of the record before the
+      step `windows`, those of the window after it. What is constant becomes zero.
+    - `minmax`: each lead from its smallest and largest value, of the record or the window likewise, to -1 and 1.
+    - `decimate`: every `decimation`-th sample after a low-pass (`scipy.signal.decimate`), of the leads put end to end.
+      This is exactly what the authors of HuBERT-ECG do; it smears the borders between leads over some 10 samples.
 
     Afterwards a window that is too short is padded with zeros at its end, and absent leads become zero: both are the
     mean of normalised signals.
 
     Args:
-        sampling_rate (`int` or `float`, defaults to 500): The model's rate in Hz.
+        sampling_rate (`int` or `float`, defaults to 500): The model's rate in Hz; all numbers of samples are at it.
         num_samples (`int`, defaults to 5000): Samples of a window, at the model's rate.
         lead_names (`list[str]`, *optional*, defaults to the 12 standard leads): The model's leads, in order.
         mean, std (`float` or `list[float]`, default to 0 and 1):
@@ -81,10 +100,28 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         clip (`float`, *optional*): Normalised values are limited to ±`clip`.
         bandpass (`[float | None, float | None]`, *optional*): Low and high edge in Hz; None leaves a side open.
         bandpass_order (`int`, defaults to 2): Order of each of the two filters (applied forward and backward).
+        bandpass_fir_seconds (`float`, *optional*):
+            Length of a FIR filter (Hamming window, number of taps made odd) that replaces the Butterworth filters.
+        resample_method (`str`, defaults to `"polyphase"`):
+            `"polyphase"`, `"fourier"` (`scipy.signal.resample`) or `"linear"` (interpolation that keeps the first and
+            the last sample).
         window_stride (`int`, *optional*, defaults to `num_samples`): Samples from one window's start to the next.
+        num_windows (`int`, *optional*):
+            Instead of `window_stride`: this many windows of each record, evenly from its start to its end. There are
+            gaps between them in a record of more than `num_windows * num_samples` samples.
+        cover_end (`bool`, defaults to `True`): Whether a window is added for what remains at a record's end.
+        zscore_per_lead (`bool`, defaults to `True`):
+            Whether `zscore` works on each lead by itself or on all leads together.
+        normalization_eps (`float`, defaults to 0): Added to the divisor of `zscore` and `minmax`.
+        decimation (`int`, defaults to 1):
+            Of the step `decimate`; what stands between `resample` and it works at this multiple of `sampling_rate`.
+        float16 (`bool`, defaults to `False`):
+            Round to float16 before and after resampling and after each operation of `normalize`, which is the
+            precision of the signals that Weimann's ECG-JEPA was trained on.
         lead_tokens (`bool`, defaults to `False`):
             For models with tokens of single leads: exactly the leads given are kept, in the model's order, none is
             computed or zero, and `lead_ids` says which they are.
+        return_attention_mask (`bool`, defaults to `False`): Tell the model by `attention_mask` what is padding.
         steps (`list[str]`, *optional*): Names and order of the steps.
 
     `num_samples`, `mean`, `std` and the others may also be set as attributes. `to_json_string()` holds every number
@@ -103,8 +140,17 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         clip: float | None = None,
         bandpass: Sequence[float | None] | None = None,
         bandpass_order: int = 2,
+        bandpass_fir_seconds: float | None = None,
+        resample_method: str = "polyphase",
         window_stride: int | None = None,
+        num_windows: int | None = None,
+        cover_end: bool = True,
+        zscore_per_lead: bool = True,
+        normalization_eps: float = 0.0,
+        decimation: int = 1,
+        float16: bool = False,
         lead_tokens: bool = False,
+        return_attention_mask: bool = False,
         steps: Sequence[str] = ("leads", "resample", "bandpass", "windows", "normalize"),
         **kwargs,
     ):
@@ -116,14 +162,23 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         super().__init__()
         self.sampling_rate = sampling_rate
         self.num_samples = num_samples
-        self.lead_names = list(_canonical_lead_names(LEAD_NAMES if lead_names is None else lead_names))
+        self.lead_names = list(canonical_lead_names(LEAD_NAMES if lead_names is None else lead_names))
         self.mean = mean
         self.std = std
         self.clip = clip
         self.bandpass = None if bandpass is None else list(bandpass)
         self.bandpass_order = bandpass_order
+        self.bandpass_fir_seconds = bandpass_fir_seconds
+        self.resample_method = resample_method
         self.window_stride = window_stride
+        self.num_windows = num_windows
+        self.cover_end = cover_end
+        self.zscore_per_lead = zscore_per_lead
+        self.normalization_eps = normalization_eps
+        self.decimation = decimation
+        self.float16 = float16
         self.lead_tokens = lead_tokens
+        self.return_attention_mask = return_attention_mask
         self.steps = list(steps)
         self._check_settings()
 
@@ -154,12 +209,16 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             return_record_index (`bool`, defaults to `False`): Also give `record_index`.
             crop_positions (`float` in [0, 1), or one for each record, *optional*):
                 Instead of all windows of a record, give the one that begins at
-                `floor(position * (length - num_samples + 1))`, the length being that at the model's rate.
+                `floor(position * (length - num_samples + 1))`, both at the rate at which windows are cut.
 
         Returns:
-            [`BatchFeature`] with `input_values` (windows of all records in order, leads, `num_samples`), float32; with
-            `lead_tokens` also `lead_ids` (windows, leads), int64, the place of each lead in the model's `lead_names`;
-            with `return_record_index` also `record_index` (windows,), int64, the record of each window.
+            [`BatchFeature`] with
+
+            - `input_values` (windows of all records in order, leads, `num_samples`), float32;
+            - with `lead_tokens`, `lead_ids` (windows, leads), int64: the place of each lead in `self.lead_names`;
+            - with `return_attention_mask`, where any window is padded, `attention_mask` (windows, `num_samples`),
+              int64: 1 for samples of the record;
+            - with `return_record_index`, `record_index` (windows,), int64: the record of each window.
 
         Raises:
             ValueError: a missing or impossible rate, lead name or unit, swapped axes, an empty record, values that are
@@ -172,7 +231,10 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         batches = self._group_records(signal, sampling_rate, lead_names, units, crop_positions)
         for batch in batches:
             for step in self.steps:
-                _STEPS[step](self, batch)
+                try:
+                    _STEPS[step](self, batch)
+                except ValueError as error:
+                    raise ValueError(f"{batch.label}, step `{step}`: {error}") from error
             self._report_absent_leads(batch, missing_leads)
         return self._collect(batches, return_tensors, return_record_index)
 
@@ -197,31 +259,59 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
     def _check_settings(self):
         if not _is_number(self.sampling_rate) or not 0 < self.sampling_rate < np.inf:
             raise ValueError(f"`sampling_rate` must be a number above 0 Hz, got {self.sampling_rate!r}.")
-        if not isinstance(self.num_samples, numbers.Integral) or self.num_samples < 1:
-            raise ValueError(f"`num_samples` must be a whole number above 0, got {self.num_samples!r}.")
-        stride = self.num_samples if self.window_stride is None else self.window_stride
-        if not isinstance(stride, numbers.Integral) or not 0 < stride <= self.num_samples:
-            raise ValueError(
-                f"`window_stride` must be a whole number from 1 to `num_samples` ({self.num_samples}), got {stride!r}."
-            )
+        self._check_windows()
+        self._check_filters()
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"`clip` must be above 0 standard deviations, got {self.clip}.")
-        if self.bandpass is not None:
-            self._check_bandpass()
+        if not 0 <= self.normalization_eps < np.inf:
+            raise ValueError(f"`normalization_eps` must be a number from 0 on, got {self.normalization_eps}.")
         self._per_lead("mean")
         if not (self._per_lead("std") > 0).all():
             raise ValueError(f"`std` must be above 0 mV, got {self.std}.")
-        unknown = [step for step in self.steps if step not in _STEPS]
-        if unknown or not {"leads", "resample", "windows"} <= set(self.steps):
+        self._check_steps()
+
+    def _check_windows(self):
+        if not _is_count(self.num_samples):
+            raise ValueError(f"`num_samples` must be a whole number above 0, got {self.num_samples!r}.")
+        stride = self.num_samples if self.window_stride is None else self.window_stride
+        if not _is_count(stride) or stride > self.num_samples:
             raise ValueError(
-                f"`steps` are some of {', '.join(_STEPS)}, among them leads, resample and windows; "
-                f"got {', '.join(self.steps)}."
+                f"`window_stride` must be a whole number from 1 to `num_samples` ({self.num_samples}), got {stride!r}."
+            )
+        if self.num_windows is not None and not (_is_count(self.num_windows) and self.window_stride is None):
+            raise ValueError(
+                "`num_windows` must be a whole number above 0, and needs `window_stride` to be None; got "
+                f"{self.num_windows!r} and {self.window_stride!r}."
             )
 
-    def _check_bandpass(self):
+    def _check_filters(self):
+        if self.resample_method not in RESAMPLE_METHODS:
+            raise ValueError(
+                f"`resample_method` must be one of {', '.join(RESAMPLE_METHODS)}; got {self.resample_method!r}."
+            )
+        if not _is_count(self.decimation):
+            raise ValueError(f"`decimation` must be a whole number above 0, got {self.decimation!r}.")
+        if self.bandpass_fir_seconds is not None and not self.bandpass_fir_seconds > 0:
+            raise ValueError(f"`bandpass_fir_seconds` must be above 0 s, got {self.bandpass_fir_seconds}.")
+        if self.bandpass is None:
+            return
         edges = [edge for edge in self.bandpass if edge is not None]
         if len(self.bandpass) != 2 or edges != sorted(set(edges)) or any(edge <= 0 for edge in edges):
             raise ValueError(f"`bandpass` must be a lower and a higher edge above 0 Hz, got {self.bandpass}.")
+
+    def _check_steps(self):
+        needed = ["leads", "resample", "windows"]
+        if self.decimation > 1:
+            needed.append("decimate")
+        unknown = [step for step in self.steps if step not in _STEPS]
+        if unknown or not set(needed) <= set(self.steps) or len(set(self.steps)) != len(self.steps):
+            raise ValueError(
+                f"`steps` are some of {', '.join(_STEPS)}, each once, among them {', '.join(needed)}; "
+                f"got {', '.join(self.steps)}."
+            )
+        place = {step: index for index, step in enumerate(self.steps)}
+        if place["resample"] > min(place["windows"], place.get("decimate", len(place))):
+            raise ValueError(f"`steps`: resample comes before windows and decimate; got {', '.join(self.steps)}.")
 
     def _per_lead(self, name: str) -> np.ndarray:
         """The statistic `mean` or `std` as (leads,) float32."""
@@ -269,7 +359,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         given = {name: row for row, name in enumerate(batch.lead_names)}
         if not given.keys() & set(self.lead_names):
             raise ValueError(
-                f"{batch.label} has none of the model's leads: expected some of {' '.join(self.lead_names)}, got "
+                f"none of the model's leads: expected some of {' '.join(self.lead_names)}, got "
                 f"{' '.join(batch.lead_names)}."
             )
         wanted = tuple(name for name in self.lead_names if name in given or not self.lead_tokens)
@@ -277,64 +367,72 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             if wanted != batch.lead_names:
                 batch.values = batch.values[:, [given[name] for name in wanted]]
         else:
-            leads = _complete_limb_leads({name: batch.in_millivolts()[:, row] for name, row in given.items()})
+            leads = complete_limb_leads({name: batch.in_millivolts()[:, row] for name, row in given.items()})
             silence = np.zeros_like(batch.values[:, 0])
             batch.values = np.stack([leads.get(name, silence) for name in wanted], axis=1)
             batch.absent_leads = tuple(name for name in wanted if name not in leads)
         batch.lead_names = wanted
 
     def _resample(self, batch: _Batch):
-        if batch.sampling_rate == self.sampling_rate:
+        rate = self.sampling_rate * self.decimation
+        if batch.sampling_rate == rate:
             return
-        # Filters stay below 20,000 taps; a rate that is no ratio of small numbers is met to 1e-6 / ratio or better.
-        ratio = Fraction(float(self.sampling_rate) / batch.sampling_rate).limit_denominator(1000)
-        length = batch.values.shape[-1]
-        if not ratio or length < 2:
-            raise ValueError(
-                f"{batch.label}: {length} samples at {batch.sampling_rate:g} Hz cannot be resampled to "
-                f"{self.sampling_rate:g} Hz."
-            )
-        batch.values = scipy_signal.resample_poly(
-            batch.in_millivolts(), ratio.numerator, ratio.denominator, axis=-1, padtype="antireflect"
-        )
-        batch.sampling_rate = self.sampling_rate
+        values = self._round(batch.in_millivolts())
+        batch.values = self._round(resample(values, batch.sampling_rate, rate, self.resample_method))
+        batch.sampling_rate = rate
 
     def _filter(self, batch: _Batch):
-        if self.bandpass is None:
+        if not any(self.bandpass or ()):
             return
-        values = batch.in_millivolts()
-        for edge, kind in zip(self.bandpass, ("highpass", "lowpass"), strict=True):
-            if edge is None:
-                continue
-            sections = scipy_signal.butter(self.bandpass_order, edge, kind, fs=batch.sampling_rate, output="sos")
-            try:
-                values = scipy_signal.sosfiltfilt(sections, values, axis=-1)
-            except ValueError as error:
-                raise ValueError(f"{batch.label} is too short for `bandpass`: {values.shape[-1]} samples.") from error
-        batch.values = values
+        batch.values = bandpass_filter(
+            batch.in_millivolts(), batch.sampling_rate, self.bandpass, self.bandpass_order, self.bandpass_fir_seconds
+        )
 
     def _cut_windows(self, batch: _Batch):
         num_records, num_leads, length = batch.values.shape
-        size = min(self.num_samples, length)
+        # Above 1 before the step `decimate`.
+        scale = round(batch.sampling_rate / self.sampling_rate)
+        size = min(self.num_samples * scale, length)
         if batch.crop_positions is None:
-            starts = self._window_starts(length - size)[None]
+            starts = self._window_starts(length - size, scale)[None]
         else:
             starts = np.floor(batch.crop_positions * (length - size + 1)).astype(np.int64)[:, None]
         windows = sliding_window_view(batch.values, size, axis=-1)[np.arange(num_records)[:, None], :, starts]
         batch.values = windows.reshape(-1, num_leads, size)
         batch.records = np.repeat(batch.records, starts.shape[1])
 
-    def _window_starts(self, last: int) -> np.ndarray:
-        starts = np.arange(0, last + 1, self.window_stride or self.num_samples)
-        return starts if starts[-1] == last else np.append(starts, last)
+    def _window_starts(self, last: int, scale: int) -> np.ndarray:
+        if self.num_windows is not None:
+            # The same start several times, which `unique` undoes, where a record is hardly longer than a window.
+            return np.unique(np.arange(self.num_windows) * (last // max(self.num_windows - 1, 1)))
+        starts = np.arange(0, last + 1, (self.window_stride or self.num_samples) * scale)
+        return np.append(starts, last) if self.cover_end and starts[-1] != last else starts
 
     def _normalize(self, batch: _Batch):
         rows = self._lead_ids(batch)
-        values = batch.in_millivolts()
+        values = self._round(batch.in_millivolts())
         values -= self._per_lead("mean")[rows, None]
+        values = self._round(values)
         values /= self._per_lead("std")[rows, None]
+        values = self._round(values)
         if self.clip is not None:
             np.clip(values, -self.clip, self.clip, out=values)
+        batch.values = values
+
+    def _round(self, values: np.ndarray) -> np.ndarray:
+        return round_to_float16(values) if self.float16 else values
+
+    def _zscore(self, batch: _Batch):
+        batch.values = zscore(batch.in_millivolts(), self.zscore_per_lead, self.normalization_eps)
+
+    def _minmax(self, batch: _Batch):
+        batch.values = minmax(batch.in_millivolts(), self.normalization_eps)
+
+    def _decimate(self, batch: _Batch):
+        if self.decimation == 1:
+            return
+        batch.values = decimate_stacked(batch.in_millivolts(), self.decimation)
+        batch.sampling_rate = self.sampling_rate
 
     # Output
 
@@ -365,10 +463,13 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             )
         input_values = np.concatenate([self._finish(batch) for batch in batches])
         record_index = np.concatenate([batch.records for batch in batches])
+        lengths = np.repeat([batch.values.shape[-1] for batch in batches], [len(batch.records) for batch in batches])
         if len(batches) > 1:
             order = np.argsort(record_index, kind="stable")
-            input_values, record_index = input_values[order], record_index[order]
+            input_values, record_index, lengths = input_values[order], record_index[order], lengths[order]
         data = {"input_values": input_values}
+        if self.return_attention_mask and (lengths < self.num_samples).any():
+            data["attention_mask"] = (np.arange(self.num_samples) < lengths[:, None]).astype(np.int64)
         if self.lead_tokens:
             data["lead_ids"] = np.tile(np.array(self._lead_ids(batches[0]), dtype=np.int64), (len(input_values), 1))
         if return_record_index:
@@ -388,11 +489,18 @@ _STEPS = {
     "bandpass": ECGTransformerFeatureExtractor._filter,
     "windows": ECGTransformerFeatureExtractor._cut_windows,
     "normalize": ECGTransformerFeatureExtractor._normalize,
+    "zscore": ECGTransformerFeatureExtractor._zscore,
+    "minmax": ECGTransformerFeatureExtractor._minmax,
+    "decimate": ECGTransformerFeatureExtractor._decimate,
 }
 
 
 def _is_number(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, numbers.Integral) and value >= 1
 
 
 def _as_records(signal) -> tuple[list[np.ndarray], bool]:
@@ -432,25 +540,11 @@ def _lead_names_of_records(lead_names, count: int) -> list[tuple[str, ...]]:
             f"got {lead_names!r}."
         )
     if np.ndim(lead_names[0]) == 0:
-        return [_canonical_lead_names(lead_names)] * count
+        return [canonical_lead_names(lead_names)] * count
     if len(lead_names) != count:
         raise ValueError(f"`lead_names` has {len(lead_names)} lists for {count} records.")
-    canonical = {names: _canonical_lead_names(names) for names in {tuple(names) for names in lead_names}}
+    canonical = {names: canonical_lead_names(names) for names in {tuple(names) for names in lead_names}}
     return [canonical[tuple(names)] for names in lead_names]
-
-
-def _canonical_lead_names(names: Sequence[str]) -> tuple[str, ...]:
-    known = {name.casefold(): name for name in LEAD_NAMES}
-    canonical = tuple(known.get(str(name).strip().casefold()) for name in names)
-    if None in canonical:
-        unknown = [str(name) for name, found in zip(names, canonical, strict=True) if found is None]
-        raise ValueError(f"Unknown leads in `lead_names`: {', '.join(unknown)}. Known are {' '.join(LEAD_NAMES)}.")
-    if len(set(canonical)) != len(canonical):
-        raise ValueError(
-            f"`lead_names` names a lead twice: {' '.join(map(str, names))}. Each of {' '.join(LEAD_NAMES)} may stand "
-            "there once."
-        )
-    return canonical
 
 
 def _crop_positions(crop_positions, count: int) -> np.ndarray | None:
@@ -506,23 +600,6 @@ def _check_values(batch: _Batch, labels: list[str]):
 
 def _is_missing(samples: np.ndarray) -> np.ndarray:
     return ~np.isfinite(samples) if samples.dtype.kind == "f" else samples == MISSING_SAMPLE
-
-
-def _complete_limb_leads(leads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Einthoven's and Goldberger's equations: any two of I, II and III give all six limb leads; those given stay."""
-    if len(leads.keys() & {"I", "II", "III"}) < 2:
-        return leads
-    one = leads["I"] if "I" in leads else leads["II"] - leads["III"]
-    two = leads["II"] if "II" in leads else leads["I"] + leads["III"]
-    limb_leads = {
-        "I": one,
-        "II": two,
-        "III": two - one,
-        "aVR": -(one + two) / 2,
-        "aVL": one - two / 2,
-        "aVF": two - one / 2,
-    }
-    return {**limb_leads, **leads}
 
 
 __all__ = ["ECGTransformerFeatureExtractor"]

@@ -1,4 +1,4 @@
-"""Blocks of the ECG Transformer: attention, MLP, and the residual branches that stochastic depth drops."""
+"""Blocks of the ECG Transformer: attention, MLP, the residual branches that stochastic depth drops, and pooling."""
 
 import math
 from collections.abc import Callable
@@ -12,6 +12,12 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_ecg_transformer import ECGTransformerConfig
+
+
+def layer_norm(config: ECGTransformerConfig, size: int | None = None) -> nn.LayerNorm:
+    """A layer norm as the configuration has it, over `hidden_size` channels or over `size`."""
+    bias = config.use_bias if config.norm_bias is None else config.norm_bias
+    return nn.LayerNorm(config.hidden_size if size is None else size, eps=config.layer_norm_eps, bias=bias)
 
 
 def drop_path(
@@ -64,13 +70,14 @@ class ECGTransformerAttention(nn.Module):
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
         self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.head_dim = config.head_dim
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        inner_size = config.num_attention_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, inner_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, inner_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, inner_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(inner_size, config.hidden_size, bias=config.use_bias)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
@@ -90,45 +97,110 @@ class ECGTransformerAttention(nn.Module):
 class ECGTransformerMLP(nn.Module):
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
+class ECGTransformerLayerScale(nn.Module):
+    """A factor for each channel of a residual branch."""
+
+    def __init__(self, config: ECGTransformerConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states * self.weight
+
+
 class ECGTransformerLayer(GradientCheckpointingLayer):
-    """One pre-norm block; its attention and MLP branches are each dropped per row at `drop_path_rate` in training."""
+    """One block, pre-norm or post-norm; its attention and MLP branches are each dropped per row at `drop_path_rate`
+    in training."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
         self.drop_path_rate = 0.0
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm_first = config.norm_first
+        scaled = config.layer_scale_init_value > 0
+        self.attention_norm = layer_norm(config)
         self.attention = ECGTransformerAttention(config)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_scale = ECGTransformerLayerScale(config) if scaled else nn.Identity()
+        self.mlp_norm = layer_norm(config)
         self.mlp = ECGTransformerMLP(config)
+        self.mlp_scale = ECGTransformerLayerScale(config) if scaled else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
         def attend(states, mask):
-            return self.dropout(self.attention(self.attention_norm(states), mask, **kwargs)[0])
+            return self.attention_scale(self.dropout(self.attention(states, mask, **kwargs)[0]))
 
         def transform(states, mask):
-            return self.dropout(self.mlp(self.mlp_norm(states)))
+            return self.mlp_scale(self.dropout(self.mlp(states)))
 
-        hidden_states = self._residual(attend, hidden_states, attention_mask)
-        return self._residual(transform, hidden_states, attention_mask)
+        hidden_states = self._residual(attend, self.attention_norm, hidden_states, attention_mask)
+        return self._residual(transform, self.mlp_norm, hidden_states, attention_mask)
 
-    def _residual(self, branch: Callable, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None):
+    def _residual(self, function: Callable, norm: nn.Module, hidden_states: torch.Tensor, attention_mask):
+        def branch(states, mask):
+            return function(norm(states) if self.norm_first else states, mask)
+
         if self.training and self.drop_path_rate > 0:
-            return drop_path(branch, hidden_states, attention_mask, self.drop_path_rate)
-        return hidden_states + branch(hidden_states, attention_mask)
+            hidden_states = drop_path(branch, hidden_states, attention_mask, self.drop_path_rate)
+        else:
+            hidden_states = hidden_states + branch(hidden_states, attention_mask)
+        return hidden_states if self.norm_first else norm(hidden_states)
 
     def extra_repr(self) -> str:
         return f"drop_path_rate={self.drop_path_rate:.3g}"
 
 
-__all__ = ["ECGTransformerAttention", "ECGTransformerLayer", "ECGTransformerMLP", "drop_path"]
+class ECGTransformerAttentionPooling(nn.Module):
+    """(batch, tokens, hidden) to (batch, hidden): a learned query attends to the tokens; the joined heads, no more."""
+
+    def __init__(self, config: ECGTransformerConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.query_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        def split(states):
+            return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        query, key, value = (
+            split(self.q_proj(self.query_token)),
+            split(self.k_proj(hidden_states)),
+            split(self.v_proj(hidden_states)),
+        )
+        scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+        if token_mask is not None:
+            scores = scores.masked_fill(~token_mask[:, None, None], torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+        return (weights @ value).flatten(1)
+
+
+def masked_mean(tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean of (batch, tokens, hidden) over the tokens where `mask` (batch, tokens) is true."""
+    if mask is None:
+        return tokens.mean(dim=1)
+    weights = mask.to(tokens.dtype).unsqueeze(-1)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+__all__ = [
+    "ECGTransformerAttention",
+    "ECGTransformerAttentionPooling",
+    "ECGTransformerLayer",
+    "ECGTransformerLayerScale",
+    "ECGTransformerMLP",
+    "drop_path",
+    "layer_norm",
+    "masked_mean",
+]

@@ -1,7 +1,10 @@
-"""The ECG Transformer: all leads of a short stretch of signal make one token; a pre-norm Transformer encodes them.
+"""The ECG Transformer: stretches of signal become tokens, which a Transformer encodes and a pooling puts together.
 
-Sources: MTECG (arXiv 2309.07136) for the default encoder, stochastic depth from Huang et al. (arXiv 1603.09382), its
-use in post-training from arXiv 2509.12991. Dropped rows are not computed, as in Touvron et al. (arXiv 2212.04884).
+Sources: MTECG (arXiv 2309.07136) for the default encoder, in which all leads of a stretch make one token. The same
+classes hold the public encoders ECG-JEPA (Weimann, 2410.13867; Kim, 2410.08559), ST-MEM (2402.09450), ECG-FM
+(2408.05178) and HuBERT-ECG (medRxiv 2024.11.14.24317328): what they differ in are fields of the configuration.
+Stochastic depth is from Huang et al. (arXiv 1603.09382), its use in post-training from arXiv 2509.12991. Dropped rows
+are not computed, as in Touvron et al. (arXiv 2212.04884).
 """
 
 import os
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -20,8 +24,15 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg_transformer import AUTO_MAP, CUSTOM_PIPELINES, ECGTransformerConfig, copy_code_files
-from .embeddings_ecg_transformer import ECGTransformerEmbeddings
-from .layers_ecg_transformer import ECGTransformerAttention, ECGTransformerLayer
+from .embeddings_ecg_transformer import ECGTransformerEmbeddings, ECGTransformerLeadEmbeddings
+from .layers_ecg_transformer import (
+    ECGTransformerAttention,
+    ECGTransformerAttentionPooling,
+    ECGTransformerLayer,
+    ECGTransformerLayerScale,
+    layer_norm,
+    masked_mean,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +40,16 @@ UNKNOWN_LABEL = -100
 
 # Of `save_pretrained(push_to_hub=True)`, for `push_to_hub`.
 PUSH_ARGUMENTS = ("commit_description", "commit_message", "create_pr", "private", "revision", "tags", "token")
+
+# Parameters that are no matrices of a linear map: they start from the truncated normal, and do not decay.
+_TOKEN_PARAMETERS = (
+    "cls_token",
+    "registers",
+    "lead_separator",
+    "lead_embeddings",
+    "position_embeddings",
+    "query_token",
+)
 
 
 @dataclass
@@ -56,13 +77,13 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("time",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ECGTransformerEmbeddings", "ECGTransformerLayer"]
+    _no_split_modules = ["ECGTransformerEmbeddings", "ECGTransformerLeadEmbeddings", "ECGTransformerLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ECGTransformerLayer, "attentions": ECGTransformerAttention}
-    _head_names = ("classifier",)
+    _head_names = ("classifier", "projection_head")
 
     head_is_random = False
     """True where `from_pretrained` found no weights for the head: it has to be trained before it is used."""
@@ -70,14 +91,16 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, ECGTransformerEmbeddings):
-            if self.config.use_cls_token:
-                init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
-            if self.config.position_embedding_type == "learned":
-                init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
-            else:
-                # Not stored, and `from_pretrained` leaves such buffers unset.
-                init.copy_(module.position_embeddings, module.fixed_positions())
+        for name, parameter in module.named_parameters(recurse=False):
+            if name in _TOKEN_PARAMETERS:
+                init.trunc_normal_(parameter, std=self.config.initializer_range)
+        if isinstance(module, ECGTransformerEmbeddings) and self.config.position_embedding_type == "sincos":
+            # Not stored, and `from_pretrained` leaves such buffers unset.
+            init.copy_(module.position_embeddings, module.fixed_positions())
+        elif isinstance(module, ECGTransformerLayerScale):
+            init.constant_(module.weight, self.config.layer_scale_init_value)
+        elif isinstance(module, ECGTransformerCosineHead):
+            init.normal_(module.weight, std=self.config.initializer_range)
 
     def set_drop_path_rate(self, rate: float):
         """Set stochastic depth: block l of L is dropped at `rate` * l / (L - 1), so a single block never is."""
@@ -88,10 +111,11 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the matrices that, like all vectors, weight decay leaves alone."""
-        return {name for name, _ in self.named_parameters() if name.endswith(("cls_token", "position_embeddings"))}
+        return {name for name, _ in self.named_parameters() if name.split(".")[-1] in _TOKEN_PARAMETERS}
 
     def layer_id(self, parameter_name: str) -> int:
-        """Depth of a parameter for layer-wise learning rates: 0 the embeddings, l + 1 block l, then norm and head."""
+        """Depth of a parameter for layer-wise learning rates: 0 the embeddings, l + 1 block l, then norm, pooling and
+        head."""
         parts = parameter_name.removeprefix(f"{self.base_model_prefix}.").split(".")
         if parts[0] == "embeddings":
             return 0
@@ -119,9 +143,14 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         missing = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
         head = {name for name in self.state_dict() if self._is_head(name)}
         no_head = bool(head) and head <= missing
+        # The head of another task is left behind; what is too much in a head of this model's own is a fault.
+        own_parts = {name.split(".")[0] for name in head}
+        unexpected = [
+            name for name in info["unexpected_keys"] if not self._is_head(name) or name.split(".")[0] in own_parts
+        ]
         wrong = {
             "lacks": sorted(missing - head if no_head else missing),
-            "has no place for": sorted(name for name in info["unexpected_keys"] if head or not self._is_head(name)),
+            "has no place for": sorted(unexpected),
         }
         if any(wrong.values()):
             found = "; ".join(f"{what} {', '.join(names)}" for what, names in wrong.items() if names)
@@ -142,7 +171,10 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         repo_id = kwargs.pop("repo_id", None)
         hub_kwargs = {name: kwargs.pop(name) for name in PUSH_ARGUMENTS if name in kwargs}
         is_classifier = isinstance(self, ECGTransformerForMultiLabel)
-        self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_ecg_transformer.{type(self).__name__}"}
+        # `fully_shard` puts a class of its own before the model's.
+        original = next(kind for kind in type(self).__mro__ if kind.__module__.endswith("_ecg_transformer"))
+        module = original.__module__.split(".")[-1]
+        self.config.auto_map = {**AUTO_MAP, "AutoModel": f"{module}.{original.__name__}"}
         if is_classifier:
             self.config.custom_pipelines = CUSTOM_PIPELINES
         try:
@@ -161,10 +193,13 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__(config)
-        self.embeddings = ECGTransformerEmbeddings(config)
+        lead_tokens = config.lead_layout == "tokens"
+        self.embeddings = (ECGTransformerLeadEmbeddings if lead_tokens else ECGTransformerEmbeddings)(config)
         self.layers = nn.ModuleList([ECGTransformerLayer(config) for _ in range(config.num_hidden_layers)])
         self.set_drop_path_rate(config.drop_path_rate)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = layer_norm(config) if config.norm_first else nn.Identity()
+        if config.pooling == "attention":
+            self.pooler = ECGTransformerAttentionPooling(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -176,43 +211,77 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        lead_ids: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
         Args:
             input_values (`torch.FloatTensor` of shape `(batch, num_leads, samples)`):
                 Normalised signal at `config.sampling_rate`, leads in the order of `config.lead_names`, at most
-                `config.num_samples` samples; shorter input uses the first positions.
-            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for real samples, 0 for padding.
+                `config.num_samples` samples (more where convolutions make the positions); shorter input uses the first
+                positions. Where the leads stand one after another in time (`lead_layout` `"time"`), one row of shape
+                `(batch, 1, samples)` is taken as they are stacked already.
+            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*):
+                1 for real samples, 0 for padding; `(batch, num_leads, samples)` too where the leads are stacked in
+                time. Convolutions count the ones: real samples must come first.
+            lead_ids (`torch.LongTensor` of shape `(batch, leads)`, *optional*):
+                Only for models with tokens of single leads: the place in `config.lead_names` of each row; any leads in
+                any order, without which the rows are all leads in order.
 
-        Returns `last_hidden_state` (batch, tokens, hidden), CLS first, and `pooler_output` (batch, hidden).
+        Returns `last_hidden_state` (batch, tokens, hidden) and `pooler_output` (batch, hidden). Registers and CLS come
+        first, then the tokens in time order, those of a single lead together.
         """
-        hidden_states, token_mask = self.embeddings(input_values, attention_mask)
-        mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
-        for layer in self.layers:
+        hidden_states, token_mask, positions = self.embeddings(input_values, attention_mask, lead_ids)
+        tokens_per_lead = hidden_states.shape[1] // input_values.shape[1]
+        mask = self._attention_mask(hidden_states, token_mask, tokens_per_lead)
+        for index, layer in enumerate(self.layers):
+            if positions is not None and index:
+                hidden_states = hidden_states + positions
             hidden_states = layer(hidden_states, mask, **kwargs)
-        if self.config.pooling == "mean":
-            pooled = self.norm(self._mean_of_patches(hidden_states, token_mask))
-        else:
-            hidden_states = self.norm(hidden_states)
-            pooled = (
-                hidden_states[:, 0]
-                if self.config.pooling == "cls"
-                else self._mean_of_patches(hidden_states, token_mask)
-            )
+        hidden_states, pooled = self._pool(hidden_states, token_mask, tokens_per_lead)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
-    def _mean_of_patches(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-        first = int(self.config.use_cls_token)
-        return masked_mean(hidden_states[:, first:], None if token_mask is None else token_mask[:, first:])
+    def _attention_mask(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None, tokens_per_lead: int):
+        if self.config.attention_pattern == "full":
+            return create_bidirectional_mask(self.config, hidden_states, token_mask)
 
+        def same_lead_or_time(batch, head, query, key):
+            return (query // tokens_per_lead == key // tokens_per_lead) | (
+                query % tokens_per_lead == key % tokens_per_lead
+            )
 
-def masked_mean(tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean of (batch, tokens, hidden) over the tokens where `mask` (batch, tokens) is true."""
-    if mask is None:
-        return tokens.mean(dim=1)
-    weights = mask.to(tokens.dtype).unsqueeze(-1)
-    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return create_bidirectional_mask(self.config, hidden_states, token_mask, and_mask_function=same_lead_or_time)
+
+    def _pool(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None, tokens_per_lead: int):
+        """Tokens of the last block and their mask -> the tokens that are returned and (batch, hidden) for the head."""
+        config = self.config
+        if config.pooling != "mean":
+            hidden_states = self.norm(hidden_states)
+        num_registers = config.num_registers
+        if not config.keep_registers:
+            hidden_states, num_registers = hidden_states[:, config.num_registers :], 0
+            token_mask = None if token_mask is None else token_mask[:, config.num_registers :]
+        if config.pooling == "attention":
+            return hidden_states, self.pooler(hidden_states, token_mask)
+        if config.pooling == "register":
+            return hidden_states, hidden_states[:, 0]
+        if config.pooling == "cls":
+            return hidden_states, hidden_states[:, num_registers]
+        pooled = self._mean_of_patches(hidden_states, token_mask, num_registers, tokens_per_lead)
+        if config.pooling == "mean":
+            pooled = self.norm(pooled)
+            if config.norm_last_hidden_state:
+                hidden_states = self.norm(hidden_states)
+        return hidden_states, pooled
+
+    def _mean_of_patches(self, hidden_states, token_mask, num_registers: int, tokens_per_lead: int) -> torch.Tensor:
+        if not self.config.use_lead_separators:
+            first = num_registers + self.config.use_cls_token
+            return masked_mean(hidden_states[:, first:], None if token_mask is None else token_mask[:, first:])
+        patches = hidden_states.unflatten(1, (-1, tokens_per_lead))[:, :, 1:-1].flatten(1, 2)
+        if token_mask is not None:
+            token_mask = token_mask.unflatten(1, (-1, tokens_per_lead))[:, :, 1:-1].flatten(1)
+        return masked_mean(patches, token_mask)
 
 
 def multilabel_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -222,47 +291,96 @@ def multilabel_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none") * known
 
 
+class ECGTransformerMLPHead(nn.Module):
+    """Two linear maps with an activation between them."""
+
+    def __init__(self, config: ECGTransformerConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.classifier_hidden_size)
+        self.activation = ACT2FN[config.classifier_act]
+        self.fc2 = nn.Linear(config.classifier_hidden_size, config.num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(pooled)))
+
+
+class ECGTransformerCosineHead(nn.Module):
+    """Each logit is the cosine, from -1 to 1, between the pooled feature and the embedding of the label."""
+
+    def __init__(self, config: ECGTransformerConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.num_labels, config.hidden_size))
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cosine_similarity(pooled.unsqueeze(1), self.weight, dim=-1)
+
+
+def make_classifier(config: ECGTransformerConfig) -> nn.Module:
+    """The head of the form that the configuration names: (batch, hidden) to (batch, labels)."""
+    if config.classifier_type == "mlp":
+        return ECGTransformerMLPHead(config)
+    if config.classifier_type == "cosine":
+        return ECGTransformerCosineHead(config)
+    return nn.Linear(config.hidden_size, config.num_labels, bias=config.classifier_bias)
+
+
 class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
-    """The encoder with a linear head: one logit for each label, labels independent of each other."""
+    """The encoder with a head, linear by default: one logit for each label, labels independent of each other."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.ecg_transformer = ECGTransformerModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = make_classifier(config)
         self.post_init()
 
     def replace_head(self, id2label: dict[int, str], label_names: dict[str, str] | None = None):
-        """Put a new, random head for other labels on the model; thresholds and temperature of the old one go."""
+        """Put a new, random, linear head for other labels on the model; thresholds and temperature of the old one go.
+
+        A trained pooling stays: it belongs to the backbone.
+        """
         config = self.config
         config.id2label = dict(id2label)
         config.label2id = {name: index for index, name in config.id2label.items()}
         config.label_names, config.thresholds = label_names, None
         config.temperature, config.window_aggregation = 1.0, "mean_logit"
         self.num_labels = len(id2label)
-        old = self.classifier.weight
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels, device=old.device, dtype=old.dtype)
+        self._put_linear_head()
         self._init_weights(self.classifier)
         self.head_is_random = True
+
+    def use_linear_head(self):
+        """Put a linear head with bias, of zeros, in the place of one of another form: what a linear probe fits."""
+        if not (self.config.classifier_type == "linear" and self.config.classifier_bias):
+            self._put_linear_head()
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
+            self.head_is_random = True
+
+    def _put_linear_head(self):
+        config, old = self.config, next(self.classifier.parameters())
+        config.classifier_type, config.classifier_bias, config.classifier_hidden_size = "linear", True, None
+        self.classifier = make_classifier(config).to(device=old.device, dtype=old.dtype)
 
     @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        lead_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ECGTransformerClassifierOutput:
         r"""
         Args:
-            input_values, attention_mask: As in [`ECGTransformerModel`].
+            input_values, attention_mask, lead_ids: As in [`ECGTransformerModel`].
             labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): 0 or 1, -100 where unknown.
             num_items_in_batch (`int`, *optional*):
                 Known labels in the whole batch, over all processes and accumulated steps, by which the Trainer has the
                 summed loss divided; without it the loss is the mean over the known labels given.
         """
-        outputs = self.ecg_transformer(input_values, attention_mask=attention_mask, **kwargs)
+        outputs = self.ecg_transformer(input_values, attention_mask=attention_mask, lead_ids=lead_ids, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:

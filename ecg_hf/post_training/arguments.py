@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -98,7 +99,7 @@ class PostTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        self._check_numbers()
+        check_numbers(self)
         self.resume_from_checkpoint = _as_flag(self.resume_from_checkpoint, "resume_from_checkpoint")
         unknown = [name for name in self.stages if name not in STAGE_NAMES]
         if unknown or not self.stages or list(self.stages) != [name for name in STAGE_NAMES if name in self.stages]:
@@ -128,26 +129,35 @@ class PostTrainingArguments(TrainingArguments):
             raise ValueError("`hub_strategy` must be `end`: half-trained weights are not published.")
         self.hub_strategy = "end"
         super().__post_init__()
-        if self.expect_world_size is not None and self.expect_world_size != self.world_size:
-            raise ValueError(
-                f"Asked for {self.expect_world_size} processes but the world size is {self.world_size}; start with "
-                "`torchrun` or `accelerate launch --multi_gpu`, or see the launch section of the README."
-            )
-
-    def _check_numbers(self):
-        kinds = {"float": float, "int": int, "float | None": float, "int | None": int}
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if item.type in kinds and isinstance(value, str):
-                raise TypeError(
-                    f"`{item.name}` is the string '{value}' where a number is expected; YAML needs 1.0e-3 or 0.001 "
-                    "for 1e-3."
-                )
+        check_world_size(self)
 
     def recipe(self) -> dict:
         """The fields that make a run what it is, as plain values."""
         values = self.to_dict()
         return {name: values[name] for name in RECIPE_FIELDS}
+
+
+def check_numbers(args: TrainingArguments) -> None:
+    """`TypeError` for a string where a number is expected."""
+    # Not `field.type`, which HfArgumentParser overwrites.
+    hints = typing.get_type_hints(type(args))
+    for item in dataclasses.fields(args):
+        value = getattr(args, item.name)
+        kinds = set(typing.get_args(hints[item.name])) or {hints[item.name]}
+        if kinds <= {int, float, type(None)} and isinstance(value, str):
+            raise TypeError(
+                f"`{item.name}` is the string '{value}' where a number is expected; YAML needs 1.0e-3 or 0.001 for "
+                "1e-3."
+            )
+
+
+def check_world_size(args: TrainingArguments) -> None:
+    """`ValueError` unless as many processes were started as `args.expect_world_size` says."""
+    if args.expect_world_size is not None and args.expect_world_size != args.world_size:
+        raise ValueError(
+            f"Asked for {args.expect_world_size} processes but the world size is {args.world_size}; start with "
+            "`torchrun` or `accelerate launch --multi_gpu`, or see the launch section of the README."
+        )
 
 
 def _as_flag(value: bool | str | None, name: str) -> bool:
@@ -160,4 +170,4 @@ def _as_flag(value: bool | str | None, name: str) -> bool:
     )
 
 
-__all__ = ["PostTrainingArguments"]
+__all__ = ["PostTrainingArguments", "check_numbers", "check_world_size"]

@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,6 +177,16 @@ def _fault_of_checkpoint(path: pathlib.Path, world_size: int) -> str | None:
     return None
 
 
+def differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
+    """A phrase for each entry that two nested dictionaries of JSON values do not share."""
+    for key in sorted(stored.keys() | given.keys()):
+        old, new = stored.get(key), given.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{path}{key}.")
+        elif old != new:
+            yield f"`{path}{key}` was {old}, now {new}"
+
+
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Write a text file that appears whole or not at all."""
     part = path.with_name(path.name + ".part")
@@ -184,4 +194,4 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     os.replace(part, path)
 
 
-__all__ = ["CachedFeatures", "fit_linear_probe", "last_complete_checkpoint", "write_whole"]
+__all__ = ["CachedFeatures", "differences", "fit_linear_probe", "last_complete_checkpoint", "write_whole"]

@@ -18,7 +18,7 @@ from huggingface_hub import CommitInfo
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
@@ -36,8 +36,8 @@ from .evaluation import (
     record_losses,
     split_metrics,
 )
-from .stages import CachedFeatures, fit_linear_probe, last_complete_checkpoint, write_whole
-from .windows import EpochSampler, EvaluationWindows, TrainingWindows, collate_ready_batch, label_matrix
+from .stages import CachedFeatures, differences, fit_linear_probe, last_complete_checkpoint, write_whole
+from .windows import EpochSampler, EvaluationWindows, SetEpoch, TrainingWindows, collate_ready_batch, label_matrix
 
 logger = logging.get_logger(__name__)
 
@@ -72,11 +72,14 @@ class PostTrainer(Trainer):
         **kwargs,
     ):
         _check_fit(model, feature_extractor, train_dataset, eval_dataset, test_dataset)
+        if "probe" in args.stages:
+            # The probe fits weights and a bias from zeros; a converted head may have another form.
+            model.use_linear_head()
         self.stage = "finetune"
         self.test_dataset = test_dataset
         self.run_folder = pathlib.Path(args.output_dir)
         self.recipe = {**(recipe or {}), **args.recipe()}
-        self._sampler: EpochSampler | None = None
+        self.epoch_sampler: EpochSampler | None = None
         self._stage_started, self._seconds_before = time.perf_counter(), 0.0
         super().__init__(
             model=model,
@@ -88,7 +91,7 @@ class PostTrainer(Trainer):
             compute_metrics=lambda prediction: evaluation_metrics(prediction.label_ids, *prediction.predictions),
             **kwargs,
         )
-        self.add_callback(_SetEpoch(self))
+        self.add_callback(SetEpoch(self))
 
     # ---- The stages ----
 
@@ -207,8 +210,8 @@ class PostTrainer(Trainer):
         return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
-        self._sampler = EpochSampler(len(train_dataset), self.args.seed)
-        return self._sampler
+        self.epoch_sampler = EpochSampler(len(train_dataset), self.args.seed)
+        return self.epoch_sampler
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
@@ -308,9 +311,9 @@ class PostTrainer(Trainer):
                 "`--resume_from_checkpoint true`."
             )
         stored = json.loads(record.read_text())
-        if differences := list(_differences(stored, run)):
+        if changes := list(differences(stored, run)):
             raise ValueError(
-                f"The run in `{self.run_folder}` cannot go on with other settings: {'; '.join(differences)}. Use the "
+                f"The run in `{self.run_folder}` cannot go on with other settings: {'; '.join(changes)}. Use the "
                 "run's own settings, or another `output_dir`."
             )
         if (self.run_folder / "config.json").is_file():
@@ -337,12 +340,13 @@ class PostTrainer(Trainer):
         self.save_model(str(folder), _internal_call=True)
         if self.is_world_process_zero():
             metrics = self._split_metrics(outputs, labels)
+            if "test" in outputs:
+                predictions = predictions_table(self.test_dataset, labels, outputs["test"])
+                predictions.to_csv(folder / "test_predictions.csv", index=False)
             if "test" in metrics:
                 for name in ("macro_auroc", "macro_auprc"):
                     interval = metrics["test"]["intervals"][name]
                     results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
-                predictions = predictions_table(self.test_dataset, labels, outputs["test"])
-                predictions.to_csv(folder / "test_predictions.csv", index=False)
             (folder / "training_args.bin").unlink(missing_ok=True)
             write_whole(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
             write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -430,16 +434,6 @@ class PostTrainer(Trainer):
         return self._seconds_before + time.perf_counter() - self._stage_started
 
 
-class _SetEpoch(TrainerCallback):
-    """Tells the sampler the epoch; the library does not reach it when several processes resume within an epoch."""
-
-    def __init__(self, trainer: PostTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer._sampler.set_epoch(int(state.epoch))
-
-
 def _macro_metrics(outputs: dict[str, PredictionOutput]) -> dict[str, float | None]:
     """The macro metrics of validation and test; None, with a warning, where no label has both values."""
     prefixes = {"validation": "eval", "test": "test"}
@@ -481,15 +475,6 @@ def _fingerprint_of_data(dataset: datasets.Dataset) -> str:
     digest = hashlib.sha256(table["ecg_id"].to_numpy().tobytes())
     digest.update(label_matrix(table).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
-    for key in sorted(stored.keys() | given.keys()):
-        old, new = stored.get(key), given.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{path}{key}.")
-        elif old != new:
-            yield f"`{path}{key}` was {old}, now {new}"
 
 
 def _only_stages(folder: pathlib.Path) -> bool:

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from transformers import TrainerCallback
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -32,11 +33,26 @@ class EpochSampler(torch.utils.data.Sampler):
         return ((self.epoch, int(index)) for index in order)
 
 
-class _Windows(torch.utils.data.Dataset):
+class SetEpoch(TrainerCallback):
+    """Tells the sampler the epoch; the library does not reach it when several processes resume within an epoch.
+
+    `trainer` has the sampler as `epoch_sampler`.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.epoch_sampler.set_epoch(int(state.epoch))
+
+
+class RecordWindows(torch.utils.data.Dataset):
     """Base: reads rows as Arrow, without Python lists, and hands a whole batch at once to the extractor."""
 
+    columns = ("ecg_id", "signal", "sampling_rate", "lead_names", "labels")
+
     def __init__(self, dataset: datasets.Dataset, feature_extractor):
-        missing = {"ecg_id", "signal", "sampling_rate", "lead_names", "labels"} - set(dataset.column_names)
+        missing = set(self.columns) - set(dataset.column_names)
         if missing:
             raise ValueError(f"The data set lacks the columns {', '.join(sorted(missing))}: load it by `load_ptbxl`.")
         if len(dataset) == 0:
@@ -67,7 +83,7 @@ class _Windows(torch.utils.data.Dataset):
             raise ValueError(f"Among the records {table['ecg_id'].to_pylist()}, in this order: {error}") from error
 
 
-class TrainingWindows(_Windows):
+class TrainingWindows(RecordWindows):
     """Batches for `forward`: for each key (epoch, index) one window, its start fixed by (seed, epoch, ecg_id)."""
 
     def __init__(self, dataset: datasets.Dataset, feature_extractor, seed: int):
@@ -85,7 +101,7 @@ class TrainingWindows(_Windows):
         return batch
 
 
-class EvaluationWindows(_Windows):
+class EvaluationWindows(RecordWindows):
     """Batches of whole records: every input (records, windows, ...), `window_mask` (records, windows), `labels`."""
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -145,4 +161,12 @@ def lead_statistics(dataset: datasets.Dataset, lead_names: Sequence[str]) -> tup
     return mean.tolist(), np.sqrt(squares / count - mean**2).tolist()
 
 
-__all__ = ["EpochSampler", "EvaluationWindows", "TrainingWindows", "collate_ready_batch", "lead_statistics"]
+__all__ = [
+    "EpochSampler",
+    "EvaluationWindows",
+    "RecordWindows",
+    "SetEpoch",
+    "TrainingWindows",
+    "collate_ready_batch",
+    "lead_statistics",
+]

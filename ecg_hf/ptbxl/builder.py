@@ -33,15 +33,17 @@ TABLE_NAME = "ptbxl_database.csv"
 FOLDS = {"train": range(1, 9), "validation": range(9, 10), "test": range(10, 11)}
 """The official folds of each split."""
 
+FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
+"""The column of the table that names the files of a sampling rate in Hz."""
+
 # `datasets` replaces Path, open and others in a builder's module by its own, which take "::" in a path for a remote
 # archive, unless it finds this mark of having done so.
 _patched_for_streaming = True
 
 _RECORD_SECONDS = 10
 _RECORDS_PER_CHUNK = 256
-_FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
 
-SAMPLING_RATES = tuple(_FILENAME_COLUMNS)
+SAMPLING_RATES = tuple(FILENAME_COLUMNS)
 """The rates in Hz at which PTB-XL has its records."""
 
 
@@ -145,12 +147,12 @@ class PTBXL(datasets.ArrowBasedBuilder):
         cache_dir: str | os.PathLike | None = None,
         skip_missing_records: bool = False,
     ):
-        if sampling_rate not in _FILENAME_COLUMNS:
-            rates = " and ".join(map(str, _FILENAME_COLUMNS))
+        if sampling_rate not in FILENAME_COLUMNS:
+            rates = " and ".join(map(str, FILENAME_COLUMNS))
             raise ValueError(f"PTB-XL has records at {rates} Hz, not at {sampling_rate!r} Hz.")
         self.folder = Path(data_dir).expanduser().absolute()
         self.sampling_rate = sampling_rate
-        self.table = _read_table(self.folder / TABLE_NAME, _FILENAME_COLUMNS[sampling_rate])
+        self.table = read_table(self.folder / TABLE_NAME, FILENAME_COLUMNS[sampling_rate])
         stamps = [_record_stamp(f"{self.folder}/{filename}") for filename in self.table["filename"].to_pylist()]
         self._leave_out_missing(np.array([stamp is None for stamp in stamps]), skip_missing_records)
         content = hashlib.sha256((self.folder / TABLE_NAME).read_bytes())
@@ -169,7 +171,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
             return
         first = self.table["filename"][int(missing.argmax())]
         if missing.all():
-            (other_rate,) = _FILENAME_COLUMNS.keys() - {self.sampling_rate}
+            (other_rate,) = FILENAME_COLUMNS.keys() - {self.sampling_rate}
             has_other_rate = (self.folder / f"records{other_rate}").is_dir()
             hint = f"it has records at {other_rate} Hz" if has_other_rate else "is it PTB-XL's folder?"
             raise FileNotFoundError(
@@ -326,7 +328,7 @@ def _record_stamp(path: str) -> str | None:
     return " ".join(f"{file.st_size} {file.st_mtime_ns}" for file in files)
 
 
-def _read_table(path: Path, filename_column: str) -> pa.Table:
+def read_table(path: Path, filename_column: str) -> pa.Table:
     """PTB-XL's table, checked and typed, with the file names of one sampling rate."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `data_dir` must be PTB-XL's folder, which holds this table.")
@@ -369,4 +371,14 @@ def _parse_column(cells: pa.Table, name: str) -> list[Any]:
     return values
 
 
-__all__ = ["FOLDS", "PTBXL", "SAMPLING_RATES", "TABLE_NAME", "fixed_size_lists", "load_ptbxl", "ptbxl_folder"]
+__all__ = [
+    "FILENAME_COLUMNS",
+    "FOLDS",
+    "PTBXL",
+    "SAMPLING_RATES",
+    "TABLE_NAME",
+    "fixed_size_lists",
+    "load_ptbxl",
+    "ptbxl_folder",
+    "read_table",
+]

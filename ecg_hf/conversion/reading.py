@@ -1,0 +1,163 @@
+"""Reading a stranger's checkpoint: its tensors and plain values, without importing or running anything it names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+# What torch raises, beside its own error, at files that are cut short or made up.
+_DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, AttributeError, TypeError)
+
+# What training wrappers put before every name.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+class InertObject:
+    """Stands for an object of a class that the file names: it keeps the state that the file gives it, no more."""
+
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        self.state = {}
+
+    def __setstate__(self, state):
+        # Objects with slots have the pair (state, slots).
+        self.state = state[0] if isinstance(state, tuple) and len(state) == 2 else state
+
+
+def plain(value):
+    """`value` with its objects as the dictionaries and lists that their fields hold, as far as these are known."""
+    if isinstance(value, InertObject):
+        state = getattr(value, "state", None)
+        if not isinstance(state, Mapping):
+            return None
+        for content in ("_content", "_val"):  # of omegaconf's containers and values
+            if content in state:
+                return plain(state[content])
+        return plain(state)
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value
+
+
+@dataclass
+class Checkpoint:
+    """What a file holds."""
+
+    path: pathlib.Path
+    sha256: str
+    """Of the file with the weights."""
+    tensors: dict[str, torch.Tensor]
+    """The state dict, without the prefixes of training wrappers."""
+    content: dict = field(default_factory=dict)
+    """Everything else at the top level, objects as dictionaries."""
+
+
+def read_checkpoint(path) -> Checkpoint:
+    """Read a file of torch or safetensors, or a folder with `config.json` and one of these.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no weights in the folder.
+        ValueError: the file is damaged, holds no tensors, or names what the reader refuses to stand in for.
+    """
+    path = pathlib.Path(path)
+    file, config = path, {}
+    if path.is_dir():
+        found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+        if not found:
+            raise FileNotFoundError(f"The folder `{path}` holds none of {', '.join(WEIGHT_FILES)}.")
+        file = found[0]
+        if (path / "config.json").is_file():
+            config = {"config": json.loads((path / "config.json").read_text())}
+    elif not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint at `{path}`.")
+    if file.suffix == ".safetensors":
+        content = _read_safetensors(file)
+    else:
+        content = _read_torch(file)
+    tensors, rest = _split_state_dict(content, file)
+    return Checkpoint(path, _sha256(file), _without_wrappers(tensors), {**plain(rest), **config})
+
+
+def _read_safetensors(file: pathlib.Path) -> dict[str, torch.Tensor]:
+    try:
+        # Copies, since the file is mapped and may be written over while the model lives.
+        return {name: tensor.clone() for name, tensor in load_file(file).items()}
+    except SafetensorError as error:
+        raise ValueError(f"`{file}` is no whole safetensors file ({error}): download it again.") from error
+
+
+def _read_torch(file: pathlib.Path):
+    is_zip = zipfile.is_zipfile(file)
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file)) if is_zip else []
+        with torch.serialization.safe_globals([_stand_in(name) for name in names]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if is_zip:
+            reason = error.__context__ or error  # torch puts advice around it that would run the file
+            raise ValueError(
+                f"`{file}` was not read: it holds more than tensors, plain values and plain objects ({reason})."
+            ) from error
+        raise ValueError(
+            f"`{file}` is no whole file of `torch.save`: it is damaged, cut short or of another kind. Files of before "
+            "torch 1.6 must hold nothing but tensors and plain values."
+        ) from error
+    except _DAMAGE as error:
+        raise ValueError(f"`{file}` is damaged or of another kind ({type(error).__name__}: {error}).") from error
+
+
+def _stand_in(name: str):
+    if name == "collections.defaultdict":  # the reader fills nothing but true dictionaries
+        return (lambda *args: {}, name)
+    return (type(name.rpartition(".")[2], (InertObject,), {}), name)
+
+
+def _split_state_dict(content, file: pathlib.Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """The state dict, at the top or one level below, and what else the top level holds."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"`{file}` holds a {type(content).__name__}, where a dictionary of tensors was expected.")
+    if _is_state_dict(content):
+        return dict(content), {}
+    for name in ("model", "model_state_dict", "encoder", "state_dict"):
+        if _is_state_dict(content.get(name)):
+            return dict(content[name]), {key: value for key, value in content.items() if key != name}
+    raise ValueError(f"`{file}` holds no state dict, only {', '.join(map(repr, list(content)[:10]))}.")
+
+
+def _is_state_dict(value) -> bool:
+    return (
+        isinstance(value, Mapping) and bool(value) and all(isinstance(part, torch.Tensor) for part in value.values())
+    )
+
+
+def _without_wrappers(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in tensors):
+            return _without_wrappers({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})
+    return tensors
+
+
+def _sha256(file: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+__all__ = ["Checkpoint", "InertObject", "read_checkpoint"]

@@ -1,0 +1,137 @@
+"""What the feature extractor does to lead names and to signals, arrays whose last axes are (leads, samples)."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+from scipy import signal as scipy_signal
+
+from .configuration_ecg_transformer import LEAD_NAMES
+
+RESAMPLE_METHODS = ("polyphase", "fourier", "linear")
+
+
+def canonical_lead_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names spelled as in `LEAD_NAMES`. Raises `ValueError` for an unknown lead and for one named twice."""
+    known = {name.casefold(): name for name in LEAD_NAMES}
+    canonical = tuple(known.get(str(name).strip().casefold()) for name in names)
+    if None in canonical:
+        unknown = [str(name) for name, found in zip(names, canonical, strict=True) if found is None]
+        raise ValueError(f"Unknown leads in `lead_names`: {', '.join(unknown)}. Known are {' '.join(LEAD_NAMES)}.")
+    if len(set(canonical)) != len(canonical):
+        raise ValueError(
+            f"`lead_names` names a lead twice: {' '.join(map(str, names))}. Each of {' '.join(LEAD_NAMES)} may stand "
+            "there once."
+        )
+    return canonical
+
+
+def complete_limb_leads(leads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Einthoven's and Goldberger's equations: any two of I, II and III give all six limb leads; those given stay."""
+    if len(leads.keys() & {"I", "II", "III"}) < 2:
+        return leads
+    one = leads["I"] if "I" in leads else leads["II"] - leads["III"]
+    two = leads["II"] if "II" in leads else leads["I"] + leads["III"]
+    limb_leads = {
+        "I": one,
+        "II": two,
+        "III": two - one,
+        "aVR": -(one + two) / 2,
+        "aVL": one - two / 2,
+        "aVF": two - one / 2,
+    }
+    return {**limb_leads, **leads}
+
+
+def resample(values: np.ndarray, old_rate: float, new_rate: float, method: str) -> np.ndarray:
+    """From `old_rate` to `new_rate` (Hz) by one of `RESAMPLE_METHODS`; raises `ValueError` where nothing is left."""
+    length = values.shape[-1]
+    # Filters stay below 20,000 taps; a rate that is no ratio of small numbers is met to 1e-6 / ratio or better.
+    ratio = Fraction(float(new_rate) / old_rate).limit_denominator(1000)
+    new_length = int(length * new_rate / old_rate)
+    if length < 2 or not (ratio if method == "polyphase" else new_length):
+        raise ValueError(f"{length} samples at {old_rate:g} Hz cannot be resampled to {new_rate:g} Hz.")
+    if method == "polyphase":
+        return scipy_signal.resample_poly(values, ratio.numerator, ratio.denominator, axis=-1, padtype="antireflect")
+    if method == "fourier":
+        return scipy_signal.resample(values, new_length, axis=-1)
+    return _interpolate(values, new_length)
+
+
+def _interpolate(values: np.ndarray, new_length: int) -> np.ndarray:
+    positions = np.linspace(0, values.shape[-1] - 1, new_length)
+    left = np.minimum(positions.astype(np.int64), values.shape[-1] - 2)
+    return values[..., left] + (positions - left) * (values[..., left + 1] - values[..., left])
+
+
+def bandpass_filter(
+    values: np.ndarray,
+    sampling_rate: float,
+    edges: Sequence[float | None],
+    order: int = 2,
+    fir_seconds: float | None = None,
+) -> np.ndarray:
+    """Filter forward and backward between `edges` (Hz); raises `ValueError` where the signal is too short for that."""
+    for apply_filter in _zero_phase_filters(sampling_rate, edges, order, fir_seconds):
+        try:
+            values = apply_filter(values)
+        except ValueError as error:
+            raise ValueError(f"the signal is too short for `bandpass`: {values.shape[-1]} samples.") from error
+    return values
+
+
+def _zero_phase_filters(sampling_rate, edges, order, fir_seconds) -> list[Callable[[np.ndarray], np.ndarray]]:
+    if fir_seconds is None:
+        return [
+            partial(scipy_signal.sosfiltfilt, scipy_signal.butter(order, edge, kind, fs=sampling_rate, output="sos"))
+            for edge, kind in zip(edges, ("highpass", "lowpass"), strict=True)
+            if edge is not None
+        ]
+    # Only an odd number of taps delays by whole samples and can pass the highest frequencies.
+    num_taps = int(fir_seconds * sampling_rate) | 1
+    inner_edges = [edge for edge in edges if edge is not None]
+    taps = scipy_signal.firwin(num_taps, inner_edges, pass_zero=edges[0] is None, fs=sampling_rate)
+    return [partial(scipy_signal.filtfilt, taps, 1.0)]
+
+
+def zscore(values: np.ndarray, per_lead: bool, eps: float) -> np.ndarray:
+    """Z-score of each row, over the samples of each lead or over all its leads and samples; what is constant is 0."""
+    axes = (-1,) if per_lead else (-2, -1)
+    # Rounding leaves a constant a deviation of its own, so that is no sign of one.
+    varies = values.max(axis=axes, keepdims=True) > values.min(axis=axes, keepdims=True)
+    centered = values - values.mean(axis=axes, keepdims=True, dtype=np.float64)
+    deviation = centered.std(axis=axes, keepdims=True)
+    return np.divide(centered, deviation + eps, out=np.zeros_like(centered), where=varies)
+
+
+def minmax(values: np.ndarray, eps: float) -> np.ndarray:
+    """Each lead from its smallest and largest value to -1 and 1; what is constant is -1."""
+    lowest = values.min(axis=-1, keepdims=True)
+    extent = values.max(axis=-1, keepdims=True) - lowest
+    return 2 * np.divide(values - lowest, extent + eps, out=np.zeros_like(values), where=extent > 0) - 1
+
+
+def decimate_stacked(values: np.ndarray, factor: int) -> np.ndarray:
+    """Every `factor`-th sample of the leads put end to end, after a low-pass (Chebyshev I, order 8, zero phase)."""
+    num_rows, num_leads, length = values.shape
+    stacked = values[..., : length - length % factor].reshape(num_rows, -1)
+    return scipy_signal.decimate(stacked, factor, axis=-1).reshape(num_rows, num_leads, -1)
+
+
+def round_to_float16(values: np.ndarray) -> np.ndarray:
+    """The float32 values that float16 can hold."""
+    return values.astype(np.float16).astype(np.float32)
+
+
+__all__ = [
+    "RESAMPLE_METHODS",
+    "bandpass_filter",
+    "canonical_lead_names",
+    "complete_limb_leads",
+    "decimate_stacked",
+    "resample",
+    "round_to_float16",
+    "minmax",
+    "zscore",
+]

@@ -1,0 +1,208 @@
+"""Records to pre-train on: from PTB-XL's training folds, any folder of WFDB records, or a table of paths.
+
+They are read once, checked, and kept in an Arrow file with the columns of [`load_ptbxl`] that signals need. A record
+that cannot be used is named and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from ..ptbxl.builder import FILENAME_COLUMNS, TABLE_NAME, read_table
+from ..ptbxl.records import RecordError, read_record
+
+logger = logging.getLogger(__name__)
+
+MOST_LEFT_OUT = 0.01
+"""Share of the records that may be left out; beyond it something else is wrong."""
+
+_RECORDS_PER_CHUNK = 256
+_NAMED_IN_A_MESSAGE = 10
+
+_SCHEMA = pa.schema(
+    {
+        "ecg_id": pa.int64(),
+        "patient_id": pa.int64(),
+        "sampling_rate": pa.float64(),
+        "lead_names": pa.list_(pa.string()),
+        "signal": pa.list_(pa.int16()),
+    }
+)
+
+
+class RecordFile(NamedTuple):
+    """A WFDB record: its number, its path without ending, and the number of its patient, None if unknown."""
+
+    ecg_id: int
+    path: Path
+    patient_id: int | None
+
+
+def ptbxl_files(data_dir: str | os.PathLike, sampling_rate: int, folds: Sequence[int]) -> list[RecordFile]:
+    """The records of some folds of a PTB-XL folder, at 100 or 500 Hz. No signal is read."""
+    if sampling_rate not in FILENAME_COLUMNS:
+        rates = " and ".join(map(str, FILENAME_COLUMNS))
+        raise ValueError(f"PTB-XL has records at {rates} Hz, not at {sampling_rate!r} Hz.")
+    table = read_table(Path(data_dir) / TABLE_NAME, FILENAME_COLUMNS[sampling_rate])
+    table = table.filter(np.isin(table["strat_fold"], list(folds)))
+    columns = (table[name].to_pylist() for name in ("ecg_id", "filename", "patient_id"))
+    return [RecordFile(ecg_id, Path(data_dir, name), patient) for ecg_id, name, patient in zip(*columns, strict=True)]
+
+
+def folder_files(data_dir: str | os.PathLike) -> list[RecordFile]:
+    """All WFDB records in a folder and the folders in it, in the order of their paths; their patients are unknown."""
+    if not Path(data_dir).is_dir():
+        raise FileNotFoundError(f"`data_dir` {data_dir} is not a folder.")
+    for parent in Path(data_dir).absolute().parents:
+        if (parent / TABLE_NAME).is_file():
+            raise ValueError(
+                f"`data_dir` {data_dir} is a part of PTB-XL, with records of its validation and test folds: give "
+                f"{parent}, of which the training folds are read."
+            )
+    headers = sorted(Path(data_dir).rglob("*.hea"))
+    return [RecordFile(number, header.with_suffix(""), None) for number, header in enumerate(headers)]
+
+
+def table_files(
+    table: str | os.PathLike, record_column: str, patient_column: str | None, data_dir: str | os.PathLike | None
+) -> list[RecordFile]:
+    """The records that a table (comma, semicolon or tab) names, relative to `data_dir` or to the table's folder.
+
+    Patients are the same where their cells are, but for blanks around and a `.0` behind; an empty cell is a patient of
+    its own. Raises `ValueError` for an absent column or an empty path.
+    """
+    with open(table, encoding="utf-8-sig") as file:
+        header = file.readline()
+    separator = max(",;\t", key=header.count)
+    cells = pd.read_csv(table, sep=separator, encoding="utf-8-sig", dtype=str, keep_default_na=False)
+    for option, column in (("record_column", record_column), ("patient_column", patient_column)):
+        if column is not None and column not in cells.columns:
+            raise ValueError(f"`{option}`: {table} has no column `{column}`; it has {', '.join(cells.columns)}.")
+    paths = cells[record_column].str.strip()
+    if not paths.all():
+        raise ValueError(f"{table}, line {int(paths.eq('').argmax()) + 2}: `{record_column}` is empty.")
+    folder = Path(table).parent if data_dir is None else Path(data_dir)
+    patients = [None] * len(paths) if patient_column is None else _patient_numbers(cells[patient_column])
+    return [
+        RecordFile(number, folder / re.sub(r"\.(hea|dat)$", "", path), patient)
+        for number, (path, patient) in enumerate(zip(paths, patients, strict=True))
+    ]
+
+
+def _patient_numbers(cells: pd.Series) -> list[int | None]:
+    names = cells.str.strip().str.replace(r"^(\d+)\.0*$", r"\1", regex=True)
+    numbers, _ = pd.factorize(names)
+    return [None if name == "" else int(number) for name, number in zip(names, numbers, strict=True)]
+
+
+def load_records(
+    files: Sequence[RecordFile], min_seconds: float, cache_dir: str | os.PathLike | None = None
+) -> datasets.Dataset:
+    """Read records, or take them from the cache if no file has changed.
+
+    Returns:
+        Columns `ecg_id`, `patient_id` (null where unknown), `sampling_rate` (Hz), `lead_names`, and `signal`, int16 in
+        µV, flat and lead-major.
+
+    Raises:
+        ValueError: there is no record, or more than 1 % cannot be used: they cannot be read, have missing samples
+            (NaN), are flat in all leads, or are shorter than `min_seconds`. Up to 1 % are left out, with a warning
+            that names them.
+    """
+    if not files:
+        raise ValueError("There is no record to pre-train on: no WFDB header (.hea) was found.")
+    folder = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "pretraining"
+    path = folder / f"{_fingerprint(files)}.arrow"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(files, path)
+    dataset = datasets.Dataset.from_file(str(path))
+    left_out = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    seconds = _seconds(dataset)
+    short = np.flatnonzero(seconds < min_seconds)
+    names = {file.ecg_id: file.path for file in files}
+    left_out += [
+        f"Record {names[ecg_id]}: it has {seconds[row]:g} s, a crop {min_seconds:g} s."
+        for row, ecg_id in zip(short, dataset.select(short)["ecg_id"], strict=True)
+    ]
+    _check_left_out(left_out, len(files))
+    if left_out:
+        logger.warning(f"{len(left_out)} of {len(files)} records are left out.\n" + "\n".join(left_out))
+    return dataset.select(np.flatnonzero(seconds >= min_seconds)) if len(short) else dataset
+
+
+def _fingerprint(files: Sequence[RecordFile]) -> str:
+    digest = hashlib.sha256(b"1")  # to be raised whenever the same files give other rows than before
+    for file in files:
+        digest.update(f"{file.ecg_id} {file.path.absolute()} {file.patient_id}".encode())
+        for suffix in (".hea", ".dat"):
+            part = Path(f"{file.path}{suffix}")
+            digest.update(f" {part.stat().st_size} {part.stat().st_mtime_ns}".encode() if part.is_file() else b" -")
+    return digest.hexdigest()[:32]
+
+
+def _write(files: Sequence[RecordFile], path: Path) -> None:
+    """The readable records to `path`, the others by name to a JSON file beside it; both whole or not at all."""
+    left_out: list[str] = []
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
+            for start in tqdm(range(0, len(files), _RECORDS_PER_CHUNK), desc="Reading records"):
+                rows = list(_readable(files[start : start + _RECORDS_PER_CHUNK], left_out))
+                _check_left_out(left_out, len(files))
+                columns = zip(*rows, strict=True) if rows else ([] for _ in _SCHEMA)
+                arrays = [pa.array(list(column), field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+                writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+        path.with_suffix(".json").write_text(json.dumps(left_out), encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _readable(files: Sequence[RecordFile], left_out: list[str]) -> Iterator[tuple]:
+    for file in files:
+        try:
+            record = read_record(file.path)
+        except (RecordError, OSError) as error:
+            left_out.append(str(error))
+            continue
+        if (record.signal == record.signal[:, :1]).all():
+            left_out.append(f"Record {file.path}: it is flat in all leads.")
+            continue
+        signal = record.signal.reshape(-1)
+        yield file.ecg_id, file.patient_id, float(record.sampling_rate), list(record.lead_names), signal
+
+
+def _check_left_out(left_out: list[str], num_files: int) -> None:
+    if len(left_out) > MOST_LEFT_OUT * num_files:
+        named = "\n".join(left_out[:_NAMED_IN_A_MESSAGE])
+        raise ValueError(
+            f"More than {MOST_LEFT_OUT:.0%} of the {num_files} records cannot be used. Repair them, or leave them out "
+            f"of the folder or table:\n{named}"
+        )
+
+
+def _seconds(dataset: datasets.Dataset) -> np.ndarray:
+    """Length of each record in s."""
+    table = dataset.data
+    values, leads = (
+        np.concatenate([chunk.value_lengths() for chunk in table.column(name).chunks] or [np.zeros(0)])
+        for name in ("signal", "lead_names")
+    )
+    return values / leads / table.column("sampling_rate").to_numpy()
+
+
+__all__ = ["RecordFile", "folder_files", "load_records", "ptbxl_files", "table_files"]

@@ -1,0 +1,195 @@
+"""What `training/pretrain.py` does: from arguments to an encoder that post-training starts from."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+from dataclasses import dataclass, field
+
+import datasets
+import numpy as np
+from transformers import set_seed
+
+from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
+from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from ..ecg_transformer.pretraining_ecg_transformer import ECGTransformerForPreTraining
+from ..post_training.run import ModelArguments, new_config, new_feature_extractor
+from ..ptbxl.builder import FILENAME_COLUMNS, FOLDS, TABLE_NAME, read_table
+from ..ptbxl.labels import encode_labels, task_labels
+from .arguments import PreTrainingArguments
+from .crops import crop_statistics
+from .probe import LinearProbe
+from .records import folder_files, load_records, ptbxl_files, table_files
+from .trainer import PreTrainer
+
+
+@dataclass
+class RecordArguments:
+    """The records to pre-train on."""
+
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "PTB-XL folder, of which the training folds are read, or any folder of WFDB records."},
+    )
+    train_table: str | None = field(
+        default=None, metadata={"help": "Or a table (CSV) of records; paths begin at `data_dir` or at the table."}
+    )
+    record_column: str | None = field(default=None, metadata={"help": "The table's column of record paths."})
+    patient_column: str | None = field(
+        default=None, metadata={"help": "The table's column of patients, whose other records are no negatives."}
+    )
+    sampling_rate: int = field(default=100, metadata={"help": "Which of PTB-XL's files to read: 100 or 500 (Hz)."})
+    probe_data_dir: str | None = field(
+        default=None, metadata={"help": "PTB-XL folder for the probe; default: `data_dir`, where it is one."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where the Arrow copy of the records is kept."})
+    max_train_records: int | None = field(default=None, metadata={"help": "At most so many records, for a quick try."})
+
+    def __post_init__(self):
+        if self.data_dir is None and self.train_table is None:
+            raise ValueError("Give `--data_dir`, a folder of records, or `--train_table`, a table of their paths.")
+        if (self.train_table is None) != (self.record_column is None):
+            raise ValueError("`--train_table` and `--record_column` belong together.")
+
+
+def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> dict[str, float]:
+    """Pre-train on records without labels -> what `all_results.json` in `args.output_dir` holds."""
+    config, feature_extractor = _model_settings(model_args, record_args)
+    crop_seconds = _crop_seconds(args, config)
+    with args.main_process_first(desc="reading the records"):
+        dataset = load_training_records(record_args, crop_seconds)
+        probe_splits = _probe_splits(record_args, args)
+    if feature_extractor is None:
+        statistics = crop_statistics(dataset, new_feature_extractor(model_args, config, 0.0, 1.0))
+        feature_extractor = new_feature_extractor(model_args, config, *statistics)
+    set_seed(args.seed)
+    model = _model(model_args, config)
+    if model_args.attn_implementation is not None:
+        model.set_attn_implementation(model_args.attn_implementation)
+    _note_provenance(model.config, _description(record_args, dataset))
+    probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
+    trainer = PreTrainer(
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        feature_extractor=feature_extractor,
+        probe=probe,
+        recipe=_recipe(model_args, record_args),
+    )
+    return trainer.pretrain()
+
+
+def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
+    """The configuration, and the feature extractor unless it is a new one, which needs the records' statistics."""
+    path = model_args.model_name_or_path
+    if path is None:
+        return new_config(model_args, record_args.sampling_rate), None
+    return ECGTransformerConfig.from_pretrained(path), ECGTransformerFeatureExtractor.from_pretrained(path)
+
+
+def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> float:
+    window_seconds = config.num_samples / config.sampling_rate
+    if args.crop_seconds is None:
+        return window_seconds
+    if not config.min_samples / config.sampling_rate <= args.crop_seconds <= window_seconds:
+        raise ValueError(
+            f"`crop_seconds` must lie between one token of the model, {config.min_samples / config.sampling_rate:g} "
+            f"s, and its window, {window_seconds:g} s; got {args.crop_seconds:g} s."
+        )
+    return args.crop_seconds
+
+
+def _model(model_args: ModelArguments, config: ECGTransformerConfig) -> ECGTransformerForPreTraining:
+    if model_args.model_name_or_path is None:
+        return ECGTransformerForPreTraining(config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has no trained head")
+        return ECGTransformerForPreTraining.from_pretrained(model_args.model_name_or_path)
+
+
+# ---- Records ----
+
+
+def _is_ptbxl(folder: str | None) -> bool:
+    return folder is not None and (pathlib.Path(folder) / TABLE_NAME).is_file()
+
+
+def load_training_records(record_args: RecordArguments, crop_seconds: float) -> datasets.Dataset:
+    """The records to pre-train on, at least as long as a crop; of PTB-XL those of the training folds alone."""
+    if record_args.train_table is not None:
+        files = table_files(
+            record_args.train_table, record_args.record_column, record_args.patient_column, record_args.data_dir
+        )
+    elif _is_ptbxl(record_args.data_dir):
+        files = ptbxl_files(record_args.data_dir, record_args.sampling_rate, FOLDS["train"])
+    else:
+        files = folder_files(record_args.data_dir)
+    dataset = load_records(files, crop_seconds, record_args.cache_dir)
+    if record_args.train_table is None and _is_ptbxl(record_args.data_dir):
+        _assert_training_folds(record_args, dataset)
+    if record_args.max_train_records is not None and record_args.max_train_records < len(dataset):
+        dataset = dataset.select(range(record_args.max_train_records))
+    return dataset
+
+
+def _assert_training_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:
+    table = _ptbxl_table(record_args.data_dir, record_args.sampling_rate)
+    fold_of = dict(zip(table["ecg_id"].to_pylist(), table["strat_fold"].to_pylist(), strict=True))
+    others = [ecg_id for ecg_id in dataset["ecg_id"] if fold_of.get(ecg_id) not in FOLDS["train"]]
+    if others:
+        raise RuntimeError(f"{len(others)} records are not of PTB-XL's training folds, the first is {others[0]}.")
+
+
+def _ptbxl_table(folder: str, sampling_rate: int):
+    return read_table(pathlib.Path(folder) / TABLE_NAME, FILENAME_COLUMNS[sampling_rate])
+
+
+def _probe_splits(
+    record_args: RecordArguments, args: PreTrainingArguments
+) -> tuple[datasets.Dataset, datasets.Dataset] | None:
+    """Labelled records of PTB-XL to fit the probe on, and those of `args.probe_fold` to judge it on."""
+    folder = record_args.probe_data_dir or (record_args.data_dir if _is_ptbxl(record_args.data_dir) else None)
+    if folder is None or not args.probe_every:
+        return None
+    task_labels(args.probe_task)  # an unknown task shall fail before the records are read
+    train = _labelled(record_args, folder, FOLDS["train"], args.probe_task)
+    folds = np.asarray(train["strat_fold"])
+    if args.probe_fold in FOLDS["train"]:
+        evaluation = train.select(np.flatnonzero(folds == args.probe_fold))
+    else:
+        evaluation = _labelled(record_args, folder, [args.probe_fold], args.probe_task)
+    rows = np.random.default_rng(args.seed).permutation(np.flatnonzero(folds < args.probe_fold))
+    return train.select(np.sort(rows[: args.probe_max_train_records])), evaluation
+
+
+def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> datasets.Dataset:
+    """Records of some folds with `labels` and `strat_fold`; those without a statement of the task are left out."""
+    rate = record_args.sampling_rate
+    dataset = load_records(ptbxl_files(folder, rate, folds), 0.0, record_args.cache_dir)
+    table = _ptbxl_table(folder, rate)
+    row_of = {ecg_id: row for row, ecg_id in enumerate(table["ecg_id"].to_pylist())}
+    table = table.take([row_of[ecg_id] for ecg_id in dataset["ecg_id"]])
+    labels = encode_labels([[item["code"] for item in items] for items in table["scp_codes"].to_pylist()], task)
+    dataset = dataset.add_column("labels", labels.tolist()).add_column("strat_fold", table["strat_fold"].to_pylist())
+    return dataset.select(np.flatnonzero(labels.any(axis=1)))
+
+
+def _note_provenance(config: ECGTransformerConfig, records: str) -> None:
+    provenance = config.provenance or {}
+    earlier = provenance.get("pretraining_data")
+    config.provenance = {**provenance, "pretraining_data": f"{earlier}, then {records}" if earlier else records}
+
+
+def _description(record_args: RecordArguments, dataset: datasets.Dataset) -> str:
+    of_ptbxl = record_args.train_table is None and _is_ptbxl(record_args.data_dir)
+    return f"{len(dataset)} records" + (" of PTB-XL's folds 1 to 8" if of_ptbxl else "")
+
+
+def _recipe(model_args: ModelArguments, record_args: RecordArguments) -> dict:
+    """What the run was asked for, without places on this machine."""
+    places = ("data_dir", "probe_data_dir", "train_table", "cache_dir")
+    facts = {**vars(model_args), **vars(record_args)}
+    return {name: value for name, value in facts.items() if name not in places}
+
+
+__all__ = ["RecordArguments", "load_training_records", "pretrain"]
