@@ -295,6 +295,7 @@ def run_cli(folder, cache, output, **values) -> dict:
         "cache_dir": cache,
         "output_dir": output,
         "architecture": "ptbxl_100hz",
+        "attn_implementation": "eager",
         "num_train_epochs": 2,
         "per_device_train_batch_size": 64,
         "probe_every": 1,
@@ -401,7 +402,7 @@ def test_pre_training_lifts_the_probe_above_random_weights(labelled_halves, tmp_
         config = small_config(
             hidden_size=32, intermediate_size=64, pooling="norm_mean", patch_size=None, conv_layers=tokens, **positions
         )
-        model = ECGTransformerForPreTraining(config)
+        model = ECGTransformerForPreTraining._from_config(config, attn_implementation="eager")
         before = probe(model.base_model)["macro_auroc"]
         trainer = make_trainer(
             records, tmp_path / str(seed), model, seed=seed, lead_mask_probability=0.25, noise=0.2, **fields
