@@ -51,6 +51,9 @@ _LAZY = {
     "ECGMultiLabelMetric": "metrics",
     "bootstrap_metrics": "metrics",
     "write_ptbxl_folder": "synthetic",
+    "download_ptbxl": "ptbxl.download",
+    "load_ptbxl_parquet": "ptbxl.parquet",
+    "push_model": "hub",
     "plot_ecg": "plotting",
     "plot_learning_curves": "plotting",
 }

@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ecg_hf.metrics import (
     ECGMultiLabelMetric,
     bootstrap_metrics,
+    calibration_metrics,
     choose_thresholds,
     macro_auprc,
     macro_auroc,
@@ -336,3 +337,43 @@ def test_no_warning_on_ordinary_input():
         multilabel_metrics(labels, scores)
         choose_thresholds(labels, 1 / (1 + np.exp(-scores)))
         bootstrap_metrics(labels, scores, 20)
+
+
+# ---- Intervals of single labels, calibration ----
+
+
+def test_intervals_of_a_label_are_those_of_that_label_alone():
+    labels, scores = simulate()
+    intervals = bootstrap_metrics(labels, scores, 200, label_names=list("abcdef"))
+    assert intervals["macro_auroc"] == bootstrap_metrics(labels, scores, 200)["macro_auroc"]
+    alone = bootstrap_metrics(labels[:, :1], scores[:, :1], 200)
+    assert intervals["per_label"]["a"] == {"auroc": alone["macro_auroc"], "auprc": alone["macro_auprc"]}
+
+
+def test_an_undefined_label_has_no_interval():
+    labels, scores = simulate()
+    labels[:, 1] = 0
+    per_label = bootstrap_metrics(labels, scores, 50, label_names=list("abcdef"))["per_label"]
+    assert per_label["b"] == {"auroc": None, "auprc": None} and per_label["a"]["auroc"]["low"] > 0.5
+
+
+def test_calibration_of_a_case_by_hand():
+    labels = np.array([[1, -100], [0, 1], [1, 0]])
+    scores = np.array([[0.9, 0.3], [0.15, 0.95], [0.12, 1.0]])
+    metrics = calibration_metrics(labels, scores, 20)
+    # Bins: 0.9, 0.95, 1.0 with labels 1, 1, 0; and 0.15, 0.12 with labels 0, 1. The unknown cell is in none.
+    expected = (3 * abs(2.85 / 3 - 2 / 3) + 2 * abs(0.27 / 2 - 1 / 2)) / 5
+    assert metrics["calibration_error"]["value"] == pytest.approx(expected)
+    brier = (0.1**2 + 0.15**2 + 0.05**2 + 0.88**2 + 1) / 5
+    assert metrics["brier_score"]["value"] == pytest.approx(brier)
+    assert metrics["brier_score"]["low"] <= brier <= metrics["brier_score"]["high"]
+
+
+def test_calibrated_probabilities_have_a_small_error_and_logits_are_refused():
+    rng = np.random.default_rng(0)
+    scores = rng.random((4000, 3))
+    labels = (rng.random(scores.shape) < scores).astype(float)
+    error = calibration_metrics(labels, scores, 100, groups=np.arange(4000) // 2)["calibration_error"]
+    assert error["value"] < 0.03 and calibration_metrics(labels, scores**3, 5)["calibration_error"]["low"] > 0.1
+    with pytest.raises(ValueError, match="must be probabilities"):
+        calibration_metrics(labels, scores * 2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from ecg_hf.plotting import plot_ecg, plot_learning_curves
+from ecg_hf.plotting import plot_ecg, plot_label_metrics, plot_learning_curves
 
 LEAD_NAMES = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 MM_PER_INCH = 25.4
@@ -203,3 +203,31 @@ def test_a_log_that_cannot_be_drawn_is_refused(tmp_path, log, message):
     with pytest.raises(ValueError, match=message):
         plot_learning_curves(log, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_labels_are_drawn_from_top_to_bottom_with_figures_and_counts(tmp_path):
+    per_label = {
+        "MI": {
+            "auroc": 0.93,
+            "auroc_interval": [0.9, 0.95],
+            "auprc": 0.8,
+            "auprc_interval": [0.7, 0.9],
+            "num_positive": 20,
+            "num_known": 100,
+        },
+        "$X_1$": {
+            "auroc": None,
+            "auroc_interval": None,
+            "auprc": None,
+            "auprc_interval": None,
+            "num_positive": 0,
+            "num_known": 100,
+        },
+    }
+    figure = plot_label_metrics(per_label, tmp_path / "labels.png", "test")
+    auroc, auprc = figure.axes
+    assert [label.get_text() for label in auroc.get_yticklabels()] == ["MI  (20)", "$X_1$  (0)"]
+    assert auroc.get_ylim()[0] > auroc.get_ylim()[1]
+    assert [[text.get_text() for text in axes.texts] for axes in (auroc, auprc)] == [["0.930"], ["0.800"]]
+    assert auprc.lines[1].get_xdata() == [0.2], "the AUPRC of chance"
+    assert imread(tmp_path / "labels.png").size
