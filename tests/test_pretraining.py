@@ -26,6 +26,7 @@ from ecg_hf import (
     cli,
     load_ptbxl,
 )
+from ecg_hf.post_training.run import ModelArguments
 from ecg_hf.post_training.windows import EpochSampler
 from ecg_hf.pretraining.crops import Augmentation, Crops, crop_statistics
 from ecg_hf.pretraining.probe import LinearProbe
@@ -650,6 +651,13 @@ def test_impossible_arguments_are_refused(tmp_path, fields, message):
 def test_a_crop_longer_than_the_window_is_refused(simulated_folder, simulated_cache, tmp_path):
     with pytest.raises(ValueError, match="`crop_seconds` must lie between .* its window, 2.5 s; got 5 s"):
         run_cli(simulated_folder, simulated_cache, tmp_path / "run", crop_seconds=5.0)
+
+
+def test_the_recipe_is_understood(tmp_path):
+    recipe = pathlib.Path(__file__).parents[1] / "training/configs/pretrain_ptbxl_100hz.yaml"
+    flags = ["--config", str(recipe), "--output_dir", str(tmp_path), "--data_dir", str(tmp_path), "--use_cpu"]
+    model_args, record_args, args = cli._parse(flags, ModelArguments, RecordArguments, PreTrainingArguments)
+    assert (model_args.architecture, record_args.sampling_rate, args.probe_fold) == ("ptbxl_100hz", 100, 8)
 
 
 def test_ptbxl_files_are_those_of_the_folds(simulated_folder):
