@@ -17,6 +17,7 @@ from ecg_hf.post_training.run import DataArguments, load_splits
 from ecg_hf.synthetic import write_ptbxl_folder
 
 TRAINING = pathlib.Path(__file__).parents[1] / "training"
+RECIPES = [path.name for path in sorted((TRAINING / "configs").glob("*.yaml")) if "pretrain" not in path.name]
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(TRAINING / "launch/single.yaml")]
 QUICK = {
     "architecture": "ptbxl_100hz",

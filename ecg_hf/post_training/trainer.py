@@ -277,9 +277,53 @@ class PostTrainer(Trainer):
         return self.run_folder / STAGES_FOLDER / stage
 
     def _open_run(self, resume: bool) -> dict | None:
-        """Refuse a folder that holds another run; the results of this one if it is finished."""
+        """Refuse a folder that holds another run; the results of this one if it is finished.
+
+        One process looks and tells the others: they could find what it has just written.
+        """
+        found = None
+        if self.is_world_process_zero():
+            try:
+                found = self._find_run(resume)
+            except (OSError, ValueError) as error:
+                found = error
+        found = broadcast_object_list([found])[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _find_run(self, resume: bool) -> dict | None:
         record = self.run_folder / STAGES_FOLDER / "run.json"
-        run = {
+        run = self._describe_run()
+        if not record.is_file():
+            # A kill before the first stage leaves an empty folder; anything else in it is somebody's.
+            if any(self.run_folder.glob("*")) and not _only_stages(self.run_folder):
+                raise FileExistsError(
+                    f"`{self.run_folder}` holds files of another run: choose another `output_dir`, or empty it."
+                )
+            if resume:
+                logger.warning(f"There is no run in `{self.run_folder}` yet: post-training starts from the beginning.")
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(record, json.dumps(run, indent=2))
+            return None
+        if not resume:
+            raise FileExistsError(
+                f"`{self.run_folder}` holds another run: choose another `output_dir`, or go on with it by "
+                "`--resume_from_checkpoint true`."
+            )
+        if changes := list(differences(json.loads(record.read_text()), run)):
+            raise ValueError(
+                f"The run in `{self.run_folder}` cannot go on with other settings: {'; '.join(changes)}. Use the "
+                "run's own settings, or another `output_dir`."
+            )
+        if (self.run_folder / "config.json").is_file():
+            logger.warning(f"The run in `{self.run_folder}` is finished: its results are returned.")
+            return json.loads((self.run_folder / "all_results.json").read_text())
+        return None
+
+    def _describe_run(self) -> dict:
+        """What must be the same for a run to go on."""
+        return {
             "labels": list(self.model.config.label2id),
             "recipe": json.loads(json.dumps(self.recipe)),
             "weights": _fingerprint(self.model.state_dict()),
@@ -289,37 +333,6 @@ class PostTrainer(Trainer):
             },
             "feature_extractor": json.loads(self.processing_class.to_json_string()),
         }
-        if not record.is_file():
-            # A kill before the first stage leaves an empty folder; anything else in it is somebody's.
-            if self.is_world_process_zero():
-                if any(self.run_folder.glob("*")) and not _only_stages(self.run_folder):
-                    raise FileExistsError(
-                        f"`{self.run_folder}` holds files of another run: choose another `output_dir`, or empty it."
-                    )
-                if resume:
-                    logger.warning(
-                        f"There is no run in `{self.run_folder}` yet: post-training starts from the beginning."
-                    )
-                record.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(record, json.dumps(run, indent=2))
-            self.accelerator.wait_for_everyone()
-            return None
-        self.accelerator.wait_for_everyone()
-        if not resume:
-            raise FileExistsError(
-                f"`{self.run_folder}` holds another run: choose another `output_dir`, or go on with it by "
-                "`--resume_from_checkpoint true`."
-            )
-        stored = json.loads(record.read_text())
-        if changes := list(differences(stored, run)):
-            raise ValueError(
-                f"The run in `{self.run_folder}` cannot go on with other settings: {'; '.join(changes)}. Use the "
-                "run's own settings, or another `output_dir`."
-            )
-        if (self.run_folder / "config.json").is_file():
-            logger.warning(f"The run in `{self.run_folder}` is finished: its results are returned.")
-            return json.loads((self.run_folder / "all_results.json").read_text())
-        return None
 
     def _finish(self, results: dict[str, float]) -> dict[str, float]:
         """Thresholds, metrics, pictures; then all files move into the run's folder, `config.json` last."""
