@@ -11,15 +11,7 @@ from transformers import TrainingArguments
 STAGE_NAMES = ("probe", "finetune")
 EVALUATION_METRICS = ("macro_auroc", "macro_auprc", "f_max", "loss")
 
-# What makes two runs different: written to `recipe.yaml`, and compared when a run is resumed.
-RECIPE_FIELDS = (
-    "stages",
-    "probe_learning_rate",
-    "probe_weight_decay",
-    "probe_num_train_epochs",
-    "probe_train_batch_size",
-    "drop_path_rate",
-    "layer_decay",
+OPTIMIZATION_FIELDS = (
     "learning_rate",
     "weight_decay",
     "adam_beta1",
@@ -33,10 +25,22 @@ RECIPE_FIELDS = (
     "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
-    "metric_for_best_model",
     "bf16",
     "fp16",
     "seed",
+)
+
+# What makes two runs different: written to `recipe.yaml`, and compared when a run is resumed.
+RECIPE_FIELDS = (
+    "stages",
+    "probe_learning_rate",
+    "probe_weight_decay",
+    "probe_num_train_epochs",
+    "probe_train_batch_size",
+    "drop_path_rate",
+    "layer_decay",
+    "metric_for_best_model",
+    *OPTIMIZATION_FIELDS,
 )
 
 
@@ -170,4 +174,4 @@ def _as_flag(value: bool | str | None, name: str) -> bool:
     )
 
 
-__all__ = ["PostTrainingArguments", "check_numbers", "check_world_size"]
+__all__ = ["OPTIMIZATION_FIELDS", "PostTrainingArguments", "check_numbers", "check_world_size"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from ..post_training.arguments import check_numbers, check_world_size
+from ..post_training.arguments import OPTIMIZATION_FIELDS, check_numbers, check_world_size
 
 # What makes two runs different: written to `recipe.yaml`, and compared when a run is resumed.
 RECIPE_FIELDS = (
@@ -15,22 +15,7 @@ RECIPE_FIELDS = (
     "gain",
     "noise",
     "contrastive_temperature",
-    "learning_rate",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "optim",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "bf16",
-    "fp16",
-    "seed",
+    *OPTIMIZATION_FIELDS,
 )
 
 
