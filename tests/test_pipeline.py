@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -134,6 +135,13 @@ def test_units_gain_and_baseline_of_a_file_do_not_matter(classifier, signal, tmp
 def test_several_records_in_one_array_are_refused(classifier, signal):
     with pytest.raises(ValueError, match=r"got \(2, 12, 5000\). Pass several records as a list"):
         classifier(np.stack([signal, signal]), **RECORDING)
+
+
+def test_a_column_of_a_dataset_is_a_list_of_records(classifier, signal, record):
+    rows = [{"signal": (signal * gain).tolist(), **RECORDING} for gain in (1.0, 0.5)]
+    table = datasets.Dataset.from_dict({"recording": rows, "path": [str(record), str(record)]})
+    assert classifier(table["recording"]) == classifier(rows)
+    assert classifier(table["path"]) == [classifier(str(record))] * 2
 
 
 def test_generators_are_read_as_the_answers_are(classifier, signal):

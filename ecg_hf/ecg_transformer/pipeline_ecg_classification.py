@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,11 @@ class ECGClassificationPipeline(ChunkPipeline):
     - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`, or
     - an array (leads, samples), together with the arguments `sampling_rate` and `lead_names`.
 
-    Several records are a list of these (or a generator or dataset, which is read as the answers are). For each record
-    the answer is a list with one dict for each label, in descending order of `score`: `label`, `name` (the full name,
-    where the model knows it), `score` (probability), `threshold`, and `positive` (score >= threshold). All windows of
-    a record are scored and put together as the model's `window_aggregation` says; `batch_size` counts windows.
+    Several records are a list of these, or a column of a `datasets.Dataset` (or a generator or dataset, which is read
+    as the answers are). For each record the answer is a list with one dict for each label, in descending order of
+    `score`: `label`, `name` (the full name, where the model knows it), `score` (probability), `threshold`, and
+    `positive` (score >= threshold). All windows of a record are scored and put together as the model's
+    `window_aggregation` says; `batch_size` counts windows.
 
     Arguments, of the pipeline or of a call:
         sampling_rate, lead_names, units: Of arrays, and of dicts that lack them; see the feature extractor.
@@ -71,6 +72,13 @@ class ECGClassificationPipeline(ChunkPipeline):
         _check_same_input(self.feature_extractor, self.model.config)
         # A model that comes from a trainer may be in training mode, where scores are random.
         self.model.eval()
+
+    def __call__(self, records, **kwargs):
+        """The findings of a record, or a list of them for each of several records; see the class."""
+        if isinstance(records, Sequence) and not isinstance(records, (str, list)):
+            # A column of a data set, which the library would take for one input; read one record after another.
+            return list(super().__call__((record for record in records), **kwargs))
+        return super().__call__(records, **kwargs)
 
     def _sanitize_parameters(
         self, sampling_rate=None, lead_names=None, units=None, missing_leads=None, top_k: int | None = None
