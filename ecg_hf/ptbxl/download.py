@@ -95,7 +95,7 @@ def _fetch_all(fetcher: _Fetcher, checksums: Mapping[str, str], connections: int
             for future in futures:
                 future.result()
                 progress.update()
-        except BaseException:
+        except BaseException:  # an interrupt too: the other files must not go on behind the user's back
             fetcher.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
