@@ -11,7 +11,6 @@ import hashlib
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 from datasets import Features, List, Value
 from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
 
 from .labels import encode_labels, find_statement, task_labels
 from .records import LEAD_NAMES, RecordError, read_record
@@ -41,7 +41,8 @@ FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
 _patched_for_streaming = True
 
 _RECORD_SECONDS = 10
-_RECORDS_PER_CHUNK = 256
+_RECORDS_PER_CHUNK = 64
+_BYTES_PER_BLOCK = 2**16
 
 SAMPLING_RATES = tuple(FILENAME_COLUMNS)
 """The rates in Hz at which PTB-XL has its records."""
@@ -152,11 +153,22 @@ class PTBXL(datasets.ArrowBasedBuilder):
             raise ValueError(f"PTB-XL has records at {rates} Hz, not at {sampling_rate!r} Hz.")
         self.folder = Path(data_dir).expanduser().absolute()
         self.sampling_rate = sampling_rate
-        self.table = read_table(self.folder / TABLE_NAME, FILENAME_COLUMNS[sampling_rate])
-        stamps = [_record_stamp(f"{self.folder}/{filename}") for filename in self.table["filename"].to_pylist()]
-        self._leave_out_missing(np.array([stamp is None for stamp in stamps]), skip_missing_records)
-        content = hashlib.sha256((self.folder / TABLE_NAME).read_bytes())
-        content.update("\n".join(map(str, stamps)).encode())
+        content = hashlib.sha256()
+        folds, missing, first_missing = [], [], None
+        for table in self._read_blocks():
+            filenames = table["filename"].to_pylist()
+            stamps = [_record_stamp(f"{self.folder}/{filename}") for filename in filenames]
+            content.update("".join(f"{stamp}\n" for stamp in stamps).encode())
+            folds.append(table["strat_fold"].to_numpy())
+            missing.append(np.array([stamp is None for stamp in stamps]))
+            if first_missing is None and None in stamps:
+                first_missing = filenames[stamps.index(None)]
+        self._folds = np.concatenate(folds)
+        self._missing = np.concatenate(missing)
+        if first_missing is not None:
+            self._check_missing(first_missing, skip_missing_records)
+        with open(self.folder / TABLE_NAME, "rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
         super().__init__(
             cache_dir=None if cache_dir is None else str(Path(cache_dir).expanduser().absolute()),
             dataset_name=self.SOURCE["dataset_name"],
@@ -166,25 +178,24 @@ class PTBXL(datasets.ArrowBasedBuilder):
             hash=content.hexdigest()[:32],
         )
 
-    def _leave_out_missing(self, missing: np.ndarray, skip_missing_records: bool) -> None:
-        if not missing.any():
-            return
-        first = self.table["filename"][int(missing.argmax())]
-        if missing.all():
+    def _read_blocks(self) -> Iterator[pa.Table]:
+        return read_blocks(self.folder / TABLE_NAME, FILENAME_COLUMNS[self.sampling_rate])
+
+    def _check_missing(self, first: str, skip_missing_records: bool) -> None:
+        if self._missing.all():
             (other_rate,) = FILENAME_COLUMNS.keys() - {self.sampling_rate}
             has_other_rate = (self.folder / f"records{other_rate}").is_dir()
             hint = f"it has records at {other_rate} Hz" if has_other_rate else "is it PTB-XL's folder?"
             raise FileNotFoundError(
                 f"{self.folder} has no records at {self.sampling_rate} Hz (the first would be {first}); {hint}."
             )
-        count = f"{missing.sum()} of the {len(missing)} records in {TABLE_NAME}"
+        count = f"{self._missing.sum()} of the {len(self._missing)} records in {TABLE_NAME}"
         if not skip_missing_records:
             raise FileNotFoundError(
                 f"{count} are missing in {self.folder}, the first is {first} (.hea or .dat). Complete the folder, or "
                 "leave them out with skip_missing_records=True (--skip_missing_records of training/train.py)."
             )
         logger.warning("%s are missing in %s and are left out.", count, self.folder)
-        self.table = self.table.filter(~missing)
 
     def _info(self) -> datasets.DatasetInfo:
         num_values = len(LEAD_NAMES) * _RECORD_SECONDS * self.sampling_rate
@@ -199,15 +210,20 @@ class PTBXL(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         generators = []
         for split, folds in FOLDS.items():
-            rows = np.flatnonzero(np.isin(self.table["strat_fold"], folds))
+            rows = np.flatnonzero(np.isin(self._folds, folds) & ~self._missing)
             generator = datasets.SplitGenerator(name=split, gen_kwargs={"rows": rows})
             generator.split_info.num_examples = len(rows)  # the length of the progress bar
             generators.append(generator)
         return generators
 
     def _generate_tables(self, rows: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
-        for start in range(0, len(rows), _RECORDS_PER_CHUNK):
-            yield start, self._read_chunk(self.table.take(rows[start : start + _RECORDS_PER_CHUNK]))
+        first = 0
+        for table in self._read_blocks():
+            in_block = rows[(rows >= first) & (rows < first + len(table))]
+            for start in range(0, len(in_block), _RECORDS_PER_CHUNK):
+                chunk = in_block[start : start + _RECORDS_PER_CHUNK]
+                yield int(chunk[0]), self._read_chunk(table.take(chunk - first))
+            first += len(table)
 
     def _read_chunk(self, table: pa.Table) -> pa.Table:
         signals = np.stack([self._read_signal(filename) for filename in table["filename"].to_pylist()])
@@ -307,11 +323,19 @@ def _read_split(builder: PTBXL, split: str) -> datasets.Dataset:
 
 def _label(dataset: datasets.Dataset, task: str) -> datasets.Dataset:
     """The records with a statement of the task's kind, and their labels. No signal is copied."""
-    codes = [[item["code"] for item in items] for items in dataset.data.column("scp_codes").to_pylist()]
-    labels = encode_labels(codes, task)
+    labels = encode_labels(statement_codes(dataset), task)
     feature = List(Value("float32"), length=labels.shape[1])
-    dataset = dataset.add_column("labels", fixed_size_lists(labels), feature=feature)
+    # Without it `datasets` pickles the column, twice its size, to make one.
+    fingerprint = Hasher.hash([dataset._fingerprint, task])
+    dataset = dataset.add_column("labels", fixed_size_lists(labels), feature=feature, new_fingerprint=fingerprint)
     return dataset.select(np.flatnonzero(labels.any(axis=1)))
+
+
+def statement_codes(dataset: datasets.Dataset) -> Iterator[list[str]]:
+    """The SCP codes of each record of a data set whose rows are neither selected nor shuffled."""
+    for chunk in dataset.data.column("scp_codes").chunks:
+        for items in chunk.to_pylist():
+            yield [item["code"] for item in items]
 
 
 def fixed_size_lists(rows: np.ndarray) -> pa.FixedSizeListArray:
@@ -330,35 +354,53 @@ def _record_stamp(path: str) -> str | None:
 
 def read_table(path: Path, filename_column: str) -> pa.Table:
     """PTB-XL's table, checked and typed, with the file names of one sampling rate."""
+    return pa.concat_tables(read_blocks(path, filename_column))
+
+
+def read_blocks(path: Path, filename_column: str) -> Iterator[pa.Table]:
+    """The rows of `read_table` in turn, some hundreds at a time, so that few are ever in memory."""
+    schema = _table_features().arrow_schema
+    ecg_ids = [np.empty(0, dtype=np.int64)]
+    try:
+        for cells in _read_cells(path, filename_column):
+            columns = [pa.array(_parse_column(cells, field.name), field.type) for field in schema]
+            table = pa.table(columns, schema=schema)
+            ecg_ids.append(table["ecg_id"].to_numpy())
+            yield table
+        _check_ecg_ids(np.concatenate(ecg_ids))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_cells(path: Path, filename_column: str) -> Iterator[pa.RecordBatch]:
+    """The table's cells, as they are, under the names of the data set's columns."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `data_dir` must be PTB-XL's folder, which holds this table.")
     names = {filename_column if name == "filename" else name: name for name in _COLUMNS}
     try:
-        cells = pyarrow.csv.read_csv(
+        with pyarrow.csv.open_csv(
             path,
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=_BYTES_PER_BLOCK),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=list(names), column_types=dict.fromkeys(names, pa.string())
             ),
-        )
+        ) as blocks:
+            for cells in blocks:
+                yield cells.rename_columns(list(names.values()))
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise ValueError(f"{path} is not PTB-XL's table, comma-separated in UTF-8: {error}") from error
-    if not len(cells):
-        raise ValueError(f"{path} has no rows.")
-    cells = cells.rename_columns(list(names.values()))
-    schema = _table_features().arrow_schema
-    try:
-        columns = [pa.array(_parse_column(cells, field.name), field.type) for field in schema]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    table = pa.table(columns, schema=schema)
-    ecg_id, count = Counter(table["ecg_id"].to_pylist()).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"{path}: ecg_id {ecg_id} stands in {count} rows.")
-    return table
+        raise ValueError(f"it is not PTB-XL's table, comma-separated in UTF-8: {error}") from error
 
 
-def _parse_column(cells: pa.Table, name: str) -> list[Any]:
+def _check_ecg_ids(ecg_ids: np.ndarray) -> None:
+    if not len(ecg_ids):
+        raise ValueError("it has no rows.")
+    values, counts = np.unique(ecg_ids, return_counts=True)
+    if counts.max() > 1:
+        raise ValueError(f"ecg_id {values[counts.argmax()]} stands in {counts.max()} rows.")
+
+
+def _parse_column(cells: pa.RecordBatch, name: str) -> list[Any]:
     _, parse, is_required = _COLUMNS[name]
     values = []
     for ecg_id, cell in zip(cells["ecg_id"].to_pylist(), cells[name].to_pylist(), strict=True):
@@ -380,5 +422,7 @@ __all__ = [
     "fixed_size_lists",
     "load_ptbxl",
     "ptbxl_folder",
+    "read_blocks",
     "read_table",
+    "statement_codes",
 ]

@@ -171,14 +171,15 @@ def encode_labels(codes_per_record: Iterable[Collection[str]], task: str) -> np.
     """
     label_of_statement = _label_of_statement(task)
     columns = {label: column for column, label in enumerate(task_labels(task))}
-    records = list(codes_per_record)
-    labels = np.zeros((len(records), len(columns)), dtype=np.float32)
-    for row, codes in enumerate(records):
+    labels = bytearray()
+    for codes in codes_per_record:
+        row = bytearray(len(columns))
         for code in codes:
             label = label_of_statement(find_statement(code))
             if label is not None:
-                labels[row, columns[label]] = 1
-    return labels
+                row[columns[label]] = 1
+        labels += row
+    return np.frombuffer(labels, dtype=np.uint8).reshape(-1, len(columns)).astype(np.float32)
 
 
 def _label_of_statement(task: str) -> Callable[[Statement], str | None]:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet
 from datasets import List, Value
 
-from .builder import FOLDS, PTBXL, SAMPLING_RATES, fixed_size_lists, ptbxl_folder
+from .builder import FOLDS, PTBXL, SAMPLING_RATES, fixed_size_lists, ptbxl_folder, statement_codes
 from .labels import TASKS, encode_labels, task_label_names, task_labels
 
 # Some 70 MB a file.
@@ -70,7 +70,7 @@ def write_ptbxl_parquet(
 
 
 def _with_labels(records: datasets.Dataset) -> datasets.Dataset:
-    codes = [[item["code"] for item in items] for items in records.data.column("scp_codes").to_pylist()]
+    codes = list(statement_codes(records))
     for task in TASKS:
         labels = encode_labels(codes, task)
         feature = List(Value("float32"), length=labels.shape[1])
