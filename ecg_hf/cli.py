@@ -80,6 +80,24 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
     return metrics
 
 
+def study(argv: Sequence[str] | None = None) -> None:
+    """Train and compare the runs of a grid on PTB-XL's validation fold; the same command goes on where it was."""
+    from .study import run_study
+
+    parser = argparse.ArgumentParser(prog="ecg-hf study", description=study.__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="YAML file of the grid, see `training/configs/study_*.yaml`")
+    parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout")
+    parser.add_argument("--output_dir", required=True, help="where `runs.jsonl` and `report.md` go")
+    parser.add_argument("--work_dir", required=True, help="where the run that is going on is kept")
+    parser.add_argument("--cache_dir", help="where `datasets` keeps the Arrow copy")
+    parser.add_argument("--tasks", nargs="+", help="only these tasks of the grid")
+    parser.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
+    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bars")
+    report = run_study(**vars(parser.parse_args(argv)))
+    print(report.read_text(encoding="utf-8"))
+    print(f"The runs and this report are in {report.parent}")
+
+
 def classify(argv: Sequence[str] | None = None) -> None:
     """Print the findings of WFDB records; exits with 1 if a record could not be read, after all others."""
     parser = argparse.ArgumentParser(prog="ecg-hf classify", description=classify.__doc__)
@@ -187,6 +205,7 @@ COMMANDS = {
     "pretrain": pretrain,
     "train": train,
     "evaluate": evaluate,
+    "study": study,
     "classify": classify,
     "convert": convert,
     "download-ptbxl": download_ptbxl,

@@ -95,6 +95,9 @@ class DataArguments:
     max_eval_records: int | None = field(
         default=None, metadata={"help": "At most so many records of validation and of test, for a quick try."}
     )
+    evaluate_test: bool = field(
+        default=True, metadata={"help": "False leaves the test fold closed, for runs that choose a recipe."}
+    )
 
     def __post_init__(self):
         if not 0 < self.train_fraction <= 1:
@@ -115,7 +118,7 @@ def post_train(model_args: ModelArguments, data_args: DataArguments, args: PostT
         args=args,
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
-        test_dataset=splits["test"],
+        test_dataset=splits["test"] if data_args.evaluate_test else None,
         feature_extractor=feature_extractor,
         recipe=_recipe(model_args, data_args),
     )

@@ -1,0 +1,199 @@
+"""A study: one post-training run for each cell of a grid, judged on the validation fold, and a report of them.
+
+The grid is a YAML file (`training/configs/study_*.yaml`). Every finished run is a line of `runs.jsonl`; a study that
+was stopped goes on with the runs that are not there yet. The test fold is never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+from transformers import HfArgumentParser
+
+from .post_training.arguments import PostTrainingArguments
+from .post_training.run import DataArguments, ModelArguments, post_train
+
+logger = logging.getLogger(__name__)
+
+RUNS_FILE = "runs.jsonl"
+REPORT = "report.md"
+METRICS = {"eval_macro_auroc": "AUROC", "eval_macro_auprc": "AUPRC"}
+_FIELDS = ("common", "tasks", "train_fractions", "seeds", "methods", "search", "by_fraction")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell of the grid with one setting of the searched fields; `arguments` are flags of `training/train.py`."""
+
+    task: str
+    train_fraction: float
+    method: str
+    searched: Mapping[str, float]
+    seed: int
+    arguments: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """A folder's name: `superdiagnostic-0.1-post-trained-learning_rate-0.001-seed-42`."""
+        parts = [self.task, f"{self.train_fraction:g}", self.method]
+        parts += [f"{field}-{value:g}" for field, value in self.searched.items()] + [f"seed-{self.seed}"]
+        return re.sub(r"[^\w.-]+", "-", "-".join(parts))
+
+
+def read_study(path: str | os.PathLike) -> list[Run]:
+    """The runs of a grid, the cheapest fractions first.
+
+    The file has `tasks`, `train_fractions`, `seeds`, `methods` (for each its flags), and optionally `common` (flags of
+    all), `by_fraction` (flags of some fractions) and `search` (flags with the values to try; the best on validation
+    counts). A method may have a `search` and `train_fractions` of its own.
+
+    Raises `ValueError` for a field that does not exist or is missing.
+    """
+    study = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
+    missing = [name for name in ("tasks", "train_fractions", "seeds", "methods") if name not in study]
+    unknown = [name for name in study if name not in _FIELDS]
+    if missing or unknown:
+        raise ValueError(
+            f"`{path}` must have tasks, train_fractions, seeds and methods, and may have common, search and "
+            f"by_fraction; missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}."
+        )
+    cells = itertools.product(sorted(study["train_fractions"]), study["tasks"], study["methods"].items())
+    runs = []
+    for fraction, task, (method, flags) in cells:
+        flags = dict(flags)
+        if fraction not in flags.pop("train_fractions", study["train_fractions"]):
+            continue
+        search = flags.pop("search", study.get("search", {}))
+        for values in itertools.product(*search.values()):
+            searched = dict(zip(search, values, strict=True))
+            for seed in study["seeds"]:
+                arguments = {**study.get("common", {}), **study.get("by_fraction", {}).get(fraction, {}), **flags}
+                arguments |= {"task": task, "train_fraction": fraction, "seed": seed, **searched}
+                runs.append(Run(task, fraction, method, searched, seed, arguments))
+    return runs
+
+
+def run_study(
+    config: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    work_dir: str | os.PathLike,
+    tasks: Iterable[str] | None = None,
+    **places: Any,
+) -> pathlib.Path:
+    """Carry out the runs that `<output_dir>/runs.jsonl` does not have yet -> the report.
+
+    Args:
+        config: the grid's YAML file.
+        output_dir: where `runs.jsonl` and `report.md` go.
+        work_dir: where the run that is going on is kept; a run that was stopped is resumed from there.
+        tasks: only the runs of these tasks. Two processes may work on different tasks of one study.
+        places: flags that belong to this machine (`data_dir`, `cache_dir`, `use_cpu`, ...): not part of the study.
+
+    Raises:
+        ValueError: a run of the same name was made with other settings.
+    """
+    output_dir, work_dir = pathlib.Path(output_dir), pathlib.Path(work_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    runs = read_study(config)
+    _drop_cut_line(output_dir / RUNS_FILE)
+    finished = {line["name"]: line for line in read_runs(output_dir)}
+    for run in runs:
+        if run.name in finished and finished[run.name]["arguments"] != run.arguments:
+            raise ValueError(
+                f"`{output_dir / RUNS_FILE}` has {run.name} with other settings than `{config}`: choose another "
+                "output folder, or remove that line."
+            )
+    wanted = [run for run in runs if run.name not in finished and (tasks is None or run.task in tasks)]
+    for index, run in enumerate(wanted):
+        logger.warning(f"Run {index + 1} of {len(wanted)}: {run.name}")
+        line = _carry_out(run, work_dir / run.name, places)
+        with open(output_dir / RUNS_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        write_report(output_dir, runs)
+    return write_report(output_dir, runs)
+
+
+def _carry_out(run: Run, folder: pathlib.Path, places: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {
+        **run.arguments,
+        **places,
+        "evaluate_test": False,
+        "output_dir": str(folder),
+        "resume_from_checkpoint": "true",
+    }
+    parser = HfArgumentParser((ModelArguments, DataArguments, PostTrainingArguments))
+    results = post_train(*parser.parse_dict(fields))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    facts = {name: value for name, value in dataclasses.asdict(run).items()}
+    return {"name": run.name, **facts, **results}
+
+
+def _drop_cut_line(path: pathlib.Path) -> None:
+    """A kill can cut the last line off; what is added later must not stand behind its beginning."""
+    if path.is_file() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def read_runs(output_dir: str | os.PathLike) -> list[dict[str, Any]]:
+    """The lines of `runs.jsonl`; none if there is no such file. A last line that was cut off is left out."""
+    path = pathlib.Path(output_dir) / RUNS_FILE
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if "\n" in line]
+
+
+def write_report(output_dir: str | os.PathLike, runs: Iterable[Run]) -> pathlib.Path:
+    """`report.md`: for each task a table of the methods at each fraction of the labels."""
+    path = pathlib.Path(output_dir) / REPORT
+    lines = {line["name"]: line for line in read_runs(output_dir)}
+    cells = list(_cells([run for run in runs if run.name in lines], lines))
+    text = ["# Validation fold: macro AUROC / AUPRC, and the setting that was best there\n"]
+    for task in dict.fromkeys(run.task for run in runs):
+        fractions = sorted({run.train_fraction for run in runs if run.task == task})
+        text.append(f"\n## {task}\n")
+        text.append("| method | " + " | ".join(f"{fraction:.0%} of the labels" for fraction in fractions) + " |")
+        text.append("|---" * (len(fractions) + 1) + "|")
+        for method in dict.fromkeys(run.method for run in runs if run.task == task):
+            found = [
+                next((cell["text"] for cell in cells if cell["key"] == (task, fraction, method)), "")
+                for fraction in fractions
+            ]
+            text.append(f"| {method} | " + " | ".join(found) + " |")
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return path
+
+
+def _cells(runs: list[Run], lines: Mapping[str, dict]) -> Iterator[dict[str, Any]]:
+    """For each task, fraction and method the setting with the best mean validation AUROC over the seeds."""
+    for key, group in itertools.groupby(runs, key=lambda run: (run.task, run.train_fraction, run.method)):
+        settings: dict[tuple, list[dict]] = {}
+        for run in group:
+            settings.setdefault(tuple(run.searched.items()), []).append(lines[run.name])
+        best = max(settings, key=lambda setting: np.mean([line["eval_macro_auroc"] for line in settings[setting]]))
+        values = [np.array([line[metric] for line in settings[best]]) for metric in METRICS]
+        text = " / ".join(_without_zero(value.mean()) for value in values)
+        if len(values[0]) > 1:
+            text += f" (± {' / '.join(_without_zero(value.std(ddof=1)) for value in values)}, {len(values[0])} seeds)"
+        text += "".join(f", {name.removesuffix('_learning_rate')} {value:g}" for name, value in best)
+        yield {"key": key, "text": text.replace("learning_rate", "rate")}
+
+
+def _without_zero(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+__all__ = ["Run", "read_runs", "read_study", "run_study", "write_report"]

@@ -1,0 +1,91 @@
+"""A study: its grid, going on where it was, and the report."""
+
+import pytest
+import yaml
+
+from ecg_hf import cli
+from ecg_hf.study import read_runs, read_study
+from ecg_hf.synthetic import write_ptbxl_folder
+
+GRID = {
+    "tasks": ["superdiagnostic"],
+    "train_fractions": [0.5, 1.0],
+    "seeds": [1],
+    "common": {
+        "architecture": "ptbxl_100hz",
+        "max_steps": 2,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "eval_steps": 1,
+        "save_steps": 1,
+        "per_device_train_batch_size": 16,
+        "probe_num_train_epochs": 2,
+        "num_bootstrap_resamples": 10,
+    },
+    "by_fraction": {0.5: {"max_steps": 1}},
+    "search": {"learning_rate": [0.001, 0.01]},
+    "methods": {
+        "plain": {"stages": ["finetune"], "drop_path_rate": 0.0},
+        "probe": {"stages": ["probe"], "train_fractions": [1.0], "search": {"probe_learning_rate": [0.01]}},
+    },
+}
+
+
+def write_grid(path, **changes):
+    path.write_text(yaml.safe_dump({**GRID, **changes}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A study that was stopped after its first runs and then called again, and what is needed to call it once more."""
+    folder = tmp_path_factory.mktemp("study")
+    write_ptbxl_folder(folder / "data", 120, seed=0, sampling_rates=(100,))
+    command = ["--data_dir", folder / "data", "--cache_dir", folder / "cache", "--output_dir", folder / "results"]
+    command = [*map(str, [*command, "--work_dir", folder / "work"]), "--use_cpu", "--disable_tqdm"]
+    grid = write_grid(folder / "grid.yaml")
+    cli.study(["--config", str(write_grid(folder / "part.yaml", train_fractions=[0.5])), *command])
+    cli.study(["--config", str(grid), *command])
+    return folder, command
+
+
+def test_every_cell_is_run_once_and_reported(studied):
+    folder, command = studied
+    lines = read_runs(folder / "results")
+    assert [line["name"] for line in lines] == [run.name for run in read_study(folder / "grid.yaml")]
+    assert len(lines) == 5 and not any((folder / "work").iterdir())
+    report = (folder / "results" / "report.md").read_text()
+    header, _, plain, probe = report[report.index("| method") :].splitlines()
+    assert header == "| method | 50% of the labels | 100% of the labels |"
+    whole = [line for line in lines if line["method"] == "plain" and line["train_fraction"] == 1.0]
+    best = max(whole, key=lambda line: line["eval_macro_auroc"])
+    assert f"{best['eval_macro_auroc']:.3f}"[1:] in plain and f"rate {best['searched']['learning_rate']:g} |" in plain
+    assert probe.startswith("| probe |  | .")
+
+
+def test_the_test_fold_stays_closed(studied):
+    folder, _ = studied
+    assert not any(name.startswith("test_") for line in read_runs(folder / "results") for name in line)
+
+
+def test_runs_are_not_mixed_with_those_of_other_settings(studied):
+    folder, command = studied
+    other = write_grid(folder / "other.yaml", by_fraction={})
+    before = (folder / "results" / "runs.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="superdiagnostic-0.5-plain.* with other settings"):
+        cli.study(["--config", str(other), *command])
+    assert (folder / "results" / "runs.jsonl").read_bytes() == before
+
+
+def test_a_run_whose_line_a_kill_cut_off_is_run_again(studied):
+    folder, command = studied
+    file = folder / "results" / "runs.jsonl"
+    whole = [line["eval_macro_auroc"] for line in read_runs(folder / "results")]
+    file.write_bytes(file.read_bytes()[:-20])
+    cli.study(["--config", str(folder / "grid.yaml"), *command])
+    assert [line["eval_macro_auroc"] for line in read_runs(folder / "results")] == whole
+
+
+def test_a_misspelt_field_of_the_grid_is_named(tmp_path):
+    with pytest.raises(ValueError, match="unknown: serch"):
+        read_study(write_grid(tmp_path / "grid.yaml", serch={}))
