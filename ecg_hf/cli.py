@@ -172,7 +172,8 @@ def download_ptbxl(argv: Sequence[str] | None = None) -> None:
 
 def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
     """Build PTB-XL as Parquet with its card, for `--dataset_name`, and push it if wanted."""
-    from .hub import push_dataset, write_dataset_card
+    from .cards import write_dataset_card
+    from .hub import push_dataset
     from .ptbxl.parquet import write_ptbxl_parquet
 
     parser = argparse.ArgumentParser(prog="ecg-hf prepare-ptbxl", description=prepare_ptbxl.__doc__)

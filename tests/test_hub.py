@@ -16,8 +16,8 @@ import yaml
 from hub_server import File, HubServer
 from huggingface_hub import DatasetCard, ModelCard
 
-import ecg_hf
-from ecg_hf.hub import preprocessing_in_words, update_card, write_model_card
+import ecg_hf.cli
+from ecg_hf.cards import preprocessing_in_words, update_card, write_model_card
 
 ROOT = pathlib.Path(__file__).parents[1]
 CODE = ROOT / "ecg_hf" / "ecg_transformer"
@@ -219,6 +219,21 @@ def test_a_run_is_published_whole_and_in_one_commit(hub, published, run_folder):
     }
     assert config["custom_pipelines"] and len(config["thresholds"]) == len(config["id2label"]) == 5
     assert ("POST", "/api/validate-yaml") in hub.requests
+
+
+def test_a_pre_trained_encoder_is_published_with_a_card_of_its_own(
+    hub, alice, simulated_folder, simulated_cache, tmp_path
+):
+    places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
+    settings = {**places, "architecture": "ptbxl_100hz", "max_steps": 1, "per_device_train_batch_size": 16}
+    flags = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    ecg_hf.cli.pretrain([*flags, "--use_cpu", "true", "--disable_tqdm", "true"])
+    alice.run(f"from ecg_hf.hub import push_model; push_model({str(tmp_path / 'run')!r}, 'alice/encoder')")
+    files = hub.files("alice/encoder")
+    assert {"README.md", "config.json", "learning_curves.png", "metrics.json", "model.safetensors"} <= files.keys()
+    card = files["README.md"].decode()
+    assert "ecg-hf train --model_name_or_path alice/encoder" in card and "pipeline_tag: feature-extraction" in card
+    assert str(tmp_path) not in card
 
 
 def test_nothing_of_the_machine_is_published(hub, published, run_folder, simulated_folder, simulated_cache):
@@ -464,6 +479,10 @@ def test_a_card_without_marks_stays_below_the_new_one():
             "No: it was pre-trained on CODE-15",
         ),
         ({"source": "them/encoder", "license": None, "pretraining_data": None}, "Not known"),
+        (
+            {"source": "them/encoder", "license": "mit", "pretraining_data": "9 records of PTB-XL's folds 1 to 8"},
+            "No: it was pre-trained on",
+        ),
     ],
 )
 def test_the_card_tells_whether_the_base_saw_the_evaluation_data(published, run_folder, tmp_path, provenance, words):

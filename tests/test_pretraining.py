@@ -313,11 +313,15 @@ def test_a_run_leaves_an_encoder(finished):
     assert results["num_records"] == 128 and results["epochs"] == 2
     model = AutoModel.from_pretrained(output)
     assert type(model) is ECGTransformerModel
-    assert model.config.provenance == {"pretraining_data": "128 records of PTB-XL's folds 1 to 8"}
+    assert model.config.provenance == {"pretraining_data": "128 simulated ECGs"}
     assert not any(name.startswith("projection_head") for name in weights_of(output))
     feature_extractor = AutoFeatureExtractor.from_pretrained(output)
     assert feature_extractor.num_samples == 250 and len(feature_extractor.std) == 12
     assert {"learning_curves.png", "recipe.yaml", "log_history.json"} <= {file.name for file in output.iterdir()}
+    card = (output / "README.md").read_text()
+    assert "pre-trained without labels on 128 simulated ECGs" in card and "says nothing about patients" in card
+    assert f"| this encoder | {results['probe_macro_auroc']:.3f} | {results['probe_macro_auprc']:.3f} |" in card
+    assert "2 epochs of 128 records" in card and "`lead_mask_probability` 0.5" in card
     checkpoint = output / "_stages/pretrain/checkpoint-4"
     trained = ECGTransformerForPreTraining.from_pretrained(checkpoint)
     for name, value in model.state_dict().items():

@@ -22,9 +22,10 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
+from ..cards import describe_data, package_versions, write_model_card
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
-from ..hub import create_repository, describe_data, package_versions, push_model, write_model_card
+from ..hub import create_repository, push_model
 from ..metrics import choose_thresholds
 from ..plotting import plot_learning_curves
 from .arguments import PostTrainingArguments
@@ -406,7 +407,7 @@ class PostTrainer(Trainer):
             )
 
     def create_model_card(self, **kwargs) -> None:
-        """Write the card of the finished run, `README.md`; see `ecg_hf.hub.write_model_card`."""
+        """Write the card of the finished run, `README.md`; see `ecg_hf.cards.write_model_card`."""
         if self.is_world_process_zero():
             write_model_card(self.run_folder)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import pathlib
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import numpy as np
 from transformers import set_seed
 
+from ..cards import PTBXL_TRAINING, SIMULATED_DEVICE
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.pretraining_ecg_transformer import ECGTransformerForPreTraining
 from ..post_training.run import ModelArguments, new_config, new_feature_extractor
-from ..ptbxl.builder import FILENAME_COLUMNS, FOLDS, TABLE_NAME, read_table
+from ..ptbxl.builder import FILENAME_COLUMNS, FOLDS, PTBXL, TABLE_NAME, read_table
 from ..ptbxl.labels import encode_labels, task_labels
 from .arguments import PreTrainingArguments
 from .crops import crop_statistics
@@ -66,7 +68,8 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
     model = _model(model_args, config)
     if model_args.attn_implementation is not None:
         model.set_attn_implementation(model_args.attn_implementation)
-    _note_provenance(model.config, _description(record_args, dataset))
+    data = _data_facts(record_args)
+    _note_provenance(model.config, _description(data, dataset))
     probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
     trainer = PreTrainer(
         model=model,
@@ -75,6 +78,7 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
         feature_extractor=feature_extractor,
         probe=probe,
         recipe=_recipe(model_args, record_args),
+        data=data,
     )
     return trainer.pretrain()
 
@@ -180,9 +184,21 @@ def _note_provenance(config: ECGTransformerConfig, records: str) -> None:
     config.provenance = {**provenance, "pretraining_data": f"{earlier}, then {records}" if earlier else records}
 
 
-def _description(record_args: RecordArguments, dataset: datasets.Dataset) -> str:
-    of_ptbxl = record_args.train_table is None and _is_ptbxl(record_args.data_dir)
-    return f"{len(dataset)} records" + (" of PTB-XL's folds 1 to 8" if of_ptbxl else "")
+def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
+    """Name, licence, citation and homepage of the records, for the card."""
+    facts: dict[str, Any] = {"name": "own records", "simulated": False}
+    if record_args.train_table is None and _is_ptbxl(record_args.data_dir):
+        devices = _ptbxl_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
+        facts = {"name": "PTB-XL", "simulated": devices == [SIMULATED_DEVICE]}
+    if facts["simulated"]:
+        facts["name"] = "simulated ECGs"
+    fields = ("license", "citation", "homepage")
+    return facts | {name: PTBXL.SOURCE[name] if facts["name"] == "PTB-XL" else None for name in fields}
+
+
+def _description(data: dict[str, Any], dataset: datasets.Dataset) -> str:
+    kinds = {"PTB-XL": f"records of {PTBXL_TRAINING}", "simulated ECGs": "simulated ECGs"}
+    return f"{len(dataset):,} {kinds.get(data['name'], 'records')}"
 
 
 def _recipe(model_args: ModelArguments, record_args: RecordArguments) -> dict:

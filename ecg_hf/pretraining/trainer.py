@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..cards import package_versions, write_model_card
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.pretraining_ecg_transformer import ECGTransformerForPreTraining
 from ..plotting import plot_learning_curves
@@ -31,6 +32,7 @@ logger = logging.get_logger(__name__)
 
 STAGE = "pretrain"
 RUN_FILE = "run.json"
+UNKNOWN_DATA = {"name": "own records", "simulated": False, "license": None, "citation": None, "homepage": None}
 
 # Of the configuration: what saving and loading set, and what the encoder's weights don't depend on.
 _PASSING_FIELDS = ("architectures", "auto_map", "dtype", "transformers_version", "_name_or_path", "provenance")
@@ -50,6 +52,7 @@ class PreTrainer(Trainer):
         feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes crops of records, and is saved with the encoder.
         probe ([`LinearProbe`], *optional*): Called before the first epoch and every `args.probe_every` epochs.
         recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
+        data (`dict`, *optional*): The records' `name`, `simulated`, `license`, `citation`, `homepage`, for the card.
 
     Further keyword arguments go to [`Trainer`].
     """
@@ -63,6 +66,7 @@ class PreTrainer(Trainer):
         feature_extractor: ECGTransformerFeatureExtractor,
         probe: LinearProbe | None = None,
         recipe: dict | None = None,
+        data: dict | None = None,
         **kwargs,
     ):
         _check_records(train_dataset, args)
@@ -71,6 +75,7 @@ class PreTrainer(Trainer):
         self.run_folder = pathlib.Path(args.output_dir)
         self.recipe = {**(recipe or {}), **args.recipe()}
         self.probe = probe
+        self.data = {**UNKNOWN_DATA, **(data or {})}
         self.epoch_sampler: EpochSampler | None = None
         self._steps: list[torch.Tensor] = []  # accuracy and deviation of each step since the last log
         self._started, self._seconds_before = time.perf_counter(), 0.0
@@ -243,11 +248,32 @@ class PreTrainer(Trainer):
             (folder / "log_history.json").write_text(json.dumps(history, indent=1))
             plot_learning_curves(history, folder / "learning_curves.png")
             write_whole(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+            write_whole(folder / "metrics.json", json.dumps(self._metrics(), indent=1) + "\n")
+            write_model_card(folder)
             for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
                 file.replace(self.run_folder / file.name)
             folder.rmdir()
         self.accelerator.wait_for_everyone()
         return results
+
+    def _metrics(self) -> dict:
+        """What `metrics.json` holds: the data, the first and the last reading of the probe, and the versions."""
+        metrics = {"data": self.data, "versions": package_versions()}
+        readings = [entry for entry in self.state.log_history if "probe_macro_auroc" in entry]
+        if readings:
+            first, last = (
+                {name: entry[f"probe_{name}"] for name in ("macro_auroc", "macro_auprc")}
+                for entry in (readings[0], readings[-1])
+            )
+            metrics["probe"] = {
+                "task": self.args.probe_task,
+                "fold": self.args.probe_fold,
+                "num_train_records": len(self.probe.train),
+                "num_records": len(self.probe.evaluation),
+                "first": first,
+                "last": last,
+            }
+        return metrics
 
 
 class _LogLastStep(TrainerCallback):

@@ -1,0 +1,568 @@
+"""Cards: what a repository says of its model or data set.
+
+A card is made of a finished folder alone (`config.json`, `preprocessor_config.json`, `metrics.json`, `recipe.yaml`,
+`all_results.json`), so that it can be written again at any time. Its generated sections stand between marks; what a
+person writes outside of them survives every later push.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jinja2
+import yaml
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
+from safetensors import safe_open
+
+from .plotting import plot_label_metrics
+from .ptbxl.parquet import describe_parquet
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+LABEL_PICTURE = "label_metrics.png"
+ENCODER_CLASS = "ECGTransformerModel"
+
+HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
+CODE_LICENSE = "apache-2.0"
+LICENSE_FIELDS = ("license", "license_name", "license_link")
+
+DATA_NAMES = {"ptbxl": "PTB-XL"}
+PTBXL_TRAINING = "PTB-XL's folds 1 to 8"
+"""How a checkpoint that was pre-trained on PTB-XL's training part says so."""
+SIMULATED_DEVICE = "simulated"
+
+# Fewer positives than this and the interval of a label's AUROC is wider than most differences between models.
+FEW_POSITIVES = 20
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
+
+_SECTION = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n.*?<!-- /generated -->\n?", re.DOTALL)
+_METADATA = re.compile(r"\A---\r?\n(?P<yaml>.*?)\r?\n---\r?\n", re.DOTALL)
+# The library's own card, which nobody has filled in.
+_UNFILLED = "[More Information Needed]"
+
+
+# ---- Facts of a run ----
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make a model what it is."""
+    from . import __version__
+
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"ecg_hf": __version__, "python": platform.python_version(), **versions}
+
+
+def describe_data(splits: Mapping[str, datasets.Dataset]) -> dict[str, Any]:
+    """`name`, `license`, `citation`, `homepage`, `simulated` and `num_records` of each split, for `metrics.json`."""
+    first = next(iter(splits.values()))
+    simulated = "device" in first.column_names and _values(first, "device") == {SIMULATED_DEVICE}
+    name = first.info.dataset_name or "unnamed records"
+    return {
+        "name": "simulated ECGs" if simulated else DATA_NAMES.get(name, name),
+        "simulated": simulated,
+        "license": None if simulated else first.info.license or None,
+        "citation": None if simulated else first.info.citation or None,
+        "homepage": None if simulated else first.info.homepage or None,
+        "num_records": {split: len(dataset) for split, dataset in splits.items()},
+    }
+
+
+def _values(dataset: datasets.Dataset, column: str) -> set:
+    return set(dataset.select_columns([column]).with_format("arrow")[:][column].unique().to_pylist())
+
+
+# ---- Model card ----
+
+
+def write_model_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> str:
+    """Write `README.md` into the folder of a finished run -> the card's text.
+
+    The card of a classifier comes with the picture of its labels' metrics; that of a pre-trained encoder shows the
+    curve of its probe.
+
+    An older card is updated: its generated sections change, what a person wrote stays. Once a card is published, that
+    one counts: what was written into the folder's alone stays there, with a warning, and is not in the text returned.
+
+    Args:
+        folder: what `PostTrainer.post_train` or `PreTrainer.pretrain` left: weights, `config.json`, `metrics.json`,
+            `recipe.yaml`, ...
+        repo_id: the name on the Hub, for the lines that show how to use the model.
+        published: the card that the repository has.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a finished run.
+    """
+    folder = Path(folder)
+    if json.loads(read_fact(folder, "config.json")).get("architectures") == [ENCODER_CLASS]:
+        facts = _encoder_facts(folder, repo_id)
+        card = _render("encoder_card.md", _encoder_metadata(facts), facts)
+        return _write_card(folder / CARD, card, published)
+    facts = _model_facts(folder, repo_id)
+    plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
+    return _write_card(folder / CARD, _render("model_card.md", _model_metadata(facts), facts), published)
+
+
+def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the templates of classifiers and of encoders both name, and besides `metrics.json`, `all_results.json`."""
+    config, extractor, metrics, results = (
+        json.loads(read_fact(folder, name))
+        for name in ("config.json", "preprocessor_config.json", "metrics.json", "all_results.json")
+    )
+    recipe = yaml.safe_load(read_fact(folder, "recipe.yaml"))
+    provenance = config.get("provenance") or {}
+    base = recipe.get("model_name_or_path") or provenance.get("source")
+    facts = {
+        "repo_id": repo_id,
+        "config": config,
+        "num_parameters": _num_parameters(folder),
+        "steps": preprocessing_in_words(extractor),
+        "window_seconds": config["num_samples"] / config["sampling_rate"],
+        "data": metrics["data"],
+        "architecture": recipe.get("architecture", "own configuration"),
+        "base": base,
+        "base_id": _hub_id(base),
+        "base_source": provenance.get("source"),
+        "base_license": provenance.get("license"),
+        "pretraining_data": _joined(provenance.get("pretraining_data")),
+        "license": _license(provenance.get("license")) if base else CODE_LICENSE,
+        "recipe": recipe,
+        "versions": metrics["versions"],
+    }
+    return facts, metrics, results
+
+
+def _joined(names: Iterable[str] | str | None) -> str | None:
+    return names if names is None or isinstance(names, str) else ", ".join(names)
+
+
+def _encoder_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
+    facts, metrics, results = _facts(folder, repo_id)
+    return {
+        **facts,
+        "model_name": repo_id.split("/")[-1] if repo_id else folder.absolute().name,
+        "results": results,
+        "settings": _own_settings(facts["recipe"], "crop_seconds"),
+        "probe": metrics.get("probe"),
+    }
+
+
+def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
+    """Everything that the template of a classifier names."""
+    facts, metrics, results = _facts(folder, repo_id)
+    config, recipe = facts["config"], facts["recipe"]
+    splits = {name: metrics[name] for name in ("validation", "test") if name in metrics}
+    split = list(splits)[-1]
+    labels = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+    return {
+        **facts,
+        "model_name": repo_id.split("/")[-1] if repo_id else _model_name(recipe, labels),
+        "labels": labels,
+        "label_names": config.get("label_names") or {},
+        "thresholds": config.get("thresholds") or [0.5] * len(labels),
+        "dataset_id": _hub_id(recipe.get("dataset_name")),
+        "task": recipe.get("task"),
+        "splits": splits,
+        "split": split,
+        "split_metrics": splits[split],
+        "few_positives": {
+            label: values["num_positive"]
+            for label, values in splits[split]["per_label"].items()
+            if values["num_positive"] < FEW_POSITIVES
+        },
+        "few": FEW_POSITIVES,
+        "weakest": _weakest(splits[split]["per_label"]),
+        "saw_evaluation_data": _saw(facts["pretraining_data"], metrics["data"]["name"]),
+        "stages": _stage_recipes(recipe, results),
+        "command": _command(recipe, repo_id, results["world_size"]),
+        "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],
+    }
+
+
+def read_fact(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"`{folder}` lacks `{name}`: it is not the folder of a finished post-training run. Run `post_train()` "
+            "(or `ecg-hf train`) to its end first."
+        ) from error
+
+
+def _num_parameters(folder: Path) -> int:
+    count = 0
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():
+                count += math.prod(weights.get_slice(name).get_shape())
+    return count
+
+
+def _model_name(recipe: dict, labels: list[str]) -> str:
+    base = recipe.get("model_name_or_path") or recipe.get("architecture") or "ecg_transformer"
+    return f"{Path(base).name}-{recipe.get('task') or f'{len(labels)}-labels'}"
+
+
+def _hub_id(name: str | None) -> str | None:
+    """`name` if it has the form of a repository's: `owner/name`."""
+    return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+
+
+def _license(name: str | None) -> str:
+    """The Hub's identifier of a licence."""
+    identifier = re.sub(r"[\s_]+", "-", (name or "").strip().lower())
+    return identifier if identifier in HUB_LICENSES else "other"
+
+
+def _saw(pretraining_data: str | None, data_name: str) -> bool | None:
+    """Whether the pre-training's data include the evaluation's; None if they are not known."""
+    if not pretraining_data:
+        return None
+    others = pretraining_data.replace(PTBXL_TRAINING, "")
+    # The PhysioNet Challenges of 2020 and 2021 contain PTB-XL.
+    parts = (data_name.casefold(), *(("challenge 2020", "challenge 2021") if data_name == "PTB-XL" else ()))
+    return any(part in others.casefold() for part in parts)
+
+
+def _weakest(per_label: dict[str, dict], count: int = 3) -> list[tuple[str, dict]]:
+    defined = [(label, values) for label, values in per_label.items() if values["auroc"] is not None]
+    return sorted(defined, key=lambda item: item[1]["auroc"])[:count] if len(defined) > count else []
+
+
+def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
+    """One sentence for each step of a `preprocessor_config.json`, with its numbers."""
+    steps = extractor["steps"]
+    low, high = extractor.get("bandpass") or (None, None)
+    leads_together = extractor.get("zscore_per_lead") is False
+
+    def scope(step: str) -> str:
+        return "window" if step in steps and steps.index("windows") < steps.index(step) else "record"
+
+    sentences = {
+        "leads": f"The leads {', '.join(extractor['lead_names'])} are picked by name, in whatever order they come.",
+        "resample": f"Resampling to {extractor['sampling_rate'] * extractor.get('decimation', 1):g} Hz.",
+        "bandpass": f"Zero-phase filtering: {_band(low, high)}." if extractor.get("bandpass") else None,
+        "windows": _windows(extractor),
+        "normalize": f"(x - mean) / standard deviation, {_normalisation(extractor)}.",
+        "zscore": (
+            f"(x - mean) / standard deviation of the {scope('zscore')} itself, "
+            f"{'over all leads together' if leads_together else 'lead by lead'}."
+        ),
+        "minmax": f"Each lead of the {scope('minmax')} is brought to -1 ... 1 by its smallest and largest value.",
+        "decimate": f"Every {extractor.get('decimation', 1)}th sample after a low-pass, of the leads put end to end.",
+    }
+    return [sentences[step] for step in steps if sentences[step] is not None]
+
+
+def _windows(extractor: Mapping[str, Any]) -> str:
+    rate, num_samples = extractor["sampling_rate"], extractor["num_samples"]
+    length = f"{num_samples / rate:g} s ({num_samples} samples)"
+    padding = "a shorter record is padded with zeros at its end."
+    if count := extractor.get("num_windows"):
+        return f"{count} windows of {length}, evenly from the record's start to its end; {padding}"
+    stride = (extractor.get("window_stride") or num_samples) / rate
+    last = ", the last ending with the record" if extractor.get("cover_end", True) else ""
+    return f"Windows of {length}, one every {stride:g} s{last}; {padding}"
+
+
+def _band(low: float | None, high: float | None) -> str:
+    edges = [f"above {low:g} Hz"] if low is not None else []
+    edges += [f"below {high:g} Hz"] if high is not None else []
+    return " and ".join(edges)
+
+
+def _normalisation(extractor: Mapping[str, Any]) -> str:
+    mean, std = (value if isinstance(value, list) else [value] for value in (extractor["mean"], extractor["std"]))
+    words = (
+        f"of the training records in mV ({_span(mean, 'mean')}, {_span(std, 'standard deviation')} "
+        f"{'over the leads' if len(std) > 1 else 'for all leads'})"
+    )
+    return words if extractor.get("clip") is None else f"{words}, then limited to ±{extractor['clip']:g}"
+
+
+def _span(values: list[float], name: str) -> str:
+    low, high = f"{min(values):.4f}", f"{max(values):.4f}"
+    return f"{name} {low}" if low == high else f"{name} {low} to {high}"
+
+
+def _stage_recipes(recipe: dict, results: dict) -> list[dict[str, Any]]:
+    """Name, settings and duration of each stage."""
+    shared = ("stages", "seed", "metric_for_best_model")
+    probe = {name.removeprefix("probe_"): value for name, value in recipe.items() if name.startswith("probe_")}
+    finetune = {
+        name: value
+        for name, value in _own_settings(recipe, "stages").items()
+        if not name.startswith("probe_") and name not in shared
+    }
+    settings = {"probe": probe, "finetune": finetune}
+    titles = {"probe": "Preview linear probing", "finetune": "Fine-tuning with stochastic depth"}
+    return [
+        {"title": titles[stage], "settings": settings[stage], "seconds": results.get(f"{stage}_seconds")}
+        for stage in recipe["stages"]
+    ]
+
+
+def _own_settings(recipe: dict, first: str) -> dict[str, Any]:
+    """The fields of the training itself, which begin with `first`; before them stand facts of model and data."""
+    names = list(recipe)
+    return {name: recipe[name] for name in names[names.index(first) :] if recipe[name] is not None}
+
+
+def _command(recipe: dict, repo_id: str | None, world_size: int) -> str | None:
+    """The one command that repeats the run; None for a run that was started from Python."""
+    if "task" not in recipe:
+        return None
+    program = "ecg-hf train" if world_size == 1 else f"torchrun --nproc_per_node {world_size} -m ecg_hf.cli train"
+    config = f"$(hf download --quiet {repo_id} recipe.yaml)" if repo_id else "recipe.yaml"
+    data = "" if recipe.get("demo") or recipe.get("dataset_name") else " --data_dir path/to/ptb-xl"
+    return f"{program} --config {config}{data} --output_dir run"
+
+
+def _shared_metadata(facts: dict[str, Any]) -> dict[str, Any]:
+    """The block in YAML at the top of the card; see https://huggingface.co/docs/hub/model-cards."""
+    metadata = {"library_name": "transformers", "license": facts["license"]}
+    if facts["license"] == "other":
+        metadata["license_name"] = (facts["base_license"] or "unknown").lower().replace(" ", "-")
+    if facts["base_id"]:
+        metadata["base_model"] = facts["base_id"]
+    return metadata
+
+
+def _dataset_name(data: dict[str, Any]) -> str | None:
+    return None if data["simulated"] else data["name"].lower().replace(" ", "-")
+
+
+def _encoder_metadata(facts: dict[str, Any]) -> dict[str, Any]:
+    metadata = {
+        **_shared_metadata(facts),
+        "pipeline_tag": "feature-extraction",
+        "tags": ["ecg", "electrocardiogram", "pre-training", "ecg_transformer"],
+    }
+    if name := _dataset_name(facts["data"]):
+        metadata["datasets"] = [name]
+    return metadata
+
+
+def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
+    data = facts["data"]
+    dataset_id = facts["dataset_id"] or _dataset_name(data)
+    metadata = {
+        **_shared_metadata(facts),
+        "pipeline_tag": "other",
+        "tags": ["ecg", "electrocardiogram", "ecg-classification", "multi-label-classification", "ecg_transformer"],
+        "metrics": ["roc_auc", "average_precision"],
+    }
+    if dataset_id:
+        metadata["datasets"] = [dataset_id]
+    results = [
+        EvalResult(
+            task_type="ecg-classification",
+            task_name="Multi-label ECG classification",
+            dataset_type=dataset_id or "simulated",
+            dataset_name=data["name"],
+            dataset_config=facts["task"],
+            dataset_split=split,
+            metric_type=metric_type,
+            metric_name=f"{metric_name}, 95 % interval {interval['low']:.4f} to {interval['high']:.4f}, "
+            f"{values['num_records']} records",
+            metric_value=round(interval["value"], 4),
+        )
+        for split, values in facts["splits"].items()
+        for metric_type, metric_name, interval in (
+            ("roc_auc", "macro AUROC", values["intervals"]["macro_auroc"]),
+            ("average_precision", "macro AUPRC", values["intervals"]["macro_auprc"]),
+        )
+    ]
+    metadata["model-index"] = eval_results_to_model_index(facts["model_name"], results)
+    return metadata
+
+
+# ---- Data set card ----
+
+
+def write_dataset_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> str:
+    """Write `README.md` into a folder of `write_ptbxl_parquet`: its configurations, columns, labels, licence.
+
+    Arguments, and what becomes of an older card, as in `write_model_card`.
+    """
+    folder = Path(folder)
+    facts = {"repo_id": repo_id or "path/to/this/folder", **describe_parquet(folder)}
+    return _write_card(folder / CARD, _render("dataset_card.md", _dataset_metadata(facts), facts), published)
+
+
+def _dataset_metadata(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "pretty_name": facts["data"]["name"],
+        "license": _license(facts["data"]["license"]) if facts["data"]["license"] else "other",
+        "size_categories": [_size_category(max(facts["num_records"].values()))],
+        "task_categories": ["other"],
+        "tags": ["ecg", "electrocardiogram", "12-lead", "multi-label-classification"],
+        "configs": facts["configs"],
+    }
+
+
+def _size_category(count: int) -> str:
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
+        if count < limit:
+            return name
+    return "100K<n<1M"
+
+
+# ---- Cards in general ----
+
+
+def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(cell=_cell, figure=_figure, interval=_interval)
+    text = environment.from_string((_templates() / template).read_text(encoding="utf-8")).render(facts)
+    return f"---\n{_dump(metadata)}---\n{text.rstrip()}\n"
+
+
+def _templates() -> Path:
+    """In an installed package beside this file, in a checkout at the top."""
+    installed = Path(__file__).parent / "hub_cards"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "hub_cards"
+
+
+def _dump(metadata: dict[str, Any]) -> str:
+    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _cell(value: Any) -> str:
+    """Text that stays within a table's cell."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _figure(value: float | None, limits: Iterable[float] | None) -> str:
+    """A figure with its interval."""
+    if value is None or limits is None:
+        return "undefined"
+    low, high = limits
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _interval(values: Mapping[str, float]) -> str:
+    return _figure(values["value"], (values["low"], values["high"]))
+
+
+def _write_card(path: Path, new: str, published: str | None) -> str:
+    """Update the card at `path` -> the text to publish, which is the same but for what `published` lacks."""
+    own = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if published and _SECTION.search(published):
+        text = update_card(new, published)
+    else:
+        text = update_card(new, *filter(None, (published, own)))
+    own_body = _split_metadata(own)[1]
+    if any(written not in text for _, written in _texts_after_sections(own_body)):
+        logger.warning(
+            "`%s` has text that the published card does not have. It stays there and is not published: once there is "
+            "a card on the Hub, write into that one.",
+            path,
+        )
+    path.write_text(update_card(text, text, own_body), encoding="utf-8")
+    return text
+
+
+def update_card(new: str, *older: str) -> str:
+    """The card `new`, with what people wrote into `older` ones.
+
+    Text outside the generated sections stays after the section that it followed; of metadata stay the licence, further
+    entries of lists, further results and fields that the new card does not have. A card without any generated
+    section is put below, unless it is the library's unfilled one.
+    """
+    metadata, body = _split_metadata(new)
+    generated_license = metadata.get("license")
+    written: dict[str, list[str]] = {}
+    for card in older:
+        if _UNFILLED in card:
+            continue
+        old_metadata, old_body = _split_metadata(card)
+        metadata = _merge_metadata(metadata, old_metadata)
+        if old_metadata.get("license", generated_license) != generated_license:
+            metadata |= {name: old_metadata.get(name) for name in LICENSE_FIELDS}
+        for section, text in _texts_after_sections(old_body):
+            texts = written.setdefault(section, [])
+            if not any(text in other for other in texts):
+                texts.append(text)
+    metadata = {name: value for name, value in metadata.items() if value is not None}
+    sections = list(_SECTION.finditer(body))
+    last = sections[-1]["name"]
+    for name in written.keys() - {match["name"] for match in sections} - {""}:
+        written.setdefault(last, []).extend(written.pop(name))
+    parts = written.get("", [])
+    for match in sections:
+        parts = [*parts, match[0].rstrip("\n"), *written.get(match["name"], [])]
+    return f"---\n{_dump(metadata)}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _split_metadata(card: str) -> tuple[dict[str, Any], str]:
+    match = _METADATA.match(card)
+    if match is None:
+        return {}, card
+    try:
+        metadata = yaml.safe_load(match["yaml"]) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"The metadata at the top of the card `{CARD}` is not YAML; mend it by hand: {error}"
+        ) from error
+    return metadata, card[match.end() :]
+
+
+def _texts_after_sections(body: str) -> Iterator[tuple[str, str]]:
+    """What stands outside the generated sections, each with the name of the section before it ("" for none)."""
+    name, start = "", 0
+    sections = list(_SECTION.finditer(body))
+    if not sections and body.strip():
+        yield "_without_sections", body.strip()
+        return
+    for match in sections:
+        if text := body[start : match.start()].strip():
+            yield name, text
+        name, start = match["name"], match.end()
+    if text := body[start:].strip():
+        yield name, text
+
+
+def _merge_metadata(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    merged = {**old, **new}
+    for name in new.keys() & old.keys() - {"model-index", "configs"}:
+        if isinstance(new[name], list) and isinstance(old[name], list):
+            merged[name] = new[name] + [entry for entry in old[name] if entry not in new[name]]
+    if "model-index" in new and "model-index" in old:
+        merged["model-index"] = _merge_results(new["model-index"], old["model-index"])
+    return merged
+
+
+def _merge_results(new: list[dict], old: list[dict]) -> list[dict]:
+    """The new results, and those of the old ones that are of other data."""
+    (model,) = new
+    ours = [(result["task"], result["dataset"]) for result in model["results"]]
+    kept = [result for entry in old for result in entry["results"] if (result["task"], result["dataset"]) not in ours]
+    return [{**model, "results": model["results"] + kept}]
+
+
+__all__ = [
+    "CARD",
+    "LABEL_PICTURE",
+    "PTBXL_TRAINING",
+    "SIMULATED_DEVICE",
+    "describe_data",
+    "package_versions",
+    "preprocessing_in_words",
+    "read_fact",
+    "update_card",
+    "write_dataset_card",
+    "write_model_card",
+]
