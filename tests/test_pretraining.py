@@ -193,7 +193,7 @@ def test_checkpoints_change_between_pre_training_classification_and_encoder(tmp_
 # ---- Crops ----
 
 
-AUGMENTATION = Augmentation(lead_mask_probability=0.5, gain=0.2, noise=0.05)
+AUGMENTATION = Augmentation(0.5, gain=0.2, noise=0.1, wander=0.2, smoothing_seconds=0.05)
 
 
 def crops_of(records, keys, seed=3, augmentation=AUGMENTATION, **fields) -> dict[int, list[torch.Tensor]]:
@@ -216,8 +216,16 @@ def test_crops_depend_on_seed_epoch_and_record_alone(records):
     assert not torch.equal(*together[records[0]["ecg_id"]])
 
 
+def test_as_many_crops_as_asked_for_are_cut_from_each_record(records):
+    crops = Crops(records, extractor(num_samples=125), AUGMENTATION, 0, crops_per_record=4)
+    batch = crops.__getitems__([(0, 3), (0, 1)])
+    assert batch["input_values"].shape == (8, 12, 125)
+    assert batch["record_ids"].tolist() == [records[3]["ecg_id"]] * 4 + [records[1]["ecg_id"]] * 4
+    assert len(torch.unique(batch["input_values"], dim=0)) == 8
+
+
 def test_a_crop_is_a_stretch_of_its_record(records):
-    plain = crops_of(records, [(0, 5)], augmentation=Augmentation(0.0, 0.0, 0.0))
+    plain = crops_of(records, [(0, 5)], augmentation=Augmentation())
     record = records[5]
     whole = extractor(num_samples=1000)(
         np.array(record["signal"], np.int16).reshape(12, -1),
@@ -235,7 +243,7 @@ def test_a_crop_is_a_stretch_of_its_record(records):
 def test_leads_are_hidden_at_the_rate_asked_for_and_never_all(records):
     keys = [(epoch, index) for epoch in range(3) for index in range(100)]
     for probability in (0.0, 0.25, 0.9):
-        crops = Crops(records, extractor(), Augmentation(probability, 0.0, 0.1), 0).__getitems__(keys)["input_values"]
+        crops = Crops(records, extractor(), Augmentation(probability, noise=0.1), 0).__getitems__(keys)["input_values"]
         hidden = ~crops.any(dim=2)
         assert not hidden.all(dim=1).any()
         # Where all twelve leads would be hidden, one is not.
@@ -244,19 +252,40 @@ def test_leads_are_hidden_at_the_rate_asked_for_and_never_all(records):
 
 
 def test_gain_and_noise_have_the_size_asked_for(records):
-    plain = crops_of(records, [(0, 0), (0, 1)], augmentation=Augmentation(0.0, 0.0, 0.0))
-    noisy = crops_of(records, [(0, 0), (0, 1)], augmentation=Augmentation(0.0, 0.0, 0.3))
-    louder = crops_of(records, [(0, 0), (0, 1)], augmentation=Augmentation(0.0, 0.2, 0.0))
-    for record_id in plain:
-        for before, noise, gain in zip(plain[record_id], noisy[record_id], louder[record_id], strict=True):
-            assert (noise - before).std().item() == pytest.approx(0.3, abs=0.02)
-            factor = (gain * before).sum() / (before * before).sum()
-            assert 0.8 <= factor <= 1.2 and torch.allclose(gain, factor * before, atol=1e-4)
+    keys = [(epoch, index) for epoch in range(10) for index in range(10)]
+    plain = Crops(records, extractor(), Augmentation(), 0).__getitems__(keys)["input_values"]
+    noisy = Crops(records, extractor(), Augmentation(noise=0.3), 0).__getitems__(keys)["input_values"]
+    deviations = (noisy - plain).std(dim=(1, 2))
+    assert 0 <= deviations.min() < 0.05 and 0.25 < deviations.max() <= 0.31
+    louder = Crops(records, extractor(), Augmentation(gain=0.2), 0).__getitems__(keys)["input_values"]
+    factors = (louder * plain).sum(dim=(1, 2)) / plain.square().sum(dim=(1, 2))
+    assert 0.8 <= factors.min() < 0.85 and 1.15 < factors.max() <= 1.2
+    assert torch.allclose(louder, factors[:, None, None] * plain, atol=1e-4)
+
+
+def test_the_baseline_wanders_slowly_and_smoothing_is_a_moving_average(records):
+    keys = [(0, index) for index in range(40)]
+    plain = Crops(records, extractor(), Augmentation(), 0).__getitems__(keys)["input_values"]
+    wandering = Crops(records, extractor(), Augmentation(wander=0.5), 0).__getitems__(keys)["input_values"]
+    baseline = wandering - plain
+    assert 0.4 < baseline.abs().max() <= 0.501
+    # A sine of amplitude 0.5 and 0.7 Hz rises by at most 2.2 in a second.
+    assert baseline.diff(dim=2).abs().max() * 100 <= 2 * math.pi * 0.7 * 0.5 + 0.01
+    smooth = Crops(records, extractor(), Augmentation(smoothing_seconds=0.05), 0).__getitems__(keys)["input_values"]
+    averages = [
+        torch.nn.functional.avg_pool1d(torch.nn.functional.pad(plain, (k, k), mode="replicate"), 2 * k + 1, 1)
+        for k in range(3)
+    ]
+    widths = [
+        [k for k, average in enumerate(averages) if torch.allclose(crop, average[index], atol=1e-4)]
+        for index, crop in enumerate(smooth)
+    ]
+    assert all(len(found) == 1 for found in widths) and {found[0] for found in widths} == {0, 1, 2}
 
 
 def test_leads_with_tokens_of_their_own_are_absent(records):
-    crops = Crops(records, extractor(lead_tokens=True), Augmentation(0.5, 0.0, 0.0), 0)
-    whole = Crops(records, extractor(lead_tokens=True), Augmentation(0.0, 0.0, 0.0), 0)
+    crops = Crops(records, extractor(lead_tokens=True), Augmentation(0.5), 0)
+    whole = Crops(records, extractor(lead_tokens=True), Augmentation(), 0)
     keys = [(0, index) for index in range(20)]
     batch, all_leads = crops.__getitems__(keys), whole.__getitems__(keys)
     assert batch["input_values"].shape == (40, 6, 250) and batch["lead_ids"].shape == (40, 6)
@@ -274,7 +303,7 @@ def test_other_rates_and_leads_are_brought_to_the_models(tmp_path):
     # Noise of 0.2 mV at 250 Hz keeps the share below 50 Hz.
     assert std[6] == pytest.approx(0.2 * 0.4**0.5, rel=0.1)
     assert mean[7:] == [0.0] * 5 and std[7:] == [1.0] * 5
-    batch = Crops(records, extractor(), Augmentation(0.0, 0.0, 0.1), 0).__getitems__([(0, 0), (0, 1)])
+    batch = Crops(records, extractor(), Augmentation(noise=0.1), 0).__getitems__([(0, 0), (0, 1)])
     present = batch["input_values"].any(dim=2)
     assert present.tolist() == [[True] * 7 + [False] * 5] * 4  # I and II give the other limb leads
     assert (batch["patient_ids"] == -1 - batch["record_ids"]).all()  # of an unknown patient each
@@ -644,6 +673,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_usable(records, tmp_path):
         ({"probe_fold": 10}, "fold 10 is for the test alone"),
         ({"lead_mask_probability": 1.0}, r"`lead_mask_probability` must lie in \[0, 1\)"),
         ({"noise": -0.1}, "`noise` must lie in"),
+        ({"crops_per_record": 1}, "one has no partner"),
         ({"learning_rate": "1e-3"}, "is the string '1e-3' where a number is expected"),
     ],
 )

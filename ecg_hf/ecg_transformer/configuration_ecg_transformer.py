@@ -62,6 +62,8 @@ PRESETS = {
         "num_attention_heads": 4,
         "intermediate_size": 512,
         "pooling": "norm_mean",
+        # About what PyTorch's own initialisation gives at this width; 0.02 is for a width of 768.
+        "initializer_range": 0.05,
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -11,9 +12,12 @@ from ..post_training.arguments import OPTIMIZATION_FIELDS, check_numbers, check_
 # What makes two runs different: written to `recipe.yaml`, and compared when a run is resumed.
 RECIPE_FIELDS = (
     "crop_seconds",
+    "crops_per_record",
     "lead_mask_probability",
     "gain",
     "noise",
+    "wander",
+    "smoothing_seconds",
     "contrastive_temperature",
     *OPTIMIZATION_FIELDS,
 )
@@ -24,7 +28,10 @@ class PreTrainingArguments(TrainingArguments):
     """[`TrainingArguments`] with the fields of contrastive pre-training."""
 
     crop_seconds: float | None = field(
-        default=None, metadata={"help": "Length of a crop; default: the model's window. Two are cut from each record."}
+        default=None, metadata={"help": "Length of a crop; default: the model's window."}
+    )
+    crops_per_record: int = field(
+        default=2, metadata={"help": "Crops of a record in a step: all of them shall lie close together."}
     )
     lead_mask_probability: float = field(
         default=0.5,
@@ -37,7 +44,18 @@ class PreTrainingArguments(TrainingArguments):
         default=0.2, metadata={"help": "Each crop is multiplied by a factor drawn from 1 - gain to 1 + gain."}
     )
     noise: float = field(
-        default=0.05, metadata={"help": "Standard deviation of the noise added to the normalised signal."}
+        default=0.4,
+        metadata={
+            "help": "White noise is added to each crop of the normalised signal, its deviation drawn from 0 to this. "
+            "With the two below it keeps the device's own noise from telling which crops belong together."
+        },
+    )
+    wander: float = field(
+        default=0.5,
+        metadata={"help": "A sine of 0.05 to 0.7 Hz is added to each lead, its amplitude drawn from 0 to this."},
+    )
+    smoothing_seconds: float = field(
+        default=0.05, metadata={"help": "Each crop becomes a moving average over a time drawn from 0 to this."}
     )
     contrastive_temperature: float | None = field(
         default=None, metadata={"help": "Divides the similarities of crops; default: the model's, 0.1 in a new one."}
@@ -70,7 +88,7 @@ class PreTrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay, on matrices only."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share of all if below 1."})
-    num_train_epochs: float = field(default=100, metadata={"help": "Passes over the records, two crops of each."})
+    num_train_epochs: float = field(default=100, metadata={"help": "Passes over the records."})
     per_device_train_batch_size: int = field(
         default=256, metadata={"help": "Records in one step on one device: the crops of all others are negatives."}
     )
@@ -88,9 +106,14 @@ class PreTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         check_numbers(self)
-        for name, low, high in (("lead_mask_probability", 0, 1), ("gain", 0, 1), ("noise", 0, float("inf"))):
-            if not low <= getattr(self, name) < high:
-                raise ValueError(f"`{name}` must lie in [{low}, {high}), got {getattr(self, name)}.")
+        limits = {"lead_mask_probability": 1, "gain": 1, "noise": math.inf, "wander": math.inf, "smoothing_seconds": 1}
+        for name, limit in limits.items():
+            if not 0 <= getattr(self, name) < limit:
+                raise ValueError(f"`{name}` must lie in [0, {limit}), got {getattr(self, name)}.")
+        if self.crops_per_record < 2:
+            raise ValueError(
+                f"`crops_per_record` must be at least 2, got {self.crops_per_record}: one has no partner."
+            )
         if not 2 <= self.probe_fold <= 9:
             raise ValueError(
                 f"`probe_fold` must lie between 2 and 9, got {self.probe_fold}: fold 10 is for the test alone."

@@ -1,4 +1,4 @@
-"""Crops of records: two of each, cut and augmented by what seed, epoch and record say, and nothing else."""
+"""Crops of records: some of each, cut and augmented by what seed, epoch and record say, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,41 +8,54 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 import torch
+from scipy.ndimage import uniform_filter1d
 
 from ..post_training.windows import RecordWindows
 
-CROPS_OF_A_RECORD = 2
+WANDER_HERTZ = (0.05, 0.7)
+"""Of a wandering baseline: from slow drifts to fast breathing."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a crop is changed: share of hidden leads, range of the factor, standard deviation of the noise."""
+    """How a crop is changed: the fields of [`PreTrainingArguments`] of the same names."""
 
-    lead_mask_probability: float
-    gain: float
-    noise: float
+    lead_mask_probability: float = 0.0
+    gain: float = 0.0
+    noise: float = 0.0
+    wander: float = 0.0
+    smoothing_seconds: float = 0.0
 
 
 class Crops(RecordWindows):
-    """Batches for [`ECGTransformerForPreTraining`]: for each key (epoch, index) two crops of a record."""
+    """Batches for [`ECGTransformerForPreTraining`]: for each key (epoch, index) the crops of a record."""
 
     columns = ("ecg_id", "patient_id", "signal", "sampling_rate", "lead_names")
 
-    def __init__(self, dataset: datasets.Dataset, feature_extractor, augmentation: Augmentation, seed: int):
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        feature_extractor,
+        augmentation: Augmentation,
+        seed: int,
+        crops_per_record: int = 2,
+    ):
         super().__init__(dataset, feature_extractor)
         self.augmentation = augmentation
+        self.crops_per_record = crops_per_record
         self.seed = seed
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        table = self.dataset[np.repeat([index for _, index in keys], CROPS_OF_A_RECORD)]
+        count = self.crops_per_record
+        table = self.dataset[np.repeat([index for _, index in keys], count)]
         record_ids = table["ecg_id"].to_numpy()
         generators = [
             np.random.default_rng([self.seed, epoch, record_id])
-            for (epoch, _), record_id in zip(keys, record_ids[::CROPS_OF_A_RECORD], strict=True)
+            for (epoch, _), record_id in zip(keys, record_ids[::count], strict=True)
         ]
-        positions = np.concatenate([generator.random(CROPS_OF_A_RECORD) for generator in generators])
+        positions = np.concatenate([generator.random(count) for generator in generators])
         batch = self._extract(table, crop_positions=positions, return_tensors="np")
-        augment(batch, generators, self.augmentation)
+        augment(batch, generators, self.augmentation, self.feature_extractor.sampling_rate)
         # A record without a patient stands for one of its own, with a number that no patient has.
         patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(np.float64)
         patients = np.where(np.isnan(patients), -1 - record_ids, patients).astype(np.int64)
@@ -50,24 +63,40 @@ class Crops(RecordWindows):
         return {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
 
 
-def augment(batch: dict[str, np.ndarray], generators: Sequence[np.random.Generator], settings: Augmentation) -> None:
-    """Change gain, noise and leads of `input_values` (crops, leads, samples) in place, each record by its generator.
+def augment(
+    batch: dict[str, np.ndarray],
+    generators: Sequence[np.random.Generator],
+    settings: Augmentation,
+    sampling_rate: float,
+) -> None:
+    """Change `input_values` (crops, leads, samples) in place, each record by its generator.
 
-    A hidden lead is zero; where leads have tokens of their own (`lead_ids`) it is absent, and as many are hidden in
-    every crop. At least one lead is left.
+    A factor, then noise and a wandering baseline, then a moving average over all of it, and leads are hidden. Crops of
+    one record thus differ in what tells devices and moments apart. A hidden lead is zero; where leads have tokens of
+    their own (`lead_ids`) it is absent, and as many are hidden in every crop. At least one lead is left.
     """
     values = batch["input_values"]
-    num_leads = values.shape[1]
+    num_crops, num_leads, num_samples = values.shape
     num_kept = max(1, round(num_leads * (1 - settings.lead_mask_probability)))
     # Leads that a record lacks are zero and stay so.
     present = values.any(axis=2, keepdims=True)
-    order = np.empty(values.shape[:2])
+    order = np.empty((num_crops, num_leads))
+    seconds = np.arange(num_samples, dtype=np.float32) / sampling_rate
+    widest = round(settings.smoothing_seconds * sampling_rate) // 2
     for crops, chances, generator in zip(
         _by_record(values, generators), _by_record(order, generators), generators, strict=True
     ):
-        crops *= generator.uniform(1 - settings.gain, 1 + settings.gain, (len(crops), 1, 1)).astype(np.float32)
-        crops += settings.noise * generator.standard_normal(crops.shape, dtype=np.float32)
+        size = len(crops)
+        crops *= generator.uniform(1 - settings.gain, 1 + settings.gain, (size, 1, 1)).astype(np.float32)
         chances[:] = generator.random(chances.shape)
+        if settings.noise:
+            crops += _draw(generator, settings.noise, size, 1) * generator.standard_normal(crops.shape, np.float32)
+        if settings.wander:
+            phases = _draw(generator, 1.0, size, num_leads) + generator.uniform(*WANDER_HERTZ, (size, 1, 1)) * seconds
+            crops += _draw(generator, settings.wander, size, num_leads) * np.sin(2 * np.pi * phases.astype(np.float32))
+        for crop, half_width in zip(crops, generator.integers(0, widest + 1, size), strict=True):
+            if half_width:
+                uniform_filter1d(crop, 2 * half_width + 1, axis=1, output=crop, mode="nearest")
     values *= present
     if "lead_ids" in batch:
         kept = np.sort(np.argsort(order, axis=1)[:, :num_kept], axis=1)
@@ -81,6 +110,10 @@ def augment(batch: dict[str, np.ndarray], generators: Sequence[np.random.Generat
     values[hidden] = 0
 
 
+def _draw(generator: np.random.Generator, largest: float, crops: int, leads: int) -> np.ndarray:
+    return largest * generator.random((crops, leads, 1), np.float32)
+
+
 def _by_record(rows: np.ndarray, generators: Sequence) -> np.ndarray:
     return rows.reshape(len(generators), -1, *rows.shape[1:])
 
@@ -91,7 +124,7 @@ def crop_statistics(dataset: datasets.Dataset, feature_extractor) -> tuple[list[
     Leads that records lack, or that are zero throughout, do not count in them; a lead that none has gets 0 and 1.
     """
     plain = type(feature_extractor).from_dict({**feature_extractor.to_dict(), "mean": 0.0, "std": 1.0, "clip": None})
-    records = Crops(dataset, plain, Augmentation(0.0, 0.0, 0.0), seed=0)
+    records = Crops(dataset, plain, Augmentation(), seed=0)
     count, total, squares = (np.zeros(len(plain.lead_names)) for _ in range(3))
     for start in range(0, len(records), 256):
         keys = [(0, index) for index in range(start, min(start + 256, len(records)))]

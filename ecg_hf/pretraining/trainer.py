@@ -9,6 +9,7 @@ import math
 import pathlib
 import shutil
 import time
+from dataclasses import fields
 
 import datasets
 import torch
@@ -121,8 +122,8 @@ class PreTrainer(Trainer):
             extractor = copy.deepcopy(extractor)
             extractor.num_samples = round(self.args.crop_seconds * extractor.sampling_rate)
             extractor.window_stride = None
-        augmentation = Augmentation(self.args.lead_mask_probability, self.args.gain, self.args.noise)
-        dataset = Crops(dataset, extractor, augmentation, self.args.seed)
+        augmentation = Augmentation(**{item.name: getattr(self.args, item.name) for item in fields(Augmentation)})
+        dataset = Crops(dataset, extractor, augmentation, self.args.seed, self.args.crops_per_record)
         return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
