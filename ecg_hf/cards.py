@@ -127,7 +127,7 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
     facts = {
         "repo_id": repo_id,
         "config": config,
-        "num_parameters": _num_parameters(folder),
+        **_weights(folder),
         "steps": preprocessing_in_words(extractor),
         "window_seconds": config["num_samples"] / config["sampling_rate"],
         "data": metrics["data"],
@@ -201,13 +201,16 @@ def read_fact(folder: Path, name: str) -> str:
         ) from error
 
 
-def _num_parameters(folder: Path) -> int:
-    count = 0
+def _weights(folder: Path) -> dict[str, Any]:
+    """`num_parameters`, and `bits` of each as they are stored."""
+    count, kinds = 0, set()
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, "pt") as weights:
             for name in weights.keys():
-                count += math.prod(weights.get_slice(name).get_shape())
-    return count
+                part = weights.get_slice(name)
+                count += math.prod(part.get_shape())
+                kinds.add(part.get_dtype())
+    return {"num_parameters": count, "bits": 16 if kinds <= {"F16", "BF16"} else 32}
 
 
 def _model_name(recipe: dict, labels: list[str]) -> str:

@@ -202,11 +202,24 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
         print(f"Published: {commit.commit_url}")
 
 
+def release(argv: Sequence[str] | None = None) -> None:
+    """Copy what is worth keeping of a finished run, with 16-bit weights and its card; a push adds the code."""
+    from .hub import write_release
+
+    parser = argparse.ArgumentParser(prog="ecg-hf release", description=release.__doc__)
+    parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
+    parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")
+    arguments = parser.parse_args(argv)
+    folder = write_release(arguments.run, arguments.output_dir)
+    print(f"{folder} holds the model in {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB, and its card")
+
+
 COMMANDS = {
     "pretrain": pretrain,
     "train": train,
     "evaluate": evaluate,
     "study": study,
+    "release": release,
     "classify": classify,
     "convert": convert,
     "download-ptbxl": download_ptbxl,

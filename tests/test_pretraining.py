@@ -357,6 +357,24 @@ def test_a_run_leaves_an_encoder(finished):
         assert torch.equal(value, trained.base_model.state_dict()[name])
 
 
+def test_a_release_is_half_as_large_and_computes_in_full_precision(finished, records, tmp_path):
+    output, _ = finished
+    cli.release([str(output), "--output_dir", str(tmp_path / "small-encoder")])
+    release = tmp_path / "small-encoder"
+    assert (release / "model.safetensors").stat().st_size < 0.52 * (output / "model.safetensors").stat().st_size
+    assert not list(release.glob("*.py")) and not (release / "log_history.json").exists()
+    card = (release / "README.md").read_text()
+    assert "# small-encoder" in card and "stored in 16 bit" in card
+    model, whole = (AutoModel.from_pretrained(folder).eval() for folder in (release, output))
+    assert model.dtype == torch.float32
+    crops = Crops(records, extractor(), Augmentation(), 0).__getitems__([(0, index) for index in range(8)])
+    with torch.no_grad():
+        features, exact = (each(crops["input_values"]).pooler_output for each in (model, whole))
+    assert (features - exact).abs().max() < 5e-3 * exact.std()
+    with pytest.raises(FileExistsError, match="not empty"):
+        cli.release([str(output), "--output_dir", str(release)])
+
+
 def test_a_run_logs_loss_accuracy_deviation_rate_and_probe(finished):
     output, results = finished
     history = json.loads((output / "log_history.json").read_text())
