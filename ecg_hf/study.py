@@ -6,8 +6,8 @@ was stopped goes on with the runs that are not there yet. The test fold is never
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -15,7 +15,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 RUNS_FILE = "runs.jsonl"
 REPORT = "report.md"
-METRICS = {"eval_macro_auroc": "AUROC", "eval_macro_auprc": "AUPRC"}
+METRICS = ("eval_macro_auroc", "eval_macro_auprc")
 _FIELDS = ("common", "tasks", "train_fractions", "seeds", "methods", "search", "by_fraction")
 
 
@@ -103,7 +103,7 @@ def run_study(
         places: flags that belong to this machine (`data_dir`, `cache_dir`, `use_cpu`, ...): not part of the study.
 
     Raises:
-        ValueError: a run of the same name was made with other settings.
+        ValueError: a run of the same name was made with other settings, or from other weights.
     """
     output_dir, work_dir = pathlib.Path(output_dir), pathlib.Path(work_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -111,22 +111,25 @@ def run_study(
     _drop_cut_line(output_dir / RUNS_FILE)
     finished = {line["name"]: line for line in read_runs(output_dir)}
     for run in runs:
-        if run.name in finished and finished[run.name]["arguments"] != run.arguments:
+        facts = {"arguments": run.arguments, "weights": _weights(run)}
+        if run.name in finished and any(finished[run.name][name] != value for name, value in facts.items()):
             raise ValueError(
-                f"`{output_dir / RUNS_FILE}` has {run.name} with other settings than `{config}`: choose another "
-                "output folder, or remove that line."
+                f"`{output_dir / RUNS_FILE}` has {run.name} with other settings or from other weights than `{config}` "
+                "asks for: choose another output folder, or remove that line."
             )
     wanted = [run for run in runs if run.name not in finished and (tasks is None or run.task in tasks)]
     for index, run in enumerate(wanted):
         logger.warning(f"Run {index + 1} of {len(wanted)}: {run.name}")
-        line = _carry_out(run, work_dir / run.name, places)
+        folder = work_dir / run.name
+        line = {"name": run.name, **dataclasses.asdict(run), "weights": _weights(run), **_results(run, folder, places)}
         with open(output_dir / RUNS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        shutil.rmtree(folder)
         write_report(output_dir, runs)
     return write_report(output_dir, runs)
 
 
-def _carry_out(run: Run, folder: pathlib.Path, places: Mapping[str, Any]) -> dict[str, Any]:
+def _results(run: Run, folder: pathlib.Path, places: Mapping[str, Any]) -> dict[str, Any]:
     fields = {
         **run.arguments,
         **places,
@@ -135,11 +138,13 @@ def _carry_out(run: Run, folder: pathlib.Path, places: Mapping[str, Any]) -> dic
         "resume_from_checkpoint": "true",
     }
     parser = HfArgumentParser((ModelArguments, DataArguments, PostTrainingArguments))
-    results = post_train(*parser.parse_dict(fields))
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    facts = {name: value for name, value in dataclasses.asdict(run).items()}
-    return {"name": run.name, **facts, **results}
+    return post_train(*parser.parse_dict(fields))
+
+
+def _weights(run: Run) -> str | None:
+    """SHA-256 of the checkpoint that a run starts from; None for random weights and for one on the Hub."""
+    file = pathlib.Path(run.arguments.get("model_name_or_path") or "") / "model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _drop_cut_line(path: pathlib.Path) -> None:
@@ -160,7 +165,7 @@ def write_report(output_dir: str | os.PathLike, runs: Iterable[Run]) -> pathlib.
     """`report.md`: for each task a table of the methods at each fraction of the labels."""
     path = pathlib.Path(output_dir) / REPORT
     lines = {line["name"]: line for line in read_runs(output_dir)}
-    cells = list(_cells([run for run in runs if run.name in lines], lines))
+    cells = _cells([run for run in runs if run.name in lines], lines)
     text = ["# Validation fold: macro AUROC / AUPRC, and the setting that was best there\n"]
     for task in dict.fromkeys(run.task for run in runs):
         fractions = sorted({run.train_fraction for run in runs if run.task == task})
@@ -168,28 +173,28 @@ def write_report(output_dir: str | os.PathLike, runs: Iterable[Run]) -> pathlib.
         text.append("| method | " + " | ".join(f"{fraction:.0%} of the labels" for fraction in fractions) + " |")
         text.append("|---" * (len(fractions) + 1) + "|")
         for method in dict.fromkeys(run.method for run in runs if run.task == task):
-            found = [
-                next((cell["text"] for cell in cells if cell["key"] == (task, fraction, method)), "")
-                for fraction in fractions
-            ]
-            text.append(f"| {method} | " + " | ".join(found) + " |")
+            row = [cells.get((task, fraction, method), "") for fraction in fractions]
+            text.append(f"| {method} | " + " | ".join(row) + " |")
     path.write_text("\n".join(text) + "\n", encoding="utf-8")
     return path
 
 
-def _cells(runs: list[Run], lines: Mapping[str, dict]) -> Iterator[dict[str, Any]]:
-    """For each task, fraction and method the setting with the best mean validation AUROC over the seeds."""
-    for key, group in itertools.groupby(runs, key=lambda run: (run.task, run.train_fraction, run.method)):
-        settings: dict[tuple, list[dict]] = {}
-        for run in group:
-            settings.setdefault(tuple(run.searched.items()), []).append(lines[run.name])
-        best = max(settings, key=lambda setting: np.mean([line["eval_macro_auroc"] for line in settings[setting]]))
-        values = [np.array([line[metric] for line in settings[best]]) for metric in METRICS]
-        text = " / ".join(_without_zero(value.mean()) for value in values)
-        if len(values[0]) > 1:
-            text += f" (± {' / '.join(_without_zero(value.std(ddof=1)) for value in values)}, {len(values[0])} seeds)"
-        text += "".join(f", {name.removesuffix('_learning_rate')} {value:g}" for name, value in best)
-        yield {"key": key, "text": text.replace("learning_rate", "rate")}
+def _cells(runs: list[Run], lines: Mapping[str, dict]) -> dict[tuple[str, float, str], str]:
+    """For each task, fraction and method the setting with the best mean validation AUROC over the seeds, in words."""
+    settings: dict[tuple, dict[tuple, list[dict]]] = {}
+    for run in runs:
+        of_cell = settings.setdefault((run.task, run.train_fraction, run.method), {})
+        of_cell.setdefault(tuple(run.searched.items()), []).append(lines[run.name])
+    return {cell: _best(of_cell) for cell, of_cell in settings.items()}
+
+
+def _best(settings: Mapping[tuple, list[dict]]) -> str:
+    best = max(settings, key=lambda setting: np.mean([line["eval_macro_auroc"] for line in settings[setting]]))
+    values = [np.array([line[metric] for line in settings[best]]) for metric in METRICS]
+    text = " / ".join(_without_zero(value.mean()) for value in values)
+    if len(values[0]) > 1:
+        text += f" (± {' / '.join(_without_zero(value.std(ddof=1)) for value in values)}, {len(values[0])} seeds)"
+    return text + "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in best)
 
 
 def _without_zero(value: float) -> str:
