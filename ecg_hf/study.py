@@ -143,8 +143,10 @@ def _results(run: Run, folder: pathlib.Path, places: Mapping[str, Any]) -> dict[
 
 def _weights(run: Run) -> str | None:
     """SHA-256 of the checkpoint that a run starts from; None for random weights and for one on the Hub."""
-    file = pathlib.Path(run.arguments.get("model_name_or_path") or "") / "model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    folder = run.arguments.get("model_name_or_path")
+    if folder is None or not (file := pathlib.Path(folder) / "model.safetensors").is_file():
+        return None
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _drop_cut_line(path: pathlib.Path) -> None:
