@@ -155,6 +155,7 @@ def _encoder_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "model_name": repo_id.split("/")[-1] if repo_id else folder.absolute().name,
         "results": results,
         "settings": _own_settings(facts["recipe"], "crop_seconds"),
+        "command": f"{_program('pretrain', repo_id, results['world_size'])} --data_dir path/to/records --output_dir run",
         "probe": metrics.get("probe"),
     }
 
@@ -196,8 +197,8 @@ def read_fact(folder: Path, name: str) -> str:
         return (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"`{folder}` lacks `{name}`: it is not the folder of a finished post-training run. Run `post_train()` "
-            "(or `ecg-hf train`) to its end first."
+            f"`{folder}` lacks `{name}`: it is not the folder of a finished run. Run `ecg-hf train` or "
+            "`ecg-hf pretrain` to its end first."
         ) from error
 
 
@@ -327,10 +328,15 @@ def _command(recipe: dict, repo_id: str | None, world_size: int) -> str | None:
     """The one command that repeats the run; None for a run that was started from Python."""
     if "task" not in recipe:
         return None
-    program = "ecg-hf train" if world_size == 1 else f"torchrun --nproc_per_node {world_size} -m ecg_hf.cli train"
-    config = f"$(hf download --quiet {repo_id} recipe.yaml)" if repo_id else "recipe.yaml"
     data = "" if recipe.get("demo") or recipe.get("dataset_name") else " --data_dir path/to/ptb-xl"
-    return f"{program} --config {config}{data} --output_dir run"
+    return f"{_program('train', repo_id, world_size)}{data} --output_dir run"
+
+
+def _program(command: str, repo_id: str | None, world_size: int) -> str:
+    """The call of `ecg-hf train` or `pretrain` with the repository's recipe, by as many processes."""
+    program = "ecg-hf" if world_size == 1 else f"torchrun --nproc_per_node {world_size} -m ecg_hf.cli"
+    config = f"$(hf download --quiet {repo_id} recipe.yaml)" if repo_id else "recipe.yaml"
+    return f"{program} {command} --config {config}"
 
 
 def _shared_metadata(facts: dict[str, Any]) -> dict[str, Any]:
