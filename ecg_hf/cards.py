@@ -155,7 +155,7 @@ def _encoder_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "model_name": repo_id.split("/")[-1] if repo_id else folder.absolute().name,
         "results": results,
         "settings": _own_settings(facts["recipe"], "crop_seconds"),
-        "command": f"{_program('pretrain', repo_id, results['world_size'])} --data_dir path/to/records --output_dir run",
+        "command": f"{_program('pretrain', repo_id, results['world_size'])} --data_dir records --output_dir run",
         "probe": metrics.get("probe"),
     }
 
