@@ -560,6 +560,6 @@ def test_memory_does_not_grow_with_the_number_of_records(ptbxl_100hz, tmp_path):
         command = [sys.executable, "-c", MEMORY_OF_A_BUILD, str(folder), str(tmp_path / "cache")]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    # 6,000 more records are 144 MB of signals and 18 MB of cells as text; their labels of this task are 1.7 MB, and two
-    # runs of the same differ by a few.
+    # 6,000 more records are 144 MB of signals and 18 MB of cells as text; their labels of this task are 1.7 MB, and
+    # two runs of the same differ by a few.
     assert megabytes(8000) - megabytes(2000) < 12
