@@ -92,6 +92,7 @@ def study(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache_dir", help="where `datasets` keeps the Arrow copy")
     parser.add_argument("--tasks", nargs="+", help="only these tasks of the grid")
     parser.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16, where the device has it")
     parser.add_argument("--disable_tqdm", action="store_true", help="no progress bars")
     report = run_study(**vars(parser.parse_args(argv)))
     print(report.read_text(encoding="utf-8"))

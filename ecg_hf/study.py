@@ -100,7 +100,7 @@ def run_study(
         output_dir: where `runs.jsonl` and `report.md` go.
         work_dir: where the run that is going on is kept; a run that was stopped is resumed from there.
         tasks: only the runs of these tasks. Two processes may work on different tasks of one study.
-        places: flags that belong to this machine (`data_dir`, `cache_dir`, `use_cpu`, ...): not part of the study.
+        places: flags that belong to this machine (`data_dir`, `cache_dir`, `use_cpu`, `bf16`, ...), not to the study.
 
     Raises:
         ValueError: a run of the same name was made with other settings, or from other weights.
@@ -121,7 +121,8 @@ def run_study(
     for index, run in enumerate(wanted):
         logger.warning(f"Run {index + 1} of {len(wanted)}: {run.name}")
         folder = work_dir / run.name
-        line = {"name": run.name, **dataclasses.asdict(run), "weights": _weights(run), **_results(run, folder, places)}
+        facts = {"weights": _weights(run), "bf16": places.get("bf16", False)}
+        line = {"name": run.name, **dataclasses.asdict(run), **facts, **_results(run, folder, places)}
         with open(output_dir / RUNS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         shutil.rmtree(folder)

@@ -395,6 +395,12 @@ def test_a_number_that_yaml_read_as_text_is_refused(tmp_path):
         arguments(tmp_path, learning_rate="1e-3")
 
 
+@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor computes in bfloat16")
+def test_bfloat16_that_the_processor_must_emulate_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="ten times as long as in float32: pass `--bf16 false`"):
+        arguments(tmp_path, bf16=True)
+
+
 def test_a_folder_that_holds_another_run_is_refused(finished, simulated_splits, tmp_path):
     folder, *_ = finished
     with pytest.raises(FileExistsError, match="holds another run.*--resume_from_checkpoint true"):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import wfdb
 import yaml
+from transformers import AutoFeatureExtractor
 
 from ecg_hf import ECGTransformerForMultiLabel, ECGTransformerModel, cli
 from ecg_hf.post_training.run import DataArguments, load_splits
@@ -104,9 +105,8 @@ def test_evaluation_refuses_other_labels_and_untrained_heads(trained, simulated_
 
 def test_a_checkpoint_of_other_labels_gets_a_new_head(trained, simulated_folder, simulated_cache, tmp_path, caplog):
     output, _ = trained
-    train(
-        simulated_folder, simulated_cache, tmp_path / "run", model_name_or_path=output, task="rhythm", stages="probe"
-    )
+    settings = {"model_name_or_path": output, "task": "rhythm", "stages": "probe", "window_stride_seconds": 2.5}
+    train(simulated_folder, simulated_cache, tmp_path / "run", **settings)
     assert "was trained for other labels (CD, HYP, MI, NORM, STTC" in caplog.text
     model = ECGTransformerForMultiLabel.from_pretrained(tmp_path / "run")
     assert model.config.num_labels == 12 and model.config.label_names["AFIB"] == "atrial fibrillation"
@@ -114,6 +114,24 @@ def test_a_checkpoint_of_other_labels_gets_a_new_head(trained, simulated_folder,
         type(model).from_pretrained(folder).base_model.state_dict() for folder in (output, tmp_path / "run")
     )
     assert all((before[name] == after[name]).all() for name in before)
+    strides = [AutoFeatureExtractor.from_pretrained(folder).window_stride for folder in (output, tmp_path / "run")]
+    assert strides == [125, 250]
+
+
+def test_a_checkpoint_keeps_what_it_was_trained_with(trained, simulated_folder, simulated_cache, tmp_path):
+    output, _ = trained
+    for train_on in (cli.train, cli.pretrain):
+        with pytest.raises(ValueError, match="--window_seconds, --pooling would change what the checkpoint"):
+            train_on(
+                flags(
+                    model_name_or_path=output,
+                    data_dir=simulated_folder,
+                    output_dir=tmp_path / "run",
+                    window_seconds=5,
+                    pooling="cls",
+                )
+            )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_config_file_gives_flags_that_the_command_line_overrides(simulated_folder, simulated_cache, tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+import warnings
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 STAGE_NAMES = ("probe", "finetune")
@@ -134,6 +136,7 @@ class PostTrainingArguments(TrainingArguments):
         self.hub_strategy = "end"
         super().__post_init__()
         check_world_size(self)
+        warn_of_slow_bf16(self)
 
     def recipe(self) -> dict:
         """The fields that make a run what it is, as plain values."""
@@ -164,6 +167,16 @@ def check_world_size(args: TrainingArguments) -> None:
         )
 
 
+def warn_of_slow_bf16(args: TrainingArguments) -> None:
+    """A warning where bfloat16 is asked for on a processor that has to emulate it."""
+    if args.bf16 and args.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warnings.warn(
+            "This processor has no arithmetic for bfloat16, so a step takes about ten times as long as in float32: "
+            "pass `--bf16 false`.",
+            stacklevel=3,
+        )
+
+
 def _as_flag(value: bool | str | None, name: str) -> bool:
     if isinstance(value, bool) or value is None:
         return bool(value)
@@ -174,4 +187,4 @@ def _as_flag(value: bool | str | None, name: str) -> bool:
     )
 
 
-__all__ = ["OPTIMIZATION_FIELDS", "PostTrainingArguments", "check_numbers", "check_world_size"]
+__all__ = ["OPTIMIZATION_FIELDS", "PostTrainingArguments", "check_numbers", "check_world_size", "warn_of_slow_bf16"]

@@ -48,7 +48,8 @@ class ModelArguments:
         default=None, metadata={"help": "Length of a new model's window; default: the architecture's, else 2.5 s."}
     )
     window_stride_seconds: float | None = field(
-        default=None, metadata={"help": "From one evaluation window to the next; default: half a window."}
+        default=None,
+        metadata={"help": "From one evaluation window to the next; default: the checkpoint's, or half a new window."},
     )
     patch_size: int | None = field(
         default=None, metadata={"help": "Samples of a new model's token; default: the architecture's, else 100 ms."}
@@ -63,6 +64,15 @@ class ModelArguments:
             "fast with eager in bfloat16."
         },
     )
+
+    def __post_init__(self):
+        of_new_models = ("model_sampling_rate", "window_seconds", "patch_size", "pooling")
+        given = [f"--{name}" for name in of_new_models if getattr(self, name) is not None]
+        if self.model_name_or_path is not None and given:
+            raise ValueError(
+                f"{', '.join(given)} would change what the checkpoint `{self.model_name_or_path}` was trained with; "
+                "they are for a new model (`--architecture`). Leave them out."
+            )
 
 
 @dataclass
@@ -182,7 +192,7 @@ def load_model(
     names = task_label_names(data_args.task)
     if model_args.model_name_or_path is None:
         return _new_model(model_args, data_args, train, id2label, names)
-    feature_extractor = ECGTransformerFeatureExtractor.from_pretrained(model_args.model_name_or_path)
+    feature_extractor = pretrained_feature_extractor(model_args)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*has no trained head")
         model = ECGTransformerForMultiLabel.from_pretrained(model_args.model_name_or_path)
@@ -225,9 +235,6 @@ def new_feature_extractor(
     model_args: ModelArguments, config: ECGTransformerConfig, mean: list[float], std: list[float]
 ) -> ECGTransformerFeatureExtractor:
     """The feature extractor of a model with random weights; `mean` and `std` of each lead in mV."""
-    stride = (
-        round(model_args.window_stride_seconds * config.sampling_rate) if model_args.window_stride_seconds else None
-    )
     return ECGTransformerFeatureExtractor(
         sampling_rate=config.sampling_rate,
         num_samples=config.num_samples,
@@ -235,8 +242,22 @@ def new_feature_extractor(
         mean=mean,
         std=std,
         clip=10.0,
-        window_stride=stride or config.num_samples // 2,
+        window_stride=_stride(model_args, config.sampling_rate) or config.num_samples // 2,
     )
+
+
+def pretrained_feature_extractor(model_args: ModelArguments) -> ECGTransformerFeatureExtractor:
+    """The checkpoint's feature extractor, with the windows' distance that was asked for."""
+    feature_extractor = ECGTransformerFeatureExtractor.from_pretrained(model_args.model_name_or_path)
+    if stride := _stride(model_args, feature_extractor.sampling_rate):
+        return ECGTransformerFeatureExtractor.from_dict(
+            {**feature_extractor.to_dict(), "window_stride": stride, "num_windows": None}
+        )
+    return feature_extractor
+
+
+def _stride(model_args: ModelArguments, sampling_rate: float) -> int | None:
+    return model_args.window_stride_seconds and round(model_args.window_stride_seconds * sampling_rate)
 
 
 def _recipe(model_args: ModelArguments, data_args: DataArguments) -> dict:
@@ -319,4 +340,5 @@ __all__ = [
     "new_config",
     "new_feature_extractor",
     "post_train",
+    "pretrained_feature_extractor",
 ]

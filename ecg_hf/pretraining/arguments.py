@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from ..post_training.arguments import OPTIMIZATION_FIELDS, check_numbers, check_world_size
+from ..post_training.arguments import OPTIMIZATION_FIELDS, check_numbers, check_world_size, warn_of_slow_bf16
 
 # What makes two runs different: written to `recipe.yaml`, and compared when a run is resumed.
 RECIPE_FIELDS = (
@@ -128,6 +128,7 @@ class PreTrainingArguments(TrainingArguments):
             raise ValueError("`save_only_model` is not supported: from such checkpoints no run can go on.")
         super().__post_init__()
         check_world_size(self)
+        warn_of_slow_bf16(self)
         if self.world_size * self.per_device_train_batch_size < 2:
             raise ValueError(
                 "One record in a batch has no other to be told from: set `per_device_train_batch_size` to 2 or more."

@@ -13,9 +13,8 @@ from transformers import set_seed
 
 from ..cards import PTBXL_TRAINING, SIMULATED_DEVICE
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
-from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.pretraining_ecg_transformer import ECGTransformerForPreTraining
-from ..post_training.run import ModelArguments, new_config, new_feature_extractor
+from ..post_training.run import ModelArguments, new_config, new_feature_extractor, pretrained_feature_extractor
 from ..ptbxl.builder import FILENAME_COLUMNS, FOLDS, PTBXL, TABLE_NAME, read_table
 from ..ptbxl.labels import encode_labels, task_labels
 from .arguments import PreTrainingArguments
@@ -88,7 +87,7 @@ def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
     path = model_args.model_name_or_path
     if path is None:
         return new_config(model_args, record_args.sampling_rate), None
-    return ECGTransformerConfig.from_pretrained(path), ECGTransformerFeatureExtractor.from_pretrained(path)
+    return ECGTransformerConfig.from_pretrained(path), pretrained_feature_extractor(model_args)
 
 
 def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> float:
