@@ -6,6 +6,7 @@ import argparse
 import json
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import yaml
@@ -38,14 +39,26 @@ def _parse(argv: Sequence[str], *kinds):
     return HfArgumentParser(kinds, allow_abbrev=False).parse_args_into_dataclasses(_with_config(argv))
 
 
-def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
+def _pretraining_arguments() -> tuple[type, ...]:
     from .post_training.run import ModelArguments
     from .pretraining.arguments import PreTrainingArguments
     from .pretraining.run import RecordArguments
+
+    return ModelArguments, RecordArguments, PreTrainingArguments
+
+
+def _post_training_arguments() -> tuple[type, ...]:
+    from .post_training.arguments import PostTrainingArguments
+    from .post_training.run import DataArguments, ModelArguments
+
+    return ModelArguments, DataArguments, PostTrainingArguments
+
+
+def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
     from .pretraining.run import pretrain as run
 
-    arguments = _parse(sys.argv[1:] if argv is None else argv, ModelArguments, RecordArguments, PreTrainingArguments)
+    arguments = _parse(sys.argv[1:] if argv is None else argv, *_pretraining_arguments())
     results = run(*arguments)
     args = arguments[-1]
     if args.process_index == 0:
@@ -56,13 +69,11 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Post-train a model; the flags are the fields of the model, data and post-training arguments."""
-    from .post_training.arguments import PostTrainingArguments
-    from .post_training.run import DataArguments, ModelArguments, post_train
+    from .post_training.run import post_train
 
-    model_args, data_args, args = _parse(
-        sys.argv[1:] if argv is None else argv, ModelArguments, DataArguments, PostTrainingArguments
-    )
-    results = post_train(model_args, data_args, args)
+    arguments = _parse(sys.argv[1:] if argv is None else argv, *_post_training_arguments())
+    results = post_train(*arguments)
+    args = arguments[-1]
     if args.process_index == 0:
         print(json.dumps(results, indent=2))
         print(f"The checkpoint, its metrics, predictions and learning curves are in {args.output_dir}")
@@ -97,6 +108,35 @@ def study(argv: Sequence[str] | None = None) -> None:
     report = run_study(**vars(parser.parse_args(argv)))
     print(report.read_text(encoding="utf-8"))
     print(f"The runs and this report are in {report.parent}")
+
+
+def benchmark(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
+    """Records per second through a trainer and through a bare loop over its model, with their ratio.
+
+    The first word is `pretrain` or `train`; the other flags are those of that command, and
+    [`ecg_hf.benchmark.BenchmarkArguments`].
+    """
+    from .benchmark import BenchmarkArguments, run_benchmark
+
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] not in ("pretrain", "train"):
+        raise SystemExit("usage: benchmark.py {pretrain,train} ...   (`benchmark.py train --help` lists the flags)")
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--output_dir", folder, *argv[1:]]
+        if argv[0] == "pretrain":
+            from .pretraining.run import make_trainer
+
+            arguments = _parse([*flags, "--probe_every", "0"], BenchmarkArguments, *_pretraining_arguments())
+        else:
+            from .post_training.run import make_trainer
+
+            arguments = _parse(flags, BenchmarkArguments, *_post_training_arguments())
+        trainer = make_trainer(*arguments[1:])
+        measured = []
+        for row in run_benchmark(trainer, arguments[0]):
+            print(json.dumps({name: round(value, 3) for name, value in row.items()}), flush=True)
+            measured.append(row)
+    return measured
 
 
 def classify(argv: Sequence[str] | None = None) -> None:
@@ -220,6 +260,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "study": study,
+    "benchmark": benchmark,
     "release": release,
     "classify": classify,
     "convert": convert,

@@ -184,6 +184,20 @@ def test_fractions_are_of_patients_and_nested(simulated_folder, simulated_cache)
     assert abs(len(set(patients)) / len(set(others)) - 0.4) < 0.05
 
 
+@pytest.mark.parametrize(("script", "fields"), [("pretrain", {"crops_per_record": 4}), ("train", {})])
+def test_the_benchmark_compares_a_trainer_with_a_bare_loop(simulated_folder, simulated_cache, capsys, script, fields):
+    settings = {name: QUICK[name] for name in ("architecture", "use_cpu", "disable_tqdm")}
+    settings |= {"data_dir": simulated_folder, "cache_dir": simulated_cache, "per_device_train_batch_size": 16}
+    quick = ["--num_records", "32", "64", *flags(num_steps=1, num_rounds=1, **settings, **fields)]
+    rows = cli.benchmark([script, *quick])
+    assert [row["num_records"] for row in rows] == [32, 64]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["trainer_records_per_second"] / row["bare_records_per_second"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_records"] == 64
+    with pytest.raises(ValueError, match="fewer than `num_records` asks for"):
+        cli.benchmark([script, *quick, "--num_records", "100000"])
+
+
 def test_classify_answers_for_the_others_when_a_record_is_broken(trained, simulated_folder, tmp_path, capsys):
     output, _ = trained
     records = [str(simulated_folder / f"records100/00000/0000{number}_lr") for number in (1, 2)]

@@ -192,7 +192,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         missing_leads: str = "zero",
         return_tensors: str | None = "pt",
         return_record_index: bool = False,
-        crop_positions: float | Sequence[float] | None = None,
+        crop_positions: float | Sequence[float] | np.ndarray | None = None,
     ) -> BatchFeature:
         """
         Args:
@@ -207,8 +207,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
                 (a model with lead tokens goes without them), `"error"` refuses.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` for torch, `"np"` or None for NumPy.
             return_record_index (`bool`, defaults to `False`): Also give `record_index`.
-            crop_positions (`float` in [0, 1), or one for each record, *optional*):
-                Instead of all windows of a record, give the one that begins at
+            crop_positions (`float` in [0, 1), or an array `(records,)` or `(records, crops)` of such, *optional*):
+                Instead of all windows of a record, give those that begin at
                 `floor(position * (length - num_samples + 1))`, both at the rate at which windows are cut.
 
         Returns:
@@ -396,7 +396,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         if batch.crop_positions is None:
             starts = self._window_starts(length - size, scale)[None]
         else:
-            starts = np.floor(batch.crop_positions * (length - size + 1)).astype(np.int64)[:, None]
+            starts = np.floor(batch.crop_positions * (length - size + 1)).astype(np.int64)
         windows = sliding_window_view(batch.values, size, axis=-1)[np.arange(num_records)[:, None], :, starts]
         batch.values = windows.reshape(-1, num_leads, size)
         batch.records = np.repeat(batch.records, starts.shape[1])
@@ -548,11 +548,16 @@ def _lead_names_of_records(lead_names, count: int) -> list[tuple[str, ...]]:
 
 
 def _crop_positions(crop_positions, count: int) -> np.ndarray | None:
+    """(records, crops)"""
     if crop_positions is None:
         return None
     positions = np.atleast_1d(np.asarray(crop_positions, dtype=np.float64))
-    if positions.shape != (count,) or not ((positions >= 0) & (positions < 1)).all():
-        raise ValueError(f"`crop_positions` must be {count} numbers in [0, 1), one for each record; got {positions}.")
+    positions = positions[:, None] if positions.ndim == 1 else positions
+    if positions.ndim != 2 or len(positions) != count or not ((positions >= 0) & (positions < 1)).all():
+        raise ValueError(
+            f"`crop_positions` must be numbers in [0, 1), one or one row for each of the {count} records; got "
+            f"{crop_positions}."
+        )
     return positions
 
 

@@ -116,6 +116,11 @@ class DataArguments:
 
 def post_train(model_args: ModelArguments, data_args: DataArguments, args: PostTrainingArguments) -> dict[str, float]:
     """Post-train on PTB-XL -> what `all_results.json` in `args.output_dir` holds."""
+    return make_trainer(model_args, data_args, args).post_train()
+
+
+def make_trainer(model_args: ModelArguments, data_args: DataArguments, args: PostTrainingArguments) -> PostTrainer:
+    """The records and the model that the arguments ask for, ready to train."""
     with args.main_process_first(desc="reading the records"):
         data_dir = _data_folder(data_args, args)
         splits = load_splits(data_dir, data_args, args.seed)
@@ -123,7 +128,7 @@ def post_train(model_args: ModelArguments, data_args: DataArguments, args: PostT
     model, feature_extractor = load_model(model_args, data_args, splits["train"])
     if model_args.attn_implementation is not None:
         model.set_attn_implementation(model_args.attn_implementation)
-    trainer = PostTrainer(
+    return PostTrainer(
         model=model,
         args=args,
         train_dataset=splits["train"],
@@ -132,7 +137,6 @@ def post_train(model_args: ModelArguments, data_args: DataArguments, args: PostT
         feature_extractor=feature_extractor,
         recipe=_recipe(model_args, data_args),
     )
-    return trainer.post_train()
 
 
 def _data_folder(data_args: DataArguments, args: PostTrainingArguments) -> str | None:
@@ -337,6 +341,7 @@ __all__ = [
     "evaluate",
     "load_model",
     "load_splits",
+    "make_trainer",
     "new_config",
     "new_feature_extractor",
     "post_train",

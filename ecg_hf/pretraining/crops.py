@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import datasets
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter1d
 
 from ..post_training.windows import RecordWindows
 
 WANDER_HERTZ = (0.05, 0.7)
 """Of a wandering baseline: from slow drifts to fast breathing."""
+NOISE_PLACES = 2**20
+"""At how many samples a crop's noise can begin in the stretch that all noise is taken from, as drawing it is slow."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,20 @@ class Crops(RecordWindows):
         self.seed = seed
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        count = self.crops_per_record
-        table = self.dataset[np.repeat([index for _, index in keys], count)]
+        table = self.dataset[[index for _, index in keys]]
         record_ids = table["ecg_id"].to_numpy()
         generators = [
             np.random.default_rng([self.seed, epoch, record_id])
-            for (epoch, _), record_id in zip(keys, record_ids[::count], strict=True)
+            for (epoch, _), record_id in zip(keys, record_ids, strict=True)
         ]
-        positions = np.concatenate([generator.random(count) for generator in generators])
+        positions = [generator.random(self.crops_per_record) for generator in generators]
         batch = self._extract(table, crop_positions=positions, return_tensors="np")
         augment(batch, generators, self.augmentation, self.feature_extractor.sampling_rate)
         # A record without a patient stands for one of its own, with a number that no patient has.
         patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(np.float64)
         patients = np.where(np.isnan(patients), -1 - record_ids, patients).astype(np.int64)
-        batch.update(record_ids=record_ids, patient_ids=patients)
+        ids = {"record_ids": record_ids, "patient_ids": patients}
+        batch.update({name: np.repeat(values, self.crops_per_record) for name, values in ids.items()})
         return {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
 
 
@@ -77,28 +81,30 @@ def augment(
     """
     values = batch["input_values"]
     num_crops, num_leads, num_samples = values.shape
-    num_kept = max(1, round(num_leads * (1 - settings.lead_mask_probability)))
     # Leads that a record lacks are zero and stay so.
     present = values.any(axis=2, keepdims=True)
-    order = np.empty((num_crops, num_leads))
-    seconds = np.arange(num_samples, dtype=np.float32) / sampling_rate
+    # All numbers of a record are drawn at once, and then used for all records at once: this runs for every step.
+    numbers = np.empty((num_crops, 5 + 3 * num_leads))
+    for rows, generator in zip(np.split(numbers, len(generators)), generators, strict=True):
+        generator.random(out=rows)
+    gain, noise, place, frequency, half_width = numbers[:, :5].T
+    order, *wander = np.split(numbers[:, 5:], 3, axis=1)
+
+    values *= _column(1 + settings.gain * (2 * gain - 1))
+    if settings.noise:
+        drawn = _noise(num_leads * num_samples, place).reshape(values.shape)
+        drawn *= _column(settings.noise * noise)
+        values += drawn
+    if settings.wander:
+        values += _wander(frequency, *wander, num_samples / sampling_rate, num_samples) * np.float32(settings.wander)
     widest = round(settings.smoothing_seconds * sampling_rate) // 2
-    for crops, chances, generator in zip(
-        _by_record(values, generators), _by_record(order, generators), generators, strict=True
-    ):
-        size = len(crops)
-        crops *= generator.uniform(1 - settings.gain, 1 + settings.gain, (size, 1, 1)).astype(np.float32)
-        chances[:] = generator.random(chances.shape)
-        if settings.noise:
-            crops += _draw(generator, settings.noise, size, 1) * generator.standard_normal(crops.shape, np.float32)
-        if settings.wander:
-            phases = _draw(generator, 1.0, size, num_leads) + generator.uniform(*WANDER_HERTZ, (size, 1, 1)) * seconds
-            crops += _draw(generator, settings.wander, size, num_leads) * np.sin(2 * np.pi * phases.astype(np.float32))
-        for crop, half_width in zip(crops, generator.integers(0, widest + 1, size), strict=True):
-            if half_width:
-                uniform_filter1d(crop, 2 * half_width + 1, axis=1, output=crop, mode="nearest")
+    half_width = np.floor(half_width * (widest + 1))
+    for width in range(1, widest + 1):
+        chosen = half_width == width
+        values[chosen] = uniform_filter1d(values[chosen], 2 * width + 1, axis=2, mode="nearest")
     values *= present
     if "lead_ids" in batch:
+        num_kept = max(1, round(num_leads * (1 - settings.lead_mask_probability)))
         kept = np.sort(np.argsort(order, axis=1)[:, :num_kept], axis=1)
         batch["input_values"] = np.take_along_axis(values, kept[:, :, None], axis=1)
         batch["lead_ids"] = np.take_along_axis(batch["lead_ids"], kept, axis=1)
@@ -110,12 +116,35 @@ def augment(
     values[hidden] = 0
 
 
-def _draw(generator: np.random.Generator, largest: float, crops: int, leads: int) -> np.ndarray:
-    return largest * generator.random((crops, leads, 1), np.float32)
+def _column(numbers: np.ndarray) -> np.ndarray:
+    """(crops,) -> (crops, 1, 1), float32"""
+    return numbers.astype(np.float32)[:, None, None]
 
 
-def _by_record(rows: np.ndarray, generators: Sequence) -> np.ndarray:
-    return rows.reshape(len(generators), -1, *rows.shape[1:])
+def _noise(size: int, places: np.ndarray) -> np.ndarray:
+    """Standard normal (crops, size): pieces of a long stretch that begin at `places` in [0, 1)."""
+    pieces = sliding_window_view(_stretch_of_noise(NOISE_PLACES + size), size)
+    return pieces[(places * NOISE_PLACES).astype(np.int64)]
+
+
+@functools.lru_cache(maxsize=1)
+def _stretch_of_noise(size: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(size, np.float32)
+
+
+def _wander(frequency, phase, amplitude, seconds: float, num_samples: int) -> np.ndarray:
+    """(crops, leads, samples): a sine of one frequency in all leads of a crop, each with its phase and amplitude.
+
+    All but `seconds` in [0, 1); `frequency` (crops,) from the lower to the higher of `WANDER_HERTZ`.
+    """
+    lowest, highest = WANDER_HERTZ
+    times = np.linspace(0, 2 * np.pi * seconds, num_samples, endpoint=False, dtype=np.float32)
+    angles = (lowest + (highest - lowest) * frequency).astype(np.float32)[:, None] * times
+    # sin(phase + angle), so that sines are taken of each crop and not of each lead.
+    waves = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    phase = 2 * np.pi * phase
+    weights = np.stack([amplitude * np.sin(phase), amplitude * np.cos(phase)], axis=2).astype(np.float32)
+    return weights @ waves
 
 
 def crop_statistics(dataset: datasets.Dataset, feature_extractor) -> tuple[list[float], list[float]]:

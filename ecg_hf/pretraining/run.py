@@ -55,6 +55,11 @@ class RecordArguments:
 
 def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> dict[str, float]:
     """Pre-train on records without labels -> what `all_results.json` in `args.output_dir` holds."""
+    return make_trainer(model_args, record_args, args).pretrain()
+
+
+def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> PreTrainer:
+    """The records, the model and the probe that the arguments ask for, ready to train."""
     config, feature_extractor = _model_settings(model_args, record_args)
     crop_seconds = _crop_seconds(args, config)
     with args.main_process_first(desc="reading the records"):
@@ -70,7 +75,7 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
     data = _data_facts(record_args)
     _note_provenance(model.config, _description(data, dataset))
     probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
-    trainer = PreTrainer(
+    return PreTrainer(
         model=model,
         args=args,
         train_dataset=dataset,
@@ -79,7 +84,6 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
         recipe=_recipe(model_args, record_args),
         data=data,
     )
-    return trainer.pretrain()
 
 
 def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
@@ -207,4 +211,4 @@ def _recipe(model_args: ModelArguments, record_args: RecordArguments) -> dict:
     return {name: value for name, value in facts.items() if name not in places}
 
 
-__all__ = ["RecordArguments", "load_training_records", "pretrain"]
+__all__ = ["RecordArguments", "load_training_records", "make_trainer", "pretrain"]
