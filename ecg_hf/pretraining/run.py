@@ -188,15 +188,13 @@ def _note_provenance(config: ECGTransformerConfig, records: str) -> None:
 
 
 def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
-    """Name, licence, citation and homepage of the records, for the card."""
-    facts: dict[str, Any] = {"name": "own records", "simulated": False}
-    if record_args.train_table is None and _is_ptbxl(record_args.data_dir):
-        devices = _ptbxl_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
-        facts = {"name": "PTB-XL", "simulated": devices == [SIMULATED_DEVICE]}
-    if facts["simulated"]:
-        facts["name"] = "simulated ECGs"
-    fields = ("license", "citation", "homepage")
-    return facts | {name: PTBXL.SOURCE[name] if facts["name"] == "PTB-XL" else None for name in fields}
+    """What the card says of the records, as far as it is known."""
+    if record_args.train_table is not None or not _is_ptbxl(record_args.data_dir):
+        return {}
+    devices = _ptbxl_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
+    if devices == [SIMULATED_DEVICE]:
+        return {"name": "simulated ECGs", "simulated": True}
+    return {"name": "PTB-XL", **{name: PTBXL.SOURCE[name] for name in ("license", "citation", "homepage")}}
 
 
 def _description(data: dict[str, Any], dataset: datasets.Dataset) -> str:
