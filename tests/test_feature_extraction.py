@@ -331,6 +331,18 @@ def test_a_crop_position_gives_one_window_of_the_record(extractor):
     assert torch.equal(values[2], extract(extractor, signals[2], units="uV")[0])
 
 
+def test_several_crop_positions_give_as_many_windows_of_each_record(extractor):
+    signals = [template(100, 10), template(100, 10)[:, ::-1]]
+    positions = np.array([[0.1, 0.9, 0.4], [0.7, 0.2, 0.3]])
+    values = extract(extractor, signals, crop_positions=positions)
+    one_by_one = [
+        extract(extractor, signal, crop_positions=position)
+        for signal, row in zip(signals, positions, strict=True)
+        for position in row
+    ]
+    np.testing.assert_array_equal(values, np.concatenate(one_by_one))
+
+
 @pytest.mark.parametrize("positions", [[0.5], [0.5, 1.0], [0.5, -0.1], [0.5, float("nan")]])
 def test_crop_positions_are_checked(extractor, positions):
     with pytest.raises(ValueError, match="crop_positions"):

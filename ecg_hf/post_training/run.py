@@ -246,22 +246,23 @@ def new_feature_extractor(
         mean=mean,
         std=std,
         clip=10.0,
-        window_stride=_stride(model_args, config.sampling_rate) or config.num_samples // 2,
+        window_stride=_stride(model_args, config.sampling_rate, default=config.num_samples // 2),
     )
 
 
 def pretrained_feature_extractor(model_args: ModelArguments) -> ECGTransformerFeatureExtractor:
     """The checkpoint's feature extractor, with the windows' distance that was asked for."""
     feature_extractor = ECGTransformerFeatureExtractor.from_pretrained(model_args.model_name_or_path)
-    if stride := _stride(model_args, feature_extractor.sampling_rate):
-        return ECGTransformerFeatureExtractor.from_dict(
-            {**feature_extractor.to_dict(), "window_stride": stride, "num_windows": None}
-        )
-    return feature_extractor
+    stride = _stride(model_args, feature_extractor.sampling_rate, default=None)
+    if stride is None:
+        return feature_extractor
+    fields = {**feature_extractor.to_dict(), "window_stride": stride, "num_windows": None}
+    return ECGTransformerFeatureExtractor.from_dict(fields)
 
 
-def _stride(model_args: ModelArguments, sampling_rate: float) -> int | None:
-    return model_args.window_stride_seconds and round(model_args.window_stride_seconds * sampling_rate)
+def _stride(model_args: ModelArguments, sampling_rate: float, default: int | None) -> int | None:
+    seconds = model_args.window_stride_seconds
+    return default if seconds is None else round(seconds * sampling_rate)
 
 
 def _recipe(model_args: ModelArguments, data_args: DataArguments) -> dict:
