@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 RUNS_FILE = "runs.jsonl"
 REPORT = "report.md"
 METRICS = ("eval_macro_auroc", "eval_macro_auprc")
+LEARNABLE_METRICS = ("learnable_macro_auroc", "learnable_macro_auprc")
 _FIELDS = ("common", "tasks", "train_fractions", "seeds", "methods", "search", "by_fraction")
 
 
@@ -139,7 +140,19 @@ def _results(run: Run, folder: pathlib.Path, places: Mapping[str, Any]) -> dict[
         "resume_from_checkpoint": "true",
     }
     parser = HfArgumentParser((ModelArguments, DataArguments, PostTrainingArguments))
-    return post_train(*parser.parse_dict(fields))
+    results = post_train(*parser.parse_dict(fields))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {**results, **_learnable_metrics(metrics["validation"]["per_label"], metrics["data"]["unlearnable_labels"])}
+
+
+def _learnable_metrics(per_label: Mapping[str, dict], unlearnable: list[str]) -> dict[str, float]:
+    """The macro metrics of the labels that the training records have in both classes, and the number of the others."""
+    values = [value for label, value in per_label.items() if label not in unlearnable and value["auroc"] is not None]
+    return {
+        "num_unlearnable": len(unlearnable),
+        "learnable_macro_auroc": float(np.mean([value["auroc"] for value in values])),
+        "learnable_macro_auprc": float(np.mean([value["auprc"] for value in values])),
+    }
 
 
 def _weights(run: Run) -> str | None:
@@ -169,7 +182,10 @@ def write_report(output_dir: str | os.PathLike, runs: Iterable[Run]) -> pathlib.
     path = pathlib.Path(output_dir) / REPORT
     lines = {line["name"]: line for line in read_runs(output_dir)}
     cells = _cells([run for run in runs if run.name in lines], lines)
-    text = ["# Validation fold: macro AUROC / AUPRC, and the setting that was best there\n"]
+    text = [
+        "# Validation fold: macro AUROC / AUPRC, and the setting that was best there\n",
+        "In brackets: without labels that are the same in all training records of that share and cannot be learned.\n",
+    ]
     for task in dict.fromkeys(run.task for run in runs):
         fractions = sorted({run.train_fraction for run in runs if run.task == task})
         text.append(f"\n## {task}\n")
@@ -183,7 +199,7 @@ def write_report(output_dir: str | os.PathLike, runs: Iterable[Run]) -> pathlib.
 
 
 def _cells(runs: list[Run], lines: Mapping[str, dict]) -> dict[tuple[str, float, str], str]:
-    """For each task, fraction and method the setting with the best mean validation AUROC over the seeds, in words."""
+    """For each task, fraction and method the setting that is best on validation, in words."""
     settings: dict[tuple, dict[tuple, list[dict]]] = {}
     for run in runs:
         of_cell = settings.setdefault((run.task, run.train_fraction, run.method), {})
@@ -192,12 +208,24 @@ def _cells(runs: list[Run], lines: Mapping[str, dict]) -> dict[tuple[str, float,
 
 
 def _best(settings: Mapping[tuple, list[dict]]) -> str:
-    best = max(settings, key=lambda setting: np.mean([line["eval_macro_auroc"] for line in settings[setting]]))
-    values = [np.array([line[metric] for line in settings[best]]) for metric in METRICS]
-    text = " / ".join(_without_zero(value.mean()) for value in values)
-    if len(values[0]) > 1:
-        text += f" (± {' / '.join(_without_zero(value.std(ddof=1)) for value in values)}, {len(values[0])} seeds)"
+    # What cannot be learned has the AUROC of a coin that all its labels share; it must not choose.
+    best = max(settings, key=lambda setting: _means(settings[setting], LEARNABLE_METRICS)[0])
+    lines = settings[best]
+    text = _in_words(_means(lines, METRICS))
+    if len(lines) > 1:
+        deviations = [np.std([line[metric] for line in lines], ddof=1) for metric in METRICS]
+        text += f" (± {_in_words(deviations)}, {len(lines)} seeds)"
+    if any(line["num_unlearnable"] for line in lines):
+        text += f" [{_in_words(_means(lines, LEARNABLE_METRICS))}]"
     return text + "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in best)
+
+
+def _means(lines: list[dict], metrics: Iterable[str]) -> list[float]:
+    return [np.mean([line[metric] for line in lines]) for metric in metrics]
+
+
+def _in_words(values: Iterable[float]) -> str:
+    return " / ".join(_without_zero(value) for value in values)
 
 
 def _without_zero(value: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
@@ -168,6 +169,30 @@ def test_the_head_of_the_probe_is_linear_in_the_raw_features(finished, simulated
         logits = model(batch["input_values"].flatten(0, 1)).logits.view(len(validation), 7, -1)
     losses = record_losses(logits, batch["window_mask"], batch["labels"])
     assert losses.mean().item() == pytest.approx(results["probe_eval_loss"], abs=1e-5)
+
+
+def test_with_few_records_the_probe_makes_more_passes(simulated_splits, tmp_path):
+    splits = {**simulated_splits, "train": simulated_splits["train"].select(range(20))}
+    trainer = make_trainer(splits, tmp_path / "run", stages=["probe"], probe_num_train_epochs=None)
+    trainer.post_train()
+    evaluated = [entry["epoch"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert evaluated[-1] == 1000 and len(evaluated) == 50  # 20 x 7 windows are one step
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["probe_num_train_epochs"] == 1000
+
+
+def test_a_label_that_cannot_be_learned_is_named_and_does_not_choose_the_epoch(simulated_splits, tmp_path, caplog):
+    column = LABELS.index("HYP")
+
+    def without_hypertrophy(record):
+        return {"labels": [0 if index == column else value for index, value in enumerate(record["labels"])]}
+
+    splits = {**simulated_splits, "train": simulated_splits["train"].map(without_hypertrophy)}
+    make_trainer(splits, tmp_path / "run", stages=["probe"]).post_train()
+    assert "1 of 5 labels are the same in all training records and cannot be learned: HYP" in caplog.text
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["data"]["unlearnable_labels"] == ["HYP"]
+    assert metrics["validation"]["per_label"]["HYP"]["auroc"] == 0.5
+    assert "so that their scores mean nothing: HYP." in (tmp_path / "run" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("stages", [["probe"], ["finetune"]])

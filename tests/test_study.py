@@ -1,10 +1,12 @@
 """A study: its grid, going on where it was, and the report."""
 
+import json
+
 import pytest
 import yaml
 
 from ecg_hf import cli
-from ecg_hf.study import read_runs, read_study
+from ecg_hf.study import read_runs, read_study, write_report
 from ecg_hf.synthetic import write_ptbxl_folder
 
 GRID = {
@@ -64,6 +66,22 @@ def test_every_cell_is_run_once_and_reported(studied):
         and f"learning rate {best['searched']['learning_rate']:g} |" in plain
     )
     assert probe.startswith("| probe |  | .")
+
+
+def test_labels_that_cannot_be_learned_are_reported_apart(tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", train_fractions=[0.5])
+    runs = [run for run in read_study(grid) if run.method == "plain"]
+    values = [  # macro AUROC and AUPRC, then those of the learnable labels
+        (0.81, 0.30, 0.82, 0.31),
+        (0.79, 0.28, 0.84, 0.33),
+    ]
+    names = ("eval_macro_auroc", "eval_macro_auprc", "learnable_macro_auroc", "learnable_macro_auprc")
+    with open(tmp_path / "runs.jsonl", "w") as file:
+        for run, value in zip(runs, values, strict=True):
+            line = {"name": run.name, "num_unlearnable": 2, **dict(zip(names, value, strict=True))}
+            file.write(json.dumps(line) + "\n")
+    report = write_report(tmp_path, runs).read_text()
+    assert "| .790 / .280 [.840 / .330], learning rate 0.01 |" in report
 
 
 def test_the_test_fold_stays_closed(studied):

@@ -63,7 +63,13 @@ class PostTrainingArguments(TrainingArguments):
         metadata={"help": "AdamW learning rate of the probe's head; 1e-3 is the value of Weimann's ECG-JEPA probe."},
     )
     probe_weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the probe's head."})
-    probe_num_train_epochs: int = field(default=20, metadata={"help": "Passes of the probe over the cached features."})
+    probe_num_train_epochs: int | None = field(
+        default=None,
+        metadata={
+            "help": "Passes of the probe over the cached features; by default 20, with few records as many as make "
+            "1000 steps."
+        },
+    )
     probe_train_batch_size: int = field(default=512, metadata={"help": "Windows in one step of the probe."})
     drop_path_rate: float | None = field(
         default=0.1,
@@ -117,7 +123,7 @@ class PostTrainingArguments(TrainingArguments):
             raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"`layer_decay` must lie in (0, 1], got {self.layer_decay}.")
-        if self.probe_num_train_epochs < 1 or self.probe_train_batch_size < 1:
+        if self.probe_train_batch_size < 1 or (self.probe_num_train_epochs or 1) < 1:
             raise ValueError("`probe_num_train_epochs` and `probe_train_batch_size` must be at least 1.")
         if self.label_smoothing_factor:
             raise ValueError(

@@ -35,14 +35,18 @@ def evaluation_metrics(labels: np.ndarray, logits: np.ndarray, losses: np.ndarra
     """
     loss = float(np.nanmean(losses.astype(np.float64)))
     names = ("macro_auroc", "macro_auprc", "f_max", "num_undefined")
-    if not _any_label_is_defined(labels):
+    if not with_both_classes(labels).any():
         return {"loss": loss, **dict.fromkeys(names, float("nan"))}
     metrics = multilabel_metrics(labels, logits)
     return {"loss": loss, **{name: metrics[name] for name in names}}
 
 
-def _any_label_is_defined(labels: np.ndarray) -> bool:
-    return bool(((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any())
+def with_both_classes(labels: np.ndarray) -> np.ndarray:
+    """(records, labels) -> for each label whether a record is known to have it and another not to.
+
+    Without both nothing can be ranked, and nothing can be learned.
+    """
+    return (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
 
 
 def split_metrics(
@@ -54,7 +58,7 @@ def split_metrics(
     ([low, high]), and `intervals` of the macro metrics and of calibration. None where no label is defined.
     """
     labels, scores = output.label_ids, probabilities(output.predictions)
-    if not _any_label_is_defined(labels):
+    if not with_both_classes(labels).any():
         return None
     patients = pd.array(dataset["patient_id"], dtype="Int64") if "patient_id" in dataset.column_names else None
     metrics = multilabel_metrics(labels, scores, label_names)
@@ -97,4 +101,5 @@ __all__ = [
     "probabilities",
     "record_losses",
     "split_metrics",
+    "with_both_classes",
 ]

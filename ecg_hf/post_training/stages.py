@@ -24,9 +24,12 @@ from transformers.utils import logging
 
 from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from .arguments import PostTrainingArguments
-from .evaluation import choosing_metric, evaluation_metrics, record_losses
+from .evaluation import choosing_metric, evaluation_metrics, record_losses, with_both_classes
 
 logger = logging.get_logger(__name__)
+
+PROBE_EPOCHS, PROBE_STEPS = 20, 1000  # passes by default, and the steps that these shall make at the least
+PROBE_EVALUATIONS = 50  # at most so many in one probe: one costs more than a pass over few records
 
 
 @dataclass
@@ -82,7 +85,8 @@ def fit_linear_probe(
 
     AdamW on single windows with a cosine schedule; the epoch is chosen by `args.metric_for_best_model` of the
     aggregated validation records. The features are standardised for conditioning, and the scaling is folded into the
-    head.
+    head. A label that the training records do not have in both classes keeps zero weights: the order of the batches
+    would give them a direction, the same for all such labels, and a macro metric would choose the epoch by it.
     """
     mean, deviation = train.moments()
     scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
@@ -91,23 +95,25 @@ def fit_linear_probe(
     bias = torch.zeros(train.labels.shape[1], requires_grad=True)
     optimizer = torch.optim.AdamW([weight, bias], lr=args.probe_learning_rate, weight_decay=args.probe_weight_decay)
     num_windows, batch_size = len(train.features), args.probe_train_batch_size
-    steps = -(-num_windows // batch_size) * args.probe_num_train_epochs
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    steps_of_epoch = -(-num_windows // batch_size)
+    epochs = args.probe_num_train_epochs or max(PROBE_EPOCHS, -(-PROBE_STEPS // steps_of_epoch))
+    evaluation_epochs = -(-epochs // PROBE_EVALUATIONS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps_of_epoch * epochs)
     generator = torch.Generator().manual_seed(args.seed)
     record_of_window = torch.from_numpy(np.repeat(np.arange(len(train.counts)), train.counts))
     labels = torch.from_numpy(train.labels)
+    learnable = torch.from_numpy(with_both_classes(train.labels)).float()[:, None]
 
     metric = args.metric_for_best_model.removeprefix("eval_")
     sign = -1.0 if metric == "loss" else 1.0
-    logs, best, state = [], None, None
-    progress = tqdm(range(1, args.probe_num_train_epochs + 1), desc="Linear probe", disable=args.disable_tqdm)
+    logs, losses, best, state = [], [], None, None
+    progress = tqdm(range(1, epochs + 1), desc="Linear probe", disable=args.disable_tqdm)
     for epoch in progress:
-        losses = []
         for rows in torch.randperm(num_windows, generator=generator).split(batch_size):
             rows = rows.sort().values  # reads the file forwards; the order within a batch does not matter
             batch = (torch.from_numpy(train.features[rows.numpy()]) - shift) * scale
             targets = labels[record_of_window[rows]]
-            loss = multilabel_loss(nn.functional.linear(batch, weight, bias), targets).sum() / (
+            loss = multilabel_loss(nn.functional.linear(batch, weight * learnable, bias), targets).sum() / (
                 targets >= 0
             ).sum().clamp(min=1)
             optimizer.zero_grad()
@@ -115,11 +121,14 @@ def fit_linear_probe(
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-        folded = {"weight": weight.detach() * scale}
+        if epoch % evaluation_epochs and epoch < epochs:
+            continue
+        folded = {"weight": weight.detach() * learnable * scale}
         folded["bias"] = bias.detach() - folded["weight"] @ shift
         metrics = _evaluate_head(folded, validation, aggregate_windows)
         logs.append({"stage": "probe", "epoch": epoch, "loss": float(np.mean(losses))})
         logs.append({"stage": "probe", "epoch": epoch, **{f"eval_{name}": value for name, value in metrics.items()}})
+        losses = []
         if best is None or sign * choosing_metric(metrics, metric) > sign * best[metric]:
             best, state = metrics, folded
         progress.set_postfix(loss=f"{logs[-2]['loss']:.4f}", macro_auroc=f"{metrics['macro_auroc']:.4f}")

@@ -36,6 +36,7 @@ from .evaluation import (
     probabilities,
     record_losses,
     split_metrics,
+    with_both_classes,
 )
 from .stages import CachedFeatures, differences, fit_linear_probe, last_complete_checkpoint, write_whole
 from .windows import EpochSampler, EvaluationWindows, SetEpoch, TrainingWindows, collate_ready_batch, label_matrix
@@ -139,6 +140,7 @@ class PostTrainer(Trainer):
         self._load_weights(folder / "model.safetensors")
         log = json.loads((folder / "log.json").read_text())
         self.state.log_history = log["logs"]
+        self.recipe["probe_num_train_epochs"] = log["logs"][-1]["epoch"]
         best = {f"probe_eval_{name}": log["best"][name] for name in ("macro_auroc", "macro_auprc", "loss")}
         return {**best, "probe_seconds": log["seconds"]}
 
@@ -302,6 +304,12 @@ class PostTrainer(Trainer):
                 raise FileExistsError(
                     f"`{self.run_folder}` holds files of another run: choose another `output_dir`, or empty it."
                 )
+            if unlearnable := self._unlearnable_labels():
+                logger.warning(
+                    f"{len(unlearnable)} of {self.model.config.num_labels} labels are the same in all training "
+                    f"records and cannot be learned: {', '.join(unlearnable)}. Macro metrics count them where the "
+                    "evaluation records have both classes."
+                )
             if resume:
                 logger.warning(f"There is no run in `{self.run_folder}` yet: post-training starts from the beginning.")
             record.parent.mkdir(parents=True, exist_ok=True)
@@ -383,10 +391,18 @@ class PostTrainer(Trainer):
             for name, output in outputs.items()
         }
         return {
-            "data": describe_data({name: dataset for name, dataset in datasets_of.items() if dataset is not None}),
+            "data": {
+                **describe_data({name: dataset for name, dataset in datasets_of.items() if dataset is not None}),
+                "unlearnable_labels": self._unlearnable_labels(),
+            },
             **{name: values for name, values in metrics.items() if values is not None},
             "versions": package_versions(),
         }
+
+    def _unlearnable_labels(self) -> list[str]:
+        table = self.train_dataset.select_columns(["labels"]).with_format("arrow")[:]
+        learnable = with_both_classes(label_matrix(table).numpy())
+        return [label for label, known in zip(self.model.config.label2id, learnable, strict=True) if not known]
 
     def _load_weights(self, path: pathlib.Path):
         self.model.load_state_dict(load_file(path))
