@@ -195,6 +195,14 @@ def test_a_label_that_cannot_be_learned_is_named_and_does_not_choose_the_epoch(s
     assert "so that their scores mean nothing: HYP." in (tmp_path / "run" / "README.md").read_text()
 
 
+def test_a_fine_tuning_that_ends_below_its_probe_says_so(simulated_splits, tmp_path, caplog):
+    results = make_trainer(simulated_splits, tmp_path / "run", learning_rate=1.0, num_train_epochs=1).post_train()
+    expected = (
+        f"validation macro AUROC {results['eval_macro_auroc']:.4f} after {results['probe_eval_macro_auroc']:.4f}"
+    )
+    assert "Fine-tuning ended below the probe that it began with" in caplog.text and expected in caplog.text
+
+
 @pytest.mark.parametrize("stages", [["probe"], ["finetune"]])
 def test_each_stage_runs_alone(simulated_splits, tmp_path, stages):
     trainer = make_trainer(simulated_splits, tmp_path / "run", stages=stages, num_train_epochs=1)

@@ -361,6 +361,7 @@ class PostTrainer(Trainer):
         results.update(_macro_metrics(outputs))
         self.save_model(str(folder), _internal_call=True)
         if self.is_world_process_zero():
+            _warn_if_the_probe_was_better(results)
             metrics = self._split_metrics(outputs, labels)
             if "test" in outputs:
                 predictions = predictions_table(self.test_dataset, labels, outputs["test"])
@@ -490,6 +491,17 @@ def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
                 f"The records have {length} labels, the model {model.config.num_labels}: give it a head for them by "
                 "`model.replace_head(id2label)`."
             )
+
+
+def _warn_if_the_probe_was_better(results: dict[str, float]):
+    if not {"probe_seconds", "finetune_seconds"} <= results.keys():
+        return
+    before, after = results["probe_eval_macro_auroc"], results["eval_macro_auroc"]
+    if after < before:
+        logger.warning(
+            f"Fine-tuning ended below the probe that it began with: validation macro AUROC {after:.4f} after "
+            f"{before:.4f}. A lower `learning_rate` may help; `--stages probe` keeps the probe."
+        )
 
 
 def _fingerprint(tensors: dict[str, torch.Tensor]) -> str:
