@@ -123,7 +123,8 @@ class PostTrainingArguments(TrainingArguments):
             raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"`layer_decay` must lie in (0, 1], got {self.layer_decay}.")
-        if self.probe_train_batch_size < 1 or (self.probe_num_train_epochs or 1) < 1:
+        counts = (self.probe_num_train_epochs, self.probe_train_batch_size)
+        if any(count is not None and count < 1 for count in counts):
             raise ValueError("`probe_num_train_epochs` and `probe_train_batch_size` must be at least 1.")
         if self.label_smoothing_factor:
             raise ValueError(
