@@ -58,8 +58,8 @@ def read_study(path: str | os.PathLike) -> list[Run]:
     """The runs of a grid, the cheapest fractions first.
 
     The file has `tasks`, `train_fractions`, `seeds`, `methods` (for each its flags), and optionally `common` (flags of
-    all), `by_fraction` (flags of some fractions) and `search` (flags with the values to try; the best on validation
-    counts). A method may have a `search` and `train_fractions` of its own.
+    all), `by_fraction` (flags of some fractions, and their `seeds` where they need others) and `search` (flags with the
+    values to try; the best on validation counts). A method may have a `search` and `train_fractions` of its own.
 
     Raises `ValueError` for a field that does not exist or is missing.
     """
@@ -78,10 +78,12 @@ def read_study(path: str | os.PathLike) -> list[Run]:
         if fraction not in flags.pop("train_fractions", study["train_fractions"]):
             continue
         search = flags.pop("search", study.get("search", {}))
+        of_fraction = dict(study.get("by_fraction", {}).get(fraction, {}))
+        seeds = of_fraction.pop("seeds", study["seeds"])
         for values in itertools.product(*search.values()):
             searched = dict(zip(search, values, strict=True))
-            for seed in study["seeds"]:
-                arguments = {**study.get("common", {}), **study.get("by_fraction", {}).get(fraction, {}), **flags}
+            for seed in seeds:
+                arguments = {**study.get("common", {}), **of_fraction, **flags}
                 arguments |= {"task": task, "train_fraction": fraction, "seed": seed, **searched}
                 runs.append(Run(task, fraction, method, searched, seed, arguments))
     return runs

@@ -68,6 +68,15 @@ def test_every_cell_is_run_once_and_reported(studied):
     assert probe.startswith("| probe |  | .")
 
 
+def test_a_share_of_the_labels_may_have_seeds_of_its_own(tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", by_fraction={0.5: {"max_steps": 1, "seeds": [1, 2]}})
+    seeds = {0.5: set(), 1.0: set()}
+    for run in read_study(grid):
+        seeds[run.train_fraction].add(run.seed)
+        assert "seeds" not in run.arguments and run.arguments["seed"] == run.seed
+    assert seeds == {0.5: {1, 2}, 1.0: {1}}
+
+
 def test_labels_that_cannot_be_learned_are_reported_apart(tmp_path):
     grid = write_grid(tmp_path / "grid.yaml", train_fractions=[0.5])
     runs = [run for run in read_study(grid) if run.method == "plain"]
