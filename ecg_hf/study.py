@@ -58,7 +58,7 @@ def read_study(path: str | os.PathLike) -> list[Run]:
     """The runs of a grid, the cheapest fractions first.
 
     The file has `tasks`, `train_fractions`, `seeds`, `methods` (for each its flags), and optionally `common` (flags of
-    all), `by_fraction` (flags of some fractions, and their `seeds` where they need others) and `search` (flags with the
+    all), `by_fraction` (flags of some fractions, and `seeds` where they need others) and `search` (flags with the
     values to try; the best on validation counts). A method may have a `search` and `train_fractions` of its own.
 
     Raises `ValueError` for a field that does not exist or is missing.
