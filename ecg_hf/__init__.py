@@ -17,9 +17,12 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from .ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from .ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
+from .ecg_transformer.modeling_ecg_transformer import (
+    ECGTransformerForMultiLabel,
+    ECGTransformerForPreTraining,
+    ECGTransformerModel,
+)
 from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
-from .ecg_transformer.pretraining_ecg_transformer import ECGTransformerForPreTraining
 
 __version__ = "0.1.0"
 
@@ -50,7 +53,7 @@ _LAZY = {
     "PreTrainingArguments": "pretraining",
     "ECGMultiLabelMetric": "metrics",
     "bootstrap_metrics": "metrics",
-    "write_ptbxl_folder": "synthetic",
+    "simulate_ptbxl": "synthetic",
     "download_ptbxl": "ptbxl.download",
     "load_ptbxl_parquet": "ptbxl.parquet",
     "push_model": "hub",

@@ -30,6 +30,7 @@ from .ptbxl.parquet import describe_parquet
 
 logger = logging.getLogger(__name__)
 
+TEMPLATES = Path(__file__).parent / "templates"
 CARD = "README.md"
 LABEL_PICTURE = "label_metrics.png"
 ENCODER_CLASS = "ECGTransformerModel"
@@ -435,14 +436,8 @@ def _size_category(count: int) -> str:
 def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(cell=_cell, figure=_figure, interval=_interval)
-    text = environment.from_string((_templates() / template).read_text(encoding="utf-8")).render(facts)
+    text = environment.from_string((TEMPLATES / template).read_text(encoding="utf-8")).render(facts)
     return f"---\n{_dump(metadata)}---\n{text.rstrip()}\n"
-
-
-def _templates() -> Path:
-    """In an installed package beside this file, in a checkout at the top."""
-    installed = Path(__file__).parent / "hub_cards"
-    return installed if installed.is_dir() else Path(__file__).parents[1] / "hub_cards"
 
 
 def _dump(metadata: dict[str, Any]) -> str:

@@ -47,6 +47,7 @@ PUBLISHED_FILES = (
 WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 STALE_WEIGHTS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
 
+CODE = re.compile(r"(\w+_ecg_transformer|pipeline_ecg_classification)\.py")
 CODE_FOLDER = Path(__file__).parent / "ecg_transformer"
 
 
@@ -54,7 +55,7 @@ def create_repository(
     repo_id: str, repo_type: str = "model", token: str | None = None, private: bool | None = None
 ) -> str:
     """Create a repository unless it exists -> its full name, `owner/name`. Errors as in `push_model`."""
-    with _explained(repo_id, token):
+    with _translate_hub_errors(repo_id, token):
         return HfApi().create_repo(repo_id, repo_type=repo_type, token=token, private=private, exist_ok=True).repo_id
 
 
@@ -90,7 +91,7 @@ def push_model(
     folder = Path(folder)
     _check_stands_alone(folder)
     repo_id = create_repository(repo_id, token=token, private=private)
-    with _explained(repo_id, token):
+    with _translate_hub_errors(repo_id, token):
         _create_branch(repo_id, "model", revision, token)
         _check_same_kind(repo_id, revision, token)
         published = _published_text(repo_id, CARD, "model", revision, token)
@@ -134,8 +135,9 @@ def write_release(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
 
 def _model_files(folder: Path) -> dict[str, Path]:
     """Name in the repository -> file, of everything that is published."""
-    files = {file.name: file for file in sorted(CODE_FOLDER.glob("[!_]*.py"))}
-    files |= {file.name: file for file in sorted(folder.glob("[!_]*.py")) if file.name in files}
+    # A run's folder has the code that its model was saved with; a released checkpoint has none.
+    code_folder = folder if (folder / "modeling_ecg_transformer.py").is_file() else CODE_FOLDER
+    files = {file.name: file for file in sorted(code_folder.iterdir()) if CODE.fullmatch(file.name)}
     files |= {file.name: file for file in sorted(folder.iterdir()) if WEIGHTS.fullmatch(file.name)}
     return files | {name: folder / name for name in PUBLISHED_FILES if (folder / name).is_file()}
 
@@ -174,7 +176,7 @@ def push_dataset(
     if not files:
         raise FileNotFoundError(f"`{folder}` has no Parquet files: make them by `training/prepare_ptbxl.py` first.")
     repo_id = create_repository(repo_id, "dataset", token, private)
-    with _explained(repo_id, token):
+    with _translate_hub_errors(repo_id, token):
         _create_branch(repo_id, "dataset", revision, token)
         published = _published_text(repo_id, CARD, "dataset", revision, token)
         card = write_dataset_card(folder, repo_id, published)
@@ -227,7 +229,7 @@ def _commit(
 
 
 @contextlib.contextmanager
-def _explained(repo_id: str, token: str | None) -> Iterator[None]:
+def _translate_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
     """Turn the Hub's errors into one message each that says what to do."""
     page = f"{HfApi().endpoint}/settings/tokens"
     try:

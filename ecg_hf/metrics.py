@@ -16,7 +16,7 @@ import evaluate
 import numpy as np
 import pandas as pd
 
-UNKNOWN_LABEL = -100
+from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 
 # Weights held at once while bootstrapping (2 MiB): small enough for the processor's cache, where sums are fastest.
 WEIGHTS_PER_CHUNK = 2**18

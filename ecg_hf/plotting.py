@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from .ecg_transformer.common_ecg_transformer import MAX_MICROVOLTS
+from .files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,17 +32,16 @@ RHYTHM_LEAD = "II"
 STANDARD_SECONDS = 10
 
 LONGEST_PAPER_SECONDS = 60
-LARGEST_MILLIVOLTS = 32.767  # of a digital record of 16 bits at 1 µV, as PTB-XL's
 
 # mm on the paper
 LINE_SPACING, STRONG_LINE_SPACING = 1, 5
 SIDE_MARGIN = 5
-NARROWEST_PAPER = 70  # room for the line about the scale
+MIN_PAPER_WIDTH = 70  # room for the line about the scale
 HEADER, FOOTER = 10, 10
 PULSE_FOOT, PULSE_WIDTH = 1, 5  # a calibration pulse of 0.2 s
 TRACE_START = 20
 LABEL_HEIGHT = 5
-LEAST_EXTENT, LARGEST_EXTENT = 6, 25  # of a trace above and below its baseline
+MIN_EXTENT, MAX_EXTENT = 6, 25  # of a trace above and below its baseline
 
 PAPER_COLOR, LINE_COLOR, STRONG_LINE_COLOR = "#fffafa", "#f9dcdc", "#eeb0b0"
 TRACE_COLOR, SEPARATOR_COLOR = "#101010", "#909090"
@@ -49,7 +50,7 @@ TRACE_COLOR, SEPARATOR_COLOR = "#101010", "#909090"
 TRAIN_COLOR, VALIDATION_COLOR = "#E69F00", "#0072B2"
 PROBE_COLOR = "#009E73"
 BEST_EPOCH_COLOR, AXES_GRID_COLOR = "#555555", "#e5e5e5"
-MOST_MARKERS = 60  # of one curve; beyond, markers hide it
+MAX_MARKERS = 60  # of one curve; beyond, markers hide it
 
 STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune": "Fine-tuning"}
 # Rows of the learning curves: what each draws, as (key of the log entry, name in the legend, colour).
@@ -95,7 +96,7 @@ def plot_ecg(
     rows = _arrange_leads(signal, sampling_rate, lead_names)
     seconds = signal.shape[1] / sampling_rate
     baselines, heights, height = _place_rows(rows)
-    width = max(NARROWEST_PAPER, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
+    width = max(MIN_PAPER_WIDTH, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
 
     figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=DOTS_PER_INCH)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
@@ -201,7 +202,7 @@ def _check_signal(signal, sampling_rate: float, lead_names: Sequence[str]) -> np
     if (seconds := signal.shape[1] / sampling_rate) > LONGEST_PAPER_SECONDS:
         raise ValueError(f"`signal` is {seconds:g} s long, paper takes {LONGEST_PAPER_SECONDS} s: draw a part of it.")
     largest = np.abs(signal[np.isfinite(signal)]).max(initial=0)
-    if largest > LARGEST_MILLIVOLTS:
+    if largest > MAX_MICROVOLTS / 1000:
         raise ValueError(f"`signal` must be in mV, but reaches {largest:g}: divide it by 1000 if it is in µV.")
     return signal
 
@@ -238,7 +239,7 @@ def _place_rows(rows: list[list[_Lead]]) -> tuple[np.ndarray, np.ndarray, float]
     """
     baselines, heights, end = [], [], HEADER
     for row in rows:
-        above, below = np.clip(_extent(row), LEAST_EXTENT, LARGEST_EXTENT)
+        above, below = np.clip(_extent(row), MIN_EXTENT, MAX_EXTENT)
         above = max(above, MM_PER_MILLIVOLT)  # the calibration pulse
         baseline = _up_to_strong_line(end + LABEL_HEIGHT + above)
         baselines.append(baseline)
@@ -280,7 +281,7 @@ def _draw_lead(axes: Axes, lead: _Lead, sampling_rate: float, baseline: float, l
     axes.plot(x, baseline + lead.trace * MM_PER_MILLIVOLT, color=TRACE_COLOR, linewidth=0.9)
     axes.text(left + 1, label_y + 1, lead.name, fontsize=9, fontweight="bold", color=TRACE_COLOR)
     if lead.start > 0:
-        ends = baseline - LEAST_EXTENT, label_y + LABEL_HEIGHT - 1
+        ends = baseline - MIN_EXTENT, label_y + LABEL_HEIGHT - 1
         axes.plot((left, left), ends, color=SEPARATOR_COLOR, linewidth=0.8, linestyle=":")
 
 
@@ -303,7 +304,7 @@ def _draw_curves(axes: Axes, entries: list[dict], curves: Sequence[tuple[str, st
 
     for key, label, color in curves:
         if points := [(entry["epoch"], entry[key]) for entry in entries if key in entry]:
-            marker = "o" if len(points) <= MOST_MARKERS else None
+            marker = "o" if len(points) <= MAX_MARKERS else None
             axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3.5)
     if best := _best_entry(entries):
         axes.axvline(best["epoch"], color=BEST_EPOCH_COLOR, linestyle=":", label="best epoch", zorder=1)
@@ -327,14 +328,8 @@ def _stage_title(stage: str, entries: list[dict]) -> str:
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
-    """Write the whole file or none: a reader never meets half a picture."""
-    path = Path(path)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(unfinished, format=path.suffix[1:] or "png")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format=unfinished.suffix[1:] or "png")
 
 
 __all__ = ["plot_ecg", "plot_label_metrics", "plot_learning_curves"]

@@ -94,7 +94,7 @@ def run_study(
     output_dir: str | os.PathLike,
     work_dir: str | os.PathLike,
     tasks: Iterable[str] | None = None,
-    **places: Any,
+    **machine_args: Any,
 ) -> pathlib.Path:
     """Carry out the runs that `<output_dir>/runs.jsonl` does not have yet -> the report.
 
@@ -103,7 +103,7 @@ def run_study(
         output_dir: where `runs.jsonl` and `report.md` go.
         work_dir: where the run that is going on is kept; a run that was stopped is resumed from there.
         tasks: only the runs of these tasks. Two processes may work on different tasks of one study.
-        places: flags that belong to this machine (`data_dir`, `cache_dir`, `use_cpu`, `bf16`, ...), not to the study.
+        machine_args: flags of this machine, not of the study (`data_dir`, `cache_dir`, `use_cpu`, `bf16`, ...).
 
     Raises:
         ValueError: a run of the same name was made with other settings, or from other weights.
@@ -124,8 +124,8 @@ def run_study(
     for index, run in enumerate(wanted):
         logger.warning(f"Run {index + 1} of {len(wanted)}: {run.name}")
         folder = work_dir / run.name
-        facts = {"weights": _weights(run), "bf16": places.get("bf16", False)}
-        line = {"name": run.name, **dataclasses.asdict(run), **facts, **_results(run, folder, places)}
+        facts = {"weights": _weights(run), "bf16": machine_args.get("bf16", False)}
+        line = {"name": run.name, **dataclasses.asdict(run), **facts, **_results(run, folder, machine_args)}
         with open(output_dir / RUNS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         shutil.rmtree(folder)
@@ -133,10 +133,10 @@ def run_study(
     return write_report(output_dir, runs)
 
 
-def _results(run: Run, folder: pathlib.Path, places: Mapping[str, Any]) -> dict[str, Any]:
+def _results(run: Run, folder: pathlib.Path, machine_args: Mapping[str, Any]) -> dict[str, Any]:
     fields = {
         **run.arguments,
-        **places,
+        **machine_args,
         "evaluate_test": False,
         "output_dir": str(folder),
         "resume_from_checkpoint": "true",

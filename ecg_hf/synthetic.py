@@ -15,7 +15,6 @@ import csv
 import datetime
 import json
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,8 +25,9 @@ import numpy as np
 from scipy.signal import resample_poly
 from tqdm.auto import tqdm
 
+from .ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from .files import whole_folder
 from .ptbxl.labels import STATEMENTS
-from .ptbxl.records import LEAD_NAMES
 
 # Dower, Machado, Osborne 1980 (doi 10.1002/clc.1980.3.2.87): the leads I, II, V1 ... V6 from Frank's X, Y, Z.
 _LEAD_VECTORS = np.array(
@@ -610,7 +610,7 @@ def _write_signals(folder: Path, records: Collection[_Record], seed: int, sampli
             _write_wfdb(path, signal, rate)
 
 
-def write_ptbxl_folder(
+def simulate_ptbxl(
     folder: str | os.PathLike, num_records: int, *, seed: int = 0, sampling_rates: Collection[int] = (100,)
 ) -> Path:
     """Writes a folder of simulated ECGs in the layout of PTB-XL.
@@ -644,16 +644,13 @@ def write_ptbxl_folder(
             "name a new folder or remove this one."
         )
     records = list(_records(num_records, seed))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        unfinished = Path(temporary) / folder.name
+    with whole_folder(folder) as unfinished:
         _write_signals(unfinished, records, seed, rates)
         _write_database(unfinished / "ptbxl_database.csv", records, seed)
         _write_statements(unfinished / "scp_statements.csv")
         names = [record.file_name(rate) for rate in rates for record in records]
         (unfinished / "RECORDS").write_text("\n".join(names) + "\n", encoding="ascii")
         (unfinished / _MADE_WITH_FILE).write_text(json.dumps(made_with, indent=2) + "\n", encoding="ascii")
-        unfinished.replace(folder)
     return folder
 
 
@@ -662,4 +659,4 @@ def _made_with(folder: Path) -> dict[str, object] | None:
     return json.loads(path.read_text(encoding="ascii")) if path.is_file() else None
 
 
-__all__ = ["SIMULATED_STATEMENTS", "Patient", "simulate_ecg", "write_ptbxl_folder"]
+__all__ = ["SIMULATED_STATEMENTS", "Patient", "simulate_ecg", "simulate_ptbxl"]

@@ -49,9 +49,9 @@ def ptbxl_500hz(request):
 @pytest.fixture(scope="session")
 def simulated_folder(tmp_path_factory):
     """160 simulated records at 100 Hz in PTB-XL's layout: 128 for training, 16 for validation, 16 for the test."""
-    from ecg_hf.synthetic import write_ptbxl_folder
+    from ecg_hf.synthetic import simulate_ptbxl
 
-    return write_ptbxl_folder(tmp_path_factory.mktemp("simulated") / "ptbxl", 160, seed=1, sampling_rates=(100,))
+    return simulate_ptbxl(tmp_path_factory.mktemp("simulated") / "ptbxl", 160, seed=1, sampling_rates=(100,))
 
 
 @pytest.fixture(scope="session")

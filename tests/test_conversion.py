@@ -29,7 +29,7 @@ from ecg_hf import (
 )
 from ecg_hf.conversion import convert_checkpoint
 from ecg_hf.conversion.ecg_fm import parse_layers
-from ecg_hf.ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
+from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ptbxl.labels import task_labels
 
 FIXTURES = SHARED / "fixtures"

@@ -9,7 +9,7 @@ import pytest
 
 from ecg_hf import cli, load_ptbxl
 from ecg_hf.ptbxl.download import download_ptbxl, unpack_ptbxl
-from ecg_hf.synthetic import write_ptbxl_folder
+from ecg_hf.synthetic import simulate_ptbxl
 
 RECORD = "records100/00000/00007_lr.dat"
 
@@ -68,7 +68,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return write_ptbxl_folder(tmp_path_factory.mktemp("source") / "ptb-xl", 40, seed=3, sampling_rates=(100, 500))
+    return simulate_ptbxl(tmp_path_factory.mktemp("source") / "ptb-xl", 40, seed=3, sampling_rates=(100, 500))
 
 
 @pytest.fixture(scope="module")

@@ -214,7 +214,7 @@ def test_a_run_is_published_whole_and_in_one_commit(hub, published, run_folder):
         "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",
         "AutoModel": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
         "AutoModelForSequenceClassification": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
-        "AutoModelForPreTraining": "pretraining_ecg_transformer.ECGTransformerForPreTraining",
+        "AutoModelForPreTraining": "modeling_ecg_transformer.ECGTransformerForPreTraining",
         "AutoFeatureExtractor": "feature_extraction_ecg_transformer.ECGTransformerFeatureExtractor",
     }
     assert config["custom_pipelines"] and len(config["thresholds"]) == len(config["id2label"]) == 5

@@ -14,7 +14,8 @@ import wfdb
 from transformers import AutoModel, pipeline
 
 import ecg_hf  # noqa: F401  registers the Auto classes and the pipeline
-from ecg_hf.ecg_transformer.configuration_ecg_transformer import LEAD_NAMES, ECGTransformerConfig
+from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ecg_hf.ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ecg_hf.ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
 from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline

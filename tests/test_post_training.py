@@ -24,7 +24,7 @@ from ecg_hf import (
 from ecg_hf.metrics import macro_auroc
 from ecg_hf.post_training.evaluation import record_losses
 from ecg_hf.post_training.stages import last_complete_checkpoint
-from ecg_hf.post_training.windows import EpochSampler, EvaluationWindows, TrainingWindows, collate_ready_batch
+from ecg_hf.post_training.windows import EpochSampler, EvaluationWindows, TrainingWindows, identity_collate
 from ecg_hf.ptbxl.labels import task_labels
 
 LABELS = task_labels("superdiagnostic")
@@ -345,7 +345,7 @@ def test_what_workers_need_can_be_pickled_and_gives_the_same_bits(simulated_spli
     keys = [(0, 3), (0, 1)]
     again = pickle.loads(pickle.dumps(windows))
     assert torch.equal(again.__getitems__(keys)["input_values"], windows.__getitems__(keys)["input_values"])
-    assert pickle.loads(pickle.dumps(collate_ready_batch))({"x": 1}) == {"x": 1}
+    assert pickle.loads(pickle.dumps(identity_collate))({"x": 1}) == {"x": 1}
     assert same_weights(pickle.loads(pickle.dumps(small_model())).state_dict(), small_model().state_dict())
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import SHARED
 from safetensors.numpy import load_file
 
-from ecg_hf.ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
+from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 
 # Largest deviation, relative to the standard deviation of the expected values.
@@ -24,7 +24,7 @@ KIM = {
 }
 WEIMANN = {
     "clip": 5.0,
-    "float16": True,
+    "round_to_float16": True,
     "resample_method": "fourier",
     "cover_end": False,
     "steps": ["leads", "resample", "windows", "normalize"],

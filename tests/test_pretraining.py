@@ -33,7 +33,7 @@ from ecg_hf.pretraining.probe import LinearProbe
 from ecg_hf.pretraining.records import folder_files, load_records, ptbxl_files, table_files
 from ecg_hf.pretraining.run import RecordArguments, load_training_records
 from ecg_hf.pretraining.trainer import CollapseError
-from ecg_hf.synthetic import write_ptbxl_folder
+from ecg_hf.synthetic import simulate_ptbxl
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
@@ -176,7 +176,7 @@ def test_checkpoints_change_between_pre_training_classification_and_encoder(tmp_
     assert type(model) is ECGTransformerForPreTraining and not model.head_is_random
     assert type(AutoModel.from_pretrained(tmp_path / "pretraining")) is ECGTransformerForPreTraining
     auto_map = json.loads((tmp_path / "pretraining/config.json").read_text())["auto_map"]
-    assert auto_map["AutoModel"] == "pretraining_ecg_transformer.ECGTransformerForPreTraining"
+    assert auto_map["AutoModel"] == "modeling_ecg_transformer.ECGTransformerForPreTraining"
     assert auto_map["AutoModelForPreTraining"] == auto_map["AutoModel"]
 
     encoder = ECGTransformerModel.from_pretrained(tmp_path / "pretraining")
@@ -433,7 +433,7 @@ def test_records_of_validation_and_test_are_never_read(simulated_folder, tmp_pat
 def labelled_halves(tmp_path_factory):
     """The training records of 600 simulated ones, and two halves of them with superclasses, for the probe."""
     root = tmp_path_factory.mktemp("600")
-    folder = write_ptbxl_folder(root / "ptbxl", 600, seed=1, sampling_rates=(100,))
+    folder = simulate_ptbxl(root / "ptbxl", 600, seed=1, sampling_rates=(100,))
     records = load_training_records(RecordArguments(data_dir=str(folder), cache_dir=root), 2.5)
     labelled = load_ptbxl(folder, "superdiagnostic", 100, cache_dir=root)["train"]
     halves = (labelled.select(range(start, len(labelled), 2)) for start in (0, 1))

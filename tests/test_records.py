@@ -3,7 +3,7 @@ import pytest
 import wfdb
 
 from ecg_hf.ptbxl.records import LEAD_NAMES, RecordError, read_record
-from ecg_hf.synthetic import write_ptbxl_folder
+from ecg_hf.synthetic import simulate_ptbxl
 
 NUM_SAMPLES = 250
 
@@ -75,7 +75,7 @@ def test_real_records_are_those_of_wfdb(request, fixture, rate):
 
 
 def test_simulated_records_are_those_of_wfdb(tmp_path):
-    write_ptbxl_folder(tmp_path, 3, sampling_rates=(100, 500))
+    simulate_ptbxl(tmp_path, 3, sampling_rates=(100, 500))
     headers = list(tmp_path.glob("records*/*/*.hea"))
     assert len(headers) == 6
     for header in headers:

@@ -15,7 +15,7 @@ from transformers import AutoFeatureExtractor
 
 from ecg_hf import ECGTransformerForMultiLabel, ECGTransformerModel, cli
 from ecg_hf.post_training.run import DataArguments, load_splits
-from ecg_hf.synthetic import write_ptbxl_folder
+from ecg_hf.synthetic import simulate_ptbxl
 
 TRAINING = pathlib.Path(__file__).parents[1] / "training"
 RECIPES = sorted(
@@ -165,7 +165,7 @@ def test_records_come_from_one_place(tmp_path):
 
 
 def test_five_hundred_hertz_files_train_a_model_of_another_rate(tmp_path, simulated_cache):
-    folder = write_ptbxl_folder(tmp_path / "ptbxl", 100, seed=2, sampling_rates=(500,))
+    folder = simulate_ptbxl(tmp_path / "ptbxl", 100, seed=2, sampling_rates=(500,))
     train(folder, simulated_cache, tmp_path / "run", sampling_rate=500, stages="probe")
     model = ECGTransformerForMultiLabel.from_pretrained(tmp_path / "run")
     assert model.config.sampling_rate == 100 and model.config.num_samples == 250

@@ -7,7 +7,7 @@ import yaml
 
 from ecg_hf import cli
 from ecg_hf.study import read_runs, read_study, write_report
-from ecg_hf.synthetic import write_ptbxl_folder
+from ecg_hf.synthetic import simulate_ptbxl
 
 GRID = {
     "tasks": ["superdiagnostic"],
@@ -42,7 +42,7 @@ def write_grid(path, **changes):
 def studied(tmp_path_factory):
     """A study that was stopped after its first runs and then called again, and what is needed to call it once more."""
     folder = tmp_path_factory.mktemp("study")
-    write_ptbxl_folder(folder / "data", 120, seed=0, sampling_rates=(100,))
+    simulate_ptbxl(folder / "data", 120, seed=0, sampling_rates=(100,))
     command = ["--data_dir", folder / "data", "--cache_dir", folder / "cache", "--output_dir", folder / "results"]
     command = [*map(str, [*command, "--work_dir", folder / "work"]), "--use_cpu", "--disable_tqdm"]
     grid = write_grid(folder / "grid.yaml")

@@ -16,7 +16,7 @@ from scipy.signal import find_peaks, resample_poly
 from ecg_hf import synthetic
 from ecg_hf.ptbxl.labels import STATEMENTS
 from ecg_hf.ptbxl.records import LEAD_NAMES
-from ecg_hf.synthetic import SIMULATED_STATEMENTS, Patient, simulate_ecg, write_ptbxl_folder
+from ecg_hf.synthetic import SIMULATED_STATEMENTS, Patient, simulate_ecg, simulate_ptbxl
 
 RATE = 500  # Hz
 BEFORE, AFTER = 200, 300  # samples of a median beat on either side of the R peak
@@ -24,7 +24,7 @@ BEFORE, AFTER = 200, 300  # samples of a median beat on either side of the R pea
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_ptbxl_folder(tmp_path_factory.mktemp("simulated") / "ptbxl", 100, sampling_rates=(100, 500))
+    return simulate_ptbxl(tmp_path_factory.mktemp("simulated") / "ptbxl", 100, sampling_rates=(100, 500))
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -169,7 +169,7 @@ def test_wfdb_reads_the_records_and_confirms_the_checksums(folder, name, rate):
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_other_ones(tmp_path):
     first, same, other = (
-        write_ptbxl_folder(tmp_path / name, 12, seed=seed) for name, seed in [("a", 3), ("b", 3), ("c", 4)]
+        simulate_ptbxl(tmp_path / name, 12, seed=seed) for name, seed in [("a", 3), ("b", 3), ("c", 4)]
     )
     assert filecmp.cmpfiles(first, same, files(first), shallow=False)[0] == files(first) == files(same)
     record = "records100/00000/00005_lr.dat"
@@ -177,7 +177,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_other_ones(tmp_path):
 
 
 def test_more_records_extend_fewer(tmp_path):
-    few, many = write_ptbxl_folder(tmp_path / "few", 15), write_ptbxl_folder(tmp_path / "many", 25)
+    few, many = simulate_ptbxl(tmp_path / "few", 15), simulate_ptbxl(tmp_path / "many", 25)
     assert table(many)[:15] == table(few)
     signals = [name for name in files(few) if name.startswith("records")]
     assert filecmp.cmpfiles(few, many, signals, shallow=False)[0] == signals
@@ -195,7 +195,7 @@ def test_patients_have_one_person_and_one_fold_and_some_come_again(folder):
 def test_100_records_show_every_statement_in_every_fold(tmp_path, seed, monkeypatch):
     monkeypatch.setattr(synthetic, "simulate_ecg", lambda *args, **options: np.zeros((12, 1), np.int16))
     counts = Counter()
-    for row in table(write_ptbxl_folder(tmp_path / "ptbxl", 100, seed=seed)):
+    for row in table(simulate_ptbxl(tmp_path / "ptbxl", 100, seed=seed)):
         counts.update((row["strat_fold"], code) for code in ast.literal_eval(row["scp_codes"]))
     assert counts.keys() == {(str(fold), code) for fold in range(1, 11) for code in SIMULATED_STATEMENTS}
 
@@ -217,23 +217,23 @@ def test_a_foreign_folder_is_refused_by_name_and_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("important")
     with pytest.raises(FileExistsError, match="mine exists"):
-        write_ptbxl_folder(tmp_path / "mine", 2)
+        simulate_ptbxl(tmp_path / "mine", 2)
     assert files(tmp_path) == ["mine/thesis.txt"]
 
 
 def test_a_folder_of_the_same_simulation_is_kept_and_one_of_another_is_refused(tmp_path):
-    folder = write_ptbxl_folder(tmp_path / "ptbxl", 2)
+    folder = simulate_ptbxl(tmp_path / "ptbxl", 2)
     written = (folder / "ptbxl_database.csv").stat().st_mtime_ns
-    assert write_ptbxl_folder(folder, 2) == folder
+    assert simulate_ptbxl(folder, 2) == folder
     assert (folder / "ptbxl_database.csv").stat().st_mtime_ns == written
     for other in ({"num_records": 3}, {"num_records": 2, "seed": 1}, {"num_records": 2, "sampling_rates": (500,)}):
         with pytest.raises(FileExistsError, match="not the simulation of"):
-            write_ptbxl_folder(folder, **other)
+            simulate_ptbxl(folder, **other)
 
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "ptbxl").mkdir()
-    assert len(table(write_ptbxl_folder(tmp_path / "ptbxl", 2))) == 2
+    assert len(table(simulate_ptbxl(tmp_path / "ptbxl", 2))) == 2
 
 
 def test_an_interrupted_simulation_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -242,7 +242,7 @@ def test_an_interrupted_simulation_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(synthetic, "simulate_ecg", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_ptbxl_folder(tmp_path / "ptbxl", 2)
+        simulate_ptbxl(tmp_path / "ptbxl", 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,7 +251,7 @@ def test_an_interrupted_simulation_leaves_nothing_behind(tmp_path, monkeypatch):
 )
 def test_impossible_folders_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        write_ptbxl_folder(tmp_path / "ptbxl", **{"num_records": 2, **options})
+        simulate_ptbxl(tmp_path / "ptbxl", **{"num_records": 2, **options})
 
 
 # ------------------------------------------------------------------------------------------------------------ the ECGs

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ptbxl.labels import task_labels
 from .families import Conversion, Family, count, has_any, head_dim, section, shape, without_prefix
 from .reading import Checkpoint
@@ -99,7 +99,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
             "lead_names": lead_names,
             **_statistics(checkpoint, lead_names),
             "clip": 5.0,
-            "float16": True,
+            "round_to_float16": True,
             "resample_method": "fourier",
             "window_stride": stride,
             "cover_end": False,

@@ -5,7 +5,7 @@ The names are those of timm and MAE. The preprocessing is assumed: millivolt at 
 
 from __future__ import annotations
 
-from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from .families import Conversion, Family, count, head_dim, resolve_heads, shape
 from .reading import Checkpoint
 

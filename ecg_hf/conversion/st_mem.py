@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from .families import Conversion, Family, count, head_dim, resolve_heads, section, shape, without_prefix
 from .reading import Checkpoint
 

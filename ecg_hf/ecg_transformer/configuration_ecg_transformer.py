@@ -9,7 +9,7 @@ import warnings
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+from .common_ecg_transformer import LEAD_NAMES, check_choice
 
 WINDOW_AGGREGATIONS = ("mean_logit", "mean_probability", "max_probability")
 
@@ -80,7 +80,7 @@ SAVED_BESIDE_FIELDS = (
 AUTO_MAP = {
     "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",
     "AutoModelForSequenceClassification": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
-    "AutoModelForPreTraining": "pretraining_ecg_transformer.ECGTransformerForPreTraining",
+    "AutoModelForPreTraining": "modeling_ecg_transformer.ECGTransformerForPreTraining",
     "AutoFeatureExtractor": "feature_extraction_ecg_transformer.ECGTransformerFeatureExtractor",
 }
 CUSTOM_PIPELINES = {
@@ -288,8 +288,7 @@ class ECGTransformerConfig(PreTrainedConfig):
         `tiny`, `small` and `base` are sizes of the default encoder. `ptbxl_100hz` (1.66 M parameters) reads 2.5 s at
         100 Hz and learns all 71 statements of PTB-XL from random weights.
         """
-        if name not in PRESETS:
-            raise ValueError(f"There is no preset `{name}`; choose one of {', '.join(PRESETS)}.")
+        check_choice("name", name, PRESETS)
         return cls(**{**PRESETS[name], **overrides})
 
     @property
@@ -382,8 +381,7 @@ class ECGTransformerConfig(PreTrainedConfig):
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got `{getattr(self, name)}`.")
+            check_choice(name, getattr(self, name), known)
         self._check_leads()
         if self.pooling == "cls" and not self.use_cls_token:
             raise ValueError("`pooling` is `cls` but `use_cls_token` is False.")
@@ -460,19 +458,4 @@ def copy_code_files(folder) -> None:
             shutil.copyfile(file, target)
 
 
-def _every_code_file():
-    # Never called: the Hub's loader fetches the files that relative imports name, and each file imports this one.
-    from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-    from .modeling_ecg_transformer import ECGTransformerModel
-    from .pipeline_ecg_classification import ECGClassificationPipeline
-    from .pretraining_ecg_transformer import ECGTransformerForPreTraining
-
-    return (
-        ECGTransformerFeatureExtractor,
-        ECGTransformerModel,
-        ECGClassificationPipeline,
-        ECGTransformerForPreTraining,
-    )
-
-
-__all__ = ["ECGTransformerConfig", "LEAD_NAMES", "PRESETS"]
+__all__ = ["ECGTransformerConfig", "PRESETS"]

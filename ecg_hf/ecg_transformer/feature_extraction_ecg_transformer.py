@@ -10,7 +10,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
-from .configuration_ecg_transformer import AUTO_MAP, LEAD_NAMES, copy_code_files
+from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, MISSING_SAMPLE, check_choice
+from .configuration_ecg_transformer import AUTO_MAP, copy_code_files
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
     bandpass_filter,
@@ -23,11 +24,8 @@ from .signal_steps_ecg_transformer import (
     zscore,
 )
 
-UNITS_PER_MILLIVOLT = {"mV": 1, "uV": 1000}
-
-# The range of int16 in µV, which is PTB-XL's, without the value that marks a missing sample in WFDB's format 16.
-MAX_MILLIVOLTS = 32.767
-MISSING_SAMPLE = -32768
+UNITS_PER_MILLIVOLT = {unit: MICROVOLTS["mv"] / MICROVOLTS[unit.casefold()] for unit in ("mV", "uV")}
+MAX_MILLIVOLTS = MAX_MICROVOLTS / MICROVOLTS["mv"]
 
 
 @dataclass
@@ -115,7 +113,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         normalization_eps (`float`, defaults to 0): Added to the divisor of `zscore` and `minmax`.
         decimation (`int`, defaults to 1):
             Of the step `decimate`; what stands between `resample` and it works at this multiple of `sampling_rate`.
-        float16 (`bool`, defaults to `False`):
+        round_to_float16 (`bool`, defaults to `False`):
             Round to float16 before and after resampling and after each operation of `normalize`, which is the
             precision of the signals that Weimann's ECG-JEPA was trained on.
         lead_tokens (`bool`, defaults to `False`):
@@ -148,12 +146,15 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         zscore_per_lead: bool = True,
         normalization_eps: float = 0.0,
         decimation: int = 1,
-        float16: bool = False,
+        round_to_float16: bool = False,
         lead_tokens: bool = False,
         return_attention_mask: bool = False,
         steps: Sequence[str] = ("leads", "resample", "bandpass", "windows", "normalize"),
         **kwargs,
     ):
+        # Files written before version 0.2 have the earlier name of a field.
+        if "float16" in kwargs:
+            round_to_float16 = kwargs.pop("float16")
         # What a saved file holds beside the fields.
         for name in ("auto_map", "feature_extractor_type", "processor_class"):
             kwargs.pop(name, None)
@@ -176,7 +177,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         self.zscore_per_lead = zscore_per_lead
         self.normalization_eps = normalization_eps
         self.decimation = decimation
-        self.float16 = float16
+        self.round_to_float16 = round_to_float16
         self.lead_tokens = lead_tokens
         self.return_attention_mask = return_attention_mask
         self.steps = list(steps)
@@ -226,8 +227,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             TypeError: values that are not numbers.
         """
         self._check_settings()
-        if missing_leads not in ("zero", "error"):
-            raise ValueError(f'`missing_leads` must be "zero" or "error", got {missing_leads!r}.')
+        check_choice("missing_leads", missing_leads, ("zero", "error"))
         batches = self._group_records(signal, sampling_rate, lead_names, units, crop_positions)
         for batch in batches:
             for step in self.steps:
@@ -285,10 +285,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             )
 
     def _check_filters(self):
-        if self.resample_method not in RESAMPLE_METHODS:
-            raise ValueError(
-                f"`resample_method` must be one of {', '.join(RESAMPLE_METHODS)}; got {self.resample_method!r}."
-            )
+        check_choice("resample_method", self.resample_method, RESAMPLE_METHODS)
         if not _is_count(self.decimation):
             raise ValueError(f"`decimation` must be a whole number above 0, got {self.decimation!r}.")
         if self.bandpass_fir_seconds is not None and not self.bandpass_fir_seconds > 0:
@@ -420,7 +417,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         batch.values = values
 
     def _round(self, values: np.ndarray) -> np.ndarray:
-        return round_to_float16(values) if self.float16 else values
+        return round_to_float16(values) if self.round_to_float16 else values
 
     def _zscore(self, batch: _Batch):
         batch.values = zscore(batch.in_millivolts(), self.zscore_per_lead, self.normalization_eps)
@@ -566,8 +563,8 @@ def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | No
         raise TypeError(f"{label}: expected an array of integers or floats, got {array.dtype}.")
     if units is None and array.dtype.kind != "f":
         raise ValueError(f'{label} holds integers ({array.dtype}): say their `units`, "mV" or "uV".')
-    if units is not None and units not in UNITS_PER_MILLIVOLT:
-        raise ValueError(f'`units` must be "mV" or "uV", got {units!r}.')
+    if units is not None:
+        check_choice("units", units, UNITS_PER_MILLIVOLT)
     if array.ndim != 2 or array.shape[0] != len(lead_names):
         swapped = array.ndim == 2 and array.shape[1] == len(lead_names)
         raise ValueError(

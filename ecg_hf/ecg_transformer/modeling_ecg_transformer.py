@@ -4,7 +4,9 @@ Sources: MTECG (arXiv 2309.07136) for the default encoder, in which all leads of
 classes hold the public encoders ECG-JEPA (Weimann, 2410.13867; Kim, 2410.08559), ST-MEM (2402.09450), ECG-FM
 (2408.05178) and HuBERT-ECG (medRxiv 2024.11.14.24317328): what they differ in are fields of the configuration.
 Stochastic depth is from Huang et al. (arXiv 1603.09382), its use in post-training from arXiv 2509.12991. Dropped rows
-are not computed, as in Touvron et al. (arXiv 2212.04884).
+are not computed, as in Touvron et al. (arXiv 2212.04884). Pre-training is contrastive multi-segment coding (Kiyasseh
+et al. 2021, arXiv 2005.13249); with random lead masking of the crops it is what the authors of ECG-FM pre-train with
+(Oh et al. 2022, arXiv 2203.06889).
 """
 
 import os
@@ -12,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -23,6 +26,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .common_ecg_transformer import UNKNOWN_LABEL
 from .configuration_ecg_transformer import AUTO_MAP, CUSTOM_PIPELINES, ECGTransformerConfig, copy_code_files
 from .embeddings_ecg_transformer import ECGTransformerEmbeddings, ECGTransformerLeadEmbeddings
 from .layers_ecg_transformer import (
@@ -35,8 +39,6 @@ from .layers_ecg_transformer import (
 )
 
 logger = logging.get_logger(__name__)
-
-UNKNOWN_LABEL = -100
 
 # Of `save_pretrained(push_to_hub=True)`, for `push_to_hub`.
 PUSH_ARGUMENTS = ("commit_description", "commit_message", "create_pr", "private", "revision", "tags", "token")
@@ -67,6 +69,23 @@ class ECGTransformerClassifierOutput(ModelOutput):
     pooler_output: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class ECGTransformerForPreTrainingOutput(ModelOutput):
+    """
+    loss (`torch.FloatTensor` of shape `(1,)`): of the crops of all processes.
+    accuracy (`torch.FloatTensor` of shape `(1,)`): share of the crops whose nearest other crop is of the same record.
+    feature_std (`torch.FloatTensor` of shape `(1,)`):
+        Root mean square distance of the projected crops, which have length 1, from their mean: 1 where they are spread
+        over the whole sphere, 0 where all are the same.
+    pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): of this process's crops.
+    """
+
+    loss: torch.FloatTensor | None = None
+    accuracy: torch.FloatTensor | None = None
+    feature_std: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
 
 
 class ECGTransformerPreTrainedModel(PreTrainedModel):
@@ -429,4 +448,126 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         return torch.stack([columns[name][:, label] for label, name in enumerate(chosen)], dim=1)
 
 
-__all__ = ["ECGTransformerForMultiLabel", "ECGTransformerModel", "ECGTransformerPreTrainedModel", "multilabel_loss"]
+class ECGTransformerProjectionHead(nn.Module):
+    """(batch, hidden) to (batch, projection size): what crops are compared by, and what is dropped afterwards."""
+
+    def __init__(self, config: ECGTransformerConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(4 * config.hidden_size, config.projection_size)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(pooled)))
+
+
+class _GatherRows(torch.autograd.Function):
+    """The rows of all processes, one process after another; the gradient flows to the own rows."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        # The gradients of all rows add up, but data-parallel training takes the mean over the processes.
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+
+
+def contrastive_loss(
+    features: torch.Tensor, record_ids: torch.Tensor, patient_ids: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (rows, size) of length 1 -> loss and accuracy, both of shape ().
+
+    For each row the cross entropy of finding another row of its record among all rows but itself and those of other
+    records of its patient; the mean over such rows where there are several, and over the rows.
+    """
+    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
+    same_record = record_ids[:, None] == record_ids
+    same_patient = patient_ids[:, None] == patient_ids
+    positive, ignored = same_record & ~itself, itself | (same_patient & ~same_record)
+    if not torch.compiler.is_compiling():
+        _check_rows(positive, same_record | same_patient)
+    similarity = (features @ features.T / temperature).masked_fill(ignored, -torch.inf)
+    log_probability = similarity.log_softmax(dim=1).masked_fill(~positive, 0.0)
+    loss = -(log_probability.sum(dim=1) / positive.sum(dim=1)).mean()
+    nearest = similarity.argmax(dim=1, keepdim=True)
+    return loss, positive.gather(1, nearest).float().mean()
+
+
+def _check_rows(positive: torch.Tensor, related: torch.Tensor):
+    if not positive.any(dim=1).all():
+        raise ValueError("Each row needs another one with the same `record_ids`: give two crops of every record.")
+    if related.all():
+        raise ValueError(
+            f"All {len(related)} rows of the batch are of one patient, so that there is nothing to tell them from: "
+            "take larger batches, or shuffle the records."
+        )
+
+
+class ECGTransformerForPreTraining(ECGTransformerPreTrainedModel):
+    """The encoder with a projection head, trained by telling crops of one record from those of other patients."""
+
+    # The loss is a mean over the batch, whatever else is passed.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ECGTransformerConfig):
+        super().__init__(config)
+        self.ecg_transformer = ECGTransformerModel(config)
+        self.projection_head = ECGTransformerProjectionHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        record_ids: torch.Tensor,
+        patient_ids: torch.Tensor | None = None,
+        **encoder_inputs,
+    ) -> ECGTransformerForPreTrainingOutput:
+        r"""
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch, num_leads, samples)`): Crops, as windows elsewhere.
+            record_ids (`torch.LongTensor` of shape `(batch,)`): The record of each crop, at least two of each record.
+            patient_ids (`torch.LongTensor` of shape `(batch,)`, *optional*):
+                The patient of each crop; crops of a patient's other records take no part. Without it each record has
+                a patient of its own.
+            encoder_inputs: Further inputs of [`ECGTransformerModel`].
+
+        In training with several processes the loss is that of the crops of all of them, which must be as many in each.
+
+        Raises `ValueError` for a crop that is alone of its record, and where all crops are of one patient.
+        """
+        pooled = self.ecg_transformer(input_values, **encoder_inputs).pooler_output
+        ids = torch.stack([record_ids, record_ids if patient_ids is None else patient_ids], dim=1)
+        projected = self.projection_head(pooled)
+        # Similarities in 16 bits would be too coarse for the temperature.
+        with torch.autocast(pooled.device.type, enabled=False):
+            features = nn.functional.normalize(projected.float(), dim=-1)
+            if self.training and dist.is_initialized() and dist.get_world_size() > 1:
+                features, ids = _GatherRows.apply(features), _GatherRows.apply(ids)
+            loss, accuracy = contrastive_loss(features, *ids.unbind(1), self.config.contrastive_temperature)
+        spread = (features.detach() - features.detach().mean(dim=0)).square().sum(dim=1).mean().sqrt()
+        return ECGTransformerForPreTrainingOutput(
+            loss=loss, accuracy=accuracy, feature_std=spread, pooler_output=pooled
+        )
+
+
+def _every_code_file():
+    # Never called: the Hub's loader fetches the files that relative imports name, so a model brings all of them.
+    from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+    from .pipeline_ecg_classification import ECGClassificationPipeline
+
+    return ECGTransformerFeatureExtractor, ECGClassificationPipeline
+
+
+__all__ = [
+    "ECGTransformerForMultiLabel",
+    "ECGTransformerForPreTraining",
+    "ECGTransformerModel",
+    "ECGTransformerPreTrainedModel",
+    "contrastive_loss",
+    "multilabel_loss",
+]

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from scipy import signal as scipy_signal
 
-from .configuration_ecg_transformer import LEAD_NAMES
+from .common_ecg_transformer import LEAD_NAMES
 
 RESAMPLE_METHODS = ("polyphase", "fourier", "linear")
 

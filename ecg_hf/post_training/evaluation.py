@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from transformers.trainer_utils import PredictionOutput
 
-from ..ecg_transformer.modeling_ecg_transformer import UNKNOWN_LABEL, multilabel_loss
+from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from ..metrics import bootstrap_metrics, calibration_metrics, multilabel_metrics
 
 

@@ -12,16 +12,17 @@ import numpy as np
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..ecg_transformer.configuration_ecg_transformer import LEAD_NAMES, PRESETS, ECGTransformerConfig
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ..ecg_transformer.configuration_ecg_transformer import PRESETS, ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
+from ..files import write_atomic
 from ..ptbxl import load_ptbxl
 from ..ptbxl.labels import task_label_names, task_labels
 from ..ptbxl.parquet import load_ptbxl_parquet
-from ..synthetic import write_ptbxl_folder
+from ..synthetic import simulate_ptbxl
 from .arguments import PostTrainingArguments
 from .evaluation import predictions_table, split_metrics
-from .stages import write_whole
 from .trainer import PostTrainer
 from .windows import lead_statistics
 
@@ -149,7 +150,7 @@ def _data_folder(data_args: DataArguments, args: PostTrainingArguments) -> str |
         return data_args.data_dir
     folder = pathlib.Path(args.output_dir.rstrip("/") + "-data")
     if not folder.is_dir():
-        write_ptbxl_folder(folder, DEMO_RECORDS, seed=0, sampling_rates=(data_args.sampling_rate,))
+        simulate_ptbxl(folder, DEMO_RECORDS, seed=0, sampling_rates=(data_args.sampling_rate,))
     return str(folder)
 
 
@@ -331,7 +332,7 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: DataArguments) -> 
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
         predictions_table(dataset, labels, output).to_csv(output_dir / "predictions.csv", index=False)
-        write_whole(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 

@@ -7,7 +7,6 @@ a killed run goes on where it was.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import zipfile
@@ -23,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
+from ..files import whole_file
 from .arguments import PostTrainingArguments
 from .evaluation import choosing_metric, evaluation_metrics, record_losses, with_both_classes
 
@@ -55,8 +55,8 @@ class CachedFeatures:
                 counts.append(mask.sum(axis=1))
                 labels.append(batch_labels)
         # Written last and whole: its presence says that the features are complete.
-        np.savez(folder / "part.npz", counts=np.concatenate(counts), labels=np.concatenate(labels))
-        os.replace(folder / "part.npz", folder / "records.npz")
+        with whole_file(folder / "records.npz") as unfinished:
+            np.savez(unfinished, counts=np.concatenate(counts), labels=np.concatenate(labels))
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> CachedFeatures:
@@ -161,14 +161,14 @@ def last_complete_checkpoint(folder: pathlib.Path, world_size: int) -> str | Non
         if match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name):
             steps[int(match[1])] = path
     for _, path in sorted(steps.items(), reverse=True):
-        fault = _fault_of_checkpoint(path, world_size)
+        fault = _checkpoint_problem(path, world_size)
         if fault is None:
             return str(path)
         logger.warning(f"{path.name} is ignored: {fault}.")
     return None
 
 
-def _fault_of_checkpoint(path: pathlib.Path, world_size: int) -> str | None:
+def _checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
     states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
     # FSDP gathers its optimizer into `optimizer.bin`.
     optimizer = "optimizer.bin" if (path / "optimizer.bin").is_file() else "optimizer.pt"
@@ -196,11 +196,4 @@ def differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
             yield f"`{path}{key}` was {old}, now {new}"
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-__all__ = ["CachedFeatures", "differences", "fit_linear_probe", "last_complete_checkpoint", "write_whole"]
+__all__ = ["CachedFeatures", "differences", "fit_linear_probe", "last_complete_checkpoint"]

@@ -25,6 +25,7 @@ from transformers.utils import logging
 from ..cards import describe_data, package_versions, write_model_card
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
+from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..metrics import choose_thresholds
 from ..plotting import plot_learning_curves
@@ -38,8 +39,8 @@ from .evaluation import (
     split_metrics,
     with_both_classes,
 )
-from .stages import CachedFeatures, differences, fit_linear_probe, last_complete_checkpoint, write_whole
-from .windows import EpochSampler, EvaluationWindows, SetEpoch, TrainingWindows, collate_ready_batch, label_matrix
+from .stages import CachedFeatures, differences, fit_linear_probe, last_complete_checkpoint
+from .windows import EpochSampler, EvaluationWindows, SetEpoch, TrainingWindows, identity_collate, label_matrix
 
 logger = logging.get_logger(__name__)
 
@@ -88,7 +89,7 @@ class PostTrainer(Trainer):
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=collate_ready_batch,
+            data_collator=identity_collate,
             processing_class=feature_extractor,
             compute_metrics=lambda prediction: evaluation_metrics(prediction.label_ids, *prediction.predictions),
             **kwargs,
@@ -134,7 +135,7 @@ class PostTrainer(Trainer):
             if self.is_world_process_zero():
                 self.model.save_pretrained(folder)
                 self.processing_class.save_pretrained(folder)
-                write_whole(folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self._seconds()}))
+                write_atomic(folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self._seconds()}))
                 shutil.rmtree(train.parent)
             self.accelerator.wait_for_everyone()
         self._load_weights(folder / "model.safetensors")
@@ -313,7 +314,7 @@ class PostTrainer(Trainer):
             if resume:
                 logger.warning(f"There is no run in `{self.run_folder}` yet: post-training starts from the beginning.")
             record.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(record, json.dumps(run, indent=2))
+            write_atomic(record, json.dumps(run, indent=2))
             return None
         if not resume:
             raise FileExistsError(
@@ -371,8 +372,8 @@ class PostTrainer(Trainer):
                     interval = metrics["test"]["intervals"][name]
                     results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
             (folder / "training_args.bin").unlink(missing_ok=True)
-            write_whole(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
-            write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+            write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             (folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False))
             (folder / "log_history.json").write_text(json.dumps(self.state.log_history, indent=1))
             plot_learning_curves(self.state.log_history, folder / "learning_curves.png")

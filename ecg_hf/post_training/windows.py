@@ -118,7 +118,7 @@ class EvaluationWindows(RecordWindows):
         return batch
 
 
-def collate_ready_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def identity_collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The window data sets return a batch, not a list of items: nothing is left to collate."""
     return batch
 
@@ -167,6 +167,6 @@ __all__ = [
     "RecordWindows",
     "SetEpoch",
     "TrainingWindows",
-    "collate_ready_batch",
+    "identity_collate",
     "lead_statistics",
 ]

@@ -21,12 +21,13 @@ import pandas as pd
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from ..ptbxl.builder import FILENAME_COLUMNS, TABLE_NAME, read_table
+from ..files import whole_file
 from ..ptbxl.records import RecordError, read_record
+from ..ptbxl.table import TABLE_NAME, read_table
 
 logger = logging.getLogger(__name__)
 
-MOST_LEFT_OUT = 0.01
+MAX_SKIPPED_FRACTION = 0.01
 """Share of the records that may be left out; beyond it something else is wrong."""
 
 _RECORDS_PER_CHUNK = 256
@@ -53,10 +54,7 @@ class RecordFile(NamedTuple):
 
 def ptbxl_files(data_dir: str | os.PathLike, sampling_rate: int, folds: Sequence[int]) -> list[RecordFile]:
     """The records of some folds of a PTB-XL folder, at 100 or 500 Hz. No signal is read."""
-    if sampling_rate not in FILENAME_COLUMNS:
-        rates = " and ".join(map(str, FILENAME_COLUMNS))
-        raise ValueError(f"PTB-XL has records at {rates} Hz, not at {sampling_rate!r} Hz.")
-    table = read_table(Path(data_dir) / TABLE_NAME, FILENAME_COLUMNS[sampling_rate])
+    table = read_table(data_dir, sampling_rate)
     table = table.filter(np.isin(table["strat_fold"], list(folds)))
     columns = (table[name].to_pylist() for name in ("ecg_id", "filename", "patient_id"))
     return [RecordFile(ecg_id, Path(data_dir, name), patient) for ecg_id, name, patient in zip(*columns, strict=True)]
@@ -157,9 +155,8 @@ def _fingerprint(files: Sequence[RecordFile]) -> str:
 def _write(files: Sequence[RecordFile], path: Path) -> None:
     """The readable records to `path`, the others by name to a JSON file beside it; both whole or not at all."""
     left_out: list[str] = []
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
+    with whole_file(path) as unfinished:
+        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
             for start in tqdm(range(0, len(files), _RECORDS_PER_CHUNK), desc="Reading records"):
                 rows = list(_readable(files[start : start + _RECORDS_PER_CHUNK], left_out))
                 _check_left_out(left_out, len(files))
@@ -167,9 +164,6 @@ def _write(files: Sequence[RecordFile], path: Path) -> None:
                 arrays = [pa.array(list(column), field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
                 writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
         path.with_suffix(".json").write_text(json.dumps(left_out), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _readable(files: Sequence[RecordFile], left_out: list[str]) -> Iterator[tuple]:
@@ -187,11 +181,11 @@ def _readable(files: Sequence[RecordFile], left_out: list[str]) -> Iterator[tupl
 
 
 def _check_left_out(left_out: list[str], num_files: int) -> None:
-    if len(left_out) > MOST_LEFT_OUT * num_files:
+    if len(left_out) > MAX_SKIPPED_FRACTION * num_files:
         named = "\n".join(left_out[:_NAMED_IN_A_MESSAGE])
         raise ValueError(
-            f"More than {MOST_LEFT_OUT:.0%} of the {num_files} records cannot be used. Repair them, or leave them out "
-            f"of the folder or table:\n{named}"
+            f"More than {MAX_SKIPPED_FRACTION:.0%} of the {num_files} records cannot be used. Repair them, or remove "
+            f"them from the folder or table:\n{named}"
         )
 
 

@@ -13,10 +13,11 @@ from transformers import set_seed
 
 from ..cards import PTBXL_TRAINING, SIMULATED_DEVICE
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
-from ..ecg_transformer.pretraining_ecg_transformer import ECGTransformerForPreTraining
+from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..post_training.run import ModelArguments, new_config, new_feature_extractor, pretrained_feature_extractor
-from ..ptbxl.builder import FILENAME_COLUMNS, FOLDS, PTBXL, TABLE_NAME, read_table
+from ..ptbxl.builder import PTBXL
 from ..ptbxl.labels import encode_labels, task_labels
+from ..ptbxl.table import FOLDS, TABLE_NAME, read_table
 from .arguments import PreTrainingArguments
 from .crops import crop_statistics
 from .probe import LinearProbe
@@ -140,15 +141,11 @@ def load_training_records(record_args: RecordArguments, crop_seconds: float) -> 
 
 
 def _assert_training_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:
-    table = _ptbxl_table(record_args.data_dir, record_args.sampling_rate)
+    table = read_table(record_args.data_dir, record_args.sampling_rate)
     fold_of = dict(zip(table["ecg_id"].to_pylist(), table["strat_fold"].to_pylist(), strict=True))
     others = [ecg_id for ecg_id in dataset["ecg_id"] if fold_of.get(ecg_id) not in FOLDS["train"]]
     if others:
         raise RuntimeError(f"{len(others)} records are not of PTB-XL's training folds, the first is {others[0]}.")
-
-
-def _ptbxl_table(folder: str, sampling_rate: int):
-    return read_table(pathlib.Path(folder) / TABLE_NAME, FILENAME_COLUMNS[sampling_rate])
 
 
 def _probe_splits(
@@ -173,7 +170,7 @@ def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> da
     """Records of some folds with `labels` and `strat_fold`; those without a statement of the task are left out."""
     rate = record_args.sampling_rate
     dataset = load_records(ptbxl_files(folder, rate, folds), 0.0, record_args.cache_dir)
-    table = _ptbxl_table(folder, rate)
+    table = read_table(folder, rate)
     row_of = {ecg_id: row for row, ecg_id in enumerate(table["ecg_id"].to_pylist())}
     table = table.take([row_of[ecg_id] for ecg_id in dataset["ecg_id"]])
     labels = encode_labels([[item["code"] for item in items] for items in table["scp_codes"].to_pylist()], task)
@@ -191,7 +188,7 @@ def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
     """What the card says of the records, as far as it is known."""
     if record_args.train_table is not None or not _is_ptbxl(record_args.data_dir):
         return {}
-    devices = _ptbxl_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
+    devices = read_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
     if devices == [SIMULATED_DEVICE]:
         return {"name": "simulated ECGs", "simulated": True}
     return {"name": "PTB-XL", **{name: PTBXL.SOURCE[name] for name in ("license", "citation", "homepage")}}

@@ -21,10 +21,11 @@ from transformers.utils import logging
 
 from ..cards import package_versions, write_model_card
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from ..ecg_transformer.pretraining_ecg_transformer import ECGTransformerForPreTraining
+from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
+from ..files import write_atomic
 from ..plotting import plot_learning_curves
-from ..post_training.stages import differences, last_complete_checkpoint, write_whole
-from ..post_training.windows import EpochSampler, SetEpoch, collate_ready_batch
+from ..post_training.stages import differences, last_complete_checkpoint
+from ..post_training.windows import EpochSampler, SetEpoch, identity_collate
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
 from .probe import LinearProbe
@@ -84,7 +85,7 @@ class PreTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=train_dataset,
-            data_collator=collate_ready_batch,
+            data_collator=identity_collate,
             processing_class=feature_extractor,
             **kwargs,
         )
@@ -213,7 +214,7 @@ class PreTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            write_whole(pathlib.Path(output_dir) / RUN_FILE, json.dumps(self._facts(), indent=2))
+            write_atomic(pathlib.Path(output_dir) / RUN_FILE, json.dumps(self._facts(), indent=2))
 
     def _save_checkpoint(self, model, trial) -> None:
         try:
@@ -244,12 +245,12 @@ class PreTrainer(Trainer):
             folder.mkdir(parents=True)
             self.accelerator.unwrap_model(self.model).base_model.save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
-            write_whole(folder / RUN_FILE, json.dumps(self._facts(), indent=2))
+            write_atomic(folder / RUN_FILE, json.dumps(self._facts(), indent=2))
             (folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False))
             (folder / "log_history.json").write_text(json.dumps(history, indent=1))
             plot_learning_curves(history, folder / "learning_curves.png")
-            write_whole(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
-            write_whole(folder / "metrics.json", json.dumps(self._metrics(), indent=1) + "\n")
+            write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+            write_atomic(folder / "metrics.json", json.dumps(self._metrics(), indent=1) + "\n")
             write_model_card(folder)
             for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
                 file.replace(self.run_folder / file.name)

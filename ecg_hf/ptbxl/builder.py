@@ -5,36 +5,27 @@ The records of one sampling rate are written to Arrow once; each task is a view 
 
 from __future__ import annotations
 
-import ast
 import errno
 import hashlib
 import logging
-import math
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 from datasets import Features, List, Value
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
-from .labels import encode_labels, find_statement, task_labels
-from .records import LEAD_NAMES, RecordError, read_record
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from .download import unpack_ptbxl
+from .labels import encode_labels, task_labels
+from .records import RecordError, read_record
+from .table import FILENAME_COLUMNS, FOLDS, TABLE_NAME, check_sampling_rate, read_blocks, table_features
 
 logger = logging.getLogger(__name__)
-
-TABLE_NAME = "ptbxl_database.csv"
-
-FOLDS = {"train": range(1, 9), "validation": range(9, 10), "test": range(10, 11)}
-"""The official folds of each split."""
-
-FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
-"""The column of the table that names the files of a sampling rate in Hz."""
 
 # `datasets` replaces Path, open and others in a builder's module by its own, which take "::" in a path for a remote
 # archive, unless it finds this mark of having done so.
@@ -42,82 +33,6 @@ _patched_for_streaming = True
 
 _RECORD_SECONDS = 10
 _RECORDS_PER_CHUNK = 64
-_BYTES_PER_BLOCK = 2**16
-
-SAMPLING_RATES = tuple(FILENAME_COLUMNS)
-"""The rates in Hz at which PTB-XL has its records."""
-
-
-def _parse_integer(cell: str) -> int:
-    number = float(cell)
-    if not number.is_integer():
-        raise ValueError("it must be a whole number.")
-    return int(number)
-
-
-def _parse_number(cell: str) -> float:
-    number = float(cell)
-    if not math.isfinite(number):
-        raise ValueError("it must be a finite number.")
-    return number
-
-
-def _parse_fold(cell: str) -> int:
-    fold = _parse_integer(cell)
-    if not any(fold in folds for folds in FOLDS.values()):
-        raise ValueError("it must be a fold from 1 to 10.")
-    return fold
-
-
-def _parse_codes(cell: str) -> list[dict[str, str | float]]:
-    codes = ast.literal_eval(cell.strip())
-    if not isinstance(codes, dict):
-        raise ValueError("it must be a dictionary of likelihoods by SCP code.")
-    parsed = [
-        {"code": find_statement(str(code)).code, "likelihood": float(likelihood)} for code, likelihood in codes.items()
-    ]
-    if len({item["code"] for item in parsed}) < len(parsed):
-        raise ValueError("it names a statement twice.")
-    return parsed
-
-
-def _parse_filename(cell: str) -> str:
-    path = PureWindowsPath(cell)  # knows the separators and anchors of all systems
-    if path.anchor or ".." in path.parts:
-        raise ValueError("it must lie inside the data folder.")
-    return cell
-
-
-class _Column(NamedTuple):
-    """A column of the table: its type in the data set, and how one of its cells is read."""
-
-    feature: Value | List
-    parse: Callable[[str], Any]
-    is_required: bool = False
-
-
-_COLUMNS = {
-    "ecg_id": _Column(Value("int64"), _parse_integer, is_required=True),
-    "patient_id": _Column(Value("int64"), _parse_integer),
-    "age": _Column(Value("float32"), _parse_number),
-    "sex": _Column(Value("int64"), _parse_integer),
-    "height": _Column(Value("float32"), _parse_number),
-    "weight": _Column(Value("float32"), _parse_number),
-    "nurse": _Column(Value("int64"), _parse_integer),
-    "site": _Column(Value("int64"), _parse_integer),
-    "device": _Column(Value("string"), str),
-    "recording_date": _Column(Value("string"), str),
-    "report": _Column(Value("string"), str),
-    "scp_codes": _Column(
-        List({"code": Value("string"), "likelihood": Value("float32")}), _parse_codes, is_required=True
-    ),
-    "strat_fold": _Column(Value("int64"), _parse_fold, is_required=True),
-    "filename": _Column(Value("string"), _parse_filename, is_required=True),
-}
-
-
-def _table_features() -> Features:
-    return Features({name: column.feature for name, column in _COLUMNS.items()})
 
 
 class PTBXL(datasets.ArrowBasedBuilder):
@@ -138,7 +53,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
     @staticmethod
     def column_names() -> list[str]:
         """The columns, in order; a task's labels are not among them."""
-        return [*_COLUMNS, "sampling_rate", "lead_names", "signal"]
+        return [*table_features(), "sampling_rate", "lead_names", "signal"]
 
     def __init__(
         self,
@@ -148,9 +63,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
         cache_dir: str | os.PathLike | None = None,
         skip_missing_records: bool = False,
     ):
-        if sampling_rate not in FILENAME_COLUMNS:
-            rates = " and ".join(map(str, FILENAME_COLUMNS))
-            raise ValueError(f"PTB-XL has records at {rates} Hz, not at {sampling_rate!r} Hz.")
+        check_sampling_rate(sampling_rate)
         self.folder = Path(data_dir).expanduser().absolute()
         self.sampling_rate = sampling_rate
         content = hashlib.sha256()
@@ -179,7 +92,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
         )
 
     def _read_blocks(self) -> Iterator[pa.Table]:
-        return read_blocks(self.folder / TABLE_NAME, FILENAME_COLUMNS[self.sampling_rate])
+        return read_blocks(self.folder, self.sampling_rate)
 
     def _check_missing(self, first: str, skip_missing_records: bool) -> None:
         if self._missing.all():
@@ -200,7 +113,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         num_values = len(LEAD_NAMES) * _RECORD_SECONDS * self.sampling_rate
         features = Features(
-            _table_features(),
+            table_features(),
             sampling_rate=Value("int64"),
             lead_names=List(Value("string")),
             signal=List(Value("int16"), length=num_values),
@@ -308,8 +221,6 @@ def ptbxl_folder(
     """`data_dir` itself, or the folder into which it was unpacked if it is a zip file."""
     if not Path(data_dir).expanduser().is_file():
         return data_dir
-    from .download import unpack_ptbxl  # which imports this module
-
     return unpack_ptbxl(data_dir, sampling_rate, cache_dir or datasets.config.HF_DATASETS_CACHE)
 
 
@@ -352,77 +263,4 @@ def _record_stamp(path: str) -> str | None:
     return " ".join(f"{file.st_size} {file.st_mtime_ns}" for file in files)
 
 
-def read_table(path: Path, filename_column: str) -> pa.Table:
-    """PTB-XL's table, checked and typed, with the file names of one sampling rate."""
-    return pa.concat_tables(read_blocks(path, filename_column))
-
-
-def read_blocks(path: Path, filename_column: str) -> Iterator[pa.Table]:
-    """The rows of `read_table` in turn, some hundreds at a time, so that few are ever in memory."""
-    schema = _table_features().arrow_schema
-    ecg_ids = [np.empty(0, dtype=np.int64)]
-    try:
-        for cells in _read_cells(path, filename_column):
-            columns = [pa.array(_parse_column(cells, field.name), field.type) for field in schema]
-            table = pa.table(columns, schema=schema)
-            ecg_ids.append(table["ecg_id"].to_numpy())
-            yield table
-        _check_ecg_ids(np.concatenate(ecg_ids))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _read_cells(path: Path, filename_column: str) -> Iterator[pa.RecordBatch]:
-    """The table's cells, as they are, under the names of the data set's columns."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `data_dir` must be PTB-XL's folder, which holds this table.")
-    names = {filename_column if name == "filename" else name: name for name in _COLUMNS}
-    try:
-        with pyarrow.csv.open_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=_BYTES_PER_BLOCK),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=list(names), column_types=dict.fromkeys(names, pa.string())
-            ),
-        ) as blocks:
-            for cells in blocks:
-                yield cells.rename_columns(list(names.values()))
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise ValueError(f"it is not PTB-XL's table, comma-separated in UTF-8: {error}") from error
-
-
-def _check_ecg_ids(ecg_ids: np.ndarray) -> None:
-    if not len(ecg_ids):
-        raise ValueError("it has no rows.")
-    values, counts = np.unique(ecg_ids, return_counts=True)
-    if counts.max() > 1:
-        raise ValueError(f"ecg_id {values[counts.argmax()]} stands in {counts.max()} rows.")
-
-
-def _parse_column(cells: pa.RecordBatch, name: str) -> list[Any]:
-    _, parse, is_required = _COLUMNS[name]
-    values = []
-    for ecg_id, cell in zip(cells["ecg_id"].to_pylist(), cells[name].to_pylist(), strict=True):
-        try:
-            if is_required and not cell.strip():
-                raise ValueError("it must not be empty.")
-            values.append(parse(cell) if cell.strip() else None)
-        except (SyntaxError, TypeError, ValueError) as error:
-            raise ValueError(f"`{name}` of ecg_id {ecg_id or '?'} is {cell!r}: {error}") from error
-    return values
-
-
-__all__ = [
-    "FILENAME_COLUMNS",
-    "FOLDS",
-    "PTBXL",
-    "SAMPLING_RATES",
-    "TABLE_NAME",
-    "fixed_size_lists",
-    "load_ptbxl",
-    "ptbxl_folder",
-    "read_blocks",
-    "read_table",
-    "statement_codes",
-]
+__all__ = ["PTBXL", "fixed_size_lists", "load_ptbxl", "ptbxl_folder", "statement_codes"]

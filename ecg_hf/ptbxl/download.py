@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 import httpx2
 from tqdm.auto import tqdm
 
-from .builder import SAMPLING_RATES, TABLE_NAME
+from ..files import whole_folder
+from .table import TABLE_NAME, check_sampling_rate
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,7 @@ def download_ptbxl(
         ConnectionError: the server cannot be reached or refuses a file; what was fetched is kept.
         OSError: a file came with another SHA-256 twice.
     """
-    if sampling_rate not in SAMPLING_RATES:
-        rates = " and ".join(map(str, SAMPLING_RATES))
-        raise ValueError(f"PTB-XL has records at {rates} Hz, not at {sampling_rate} Hz.")
+    check_sampling_rate(sampling_rate)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with httpx2.Client(base_url=base_url, timeout=SECONDS_TO_WAIT, follow_redirects=True) as client:
@@ -210,16 +209,12 @@ def _members(archive: zipfile.ZipFile, sampling_rate: int) -> dict[str, zipfile.
 
 
 def _unpack(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: Path) -> None:
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
+    with whole_folder(folder) as unfinished:
         for name, info in tqdm(members.items(), desc=f"Unpacking {Path(archive.filename).name}", unit="file"):
             path = unfinished / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(info) as source, open(path, "wb") as target:
                 shutil.copyfileobj(source, target)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 __all__ = ["PHYSIONET_URL", "download_ptbxl", "unpack_ptbxl"]

@@ -7,7 +7,6 @@ which rows, namely those with a statement of the task's kind (column `has_<task>
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ import numpy as np
 import pyarrow.parquet
 from datasets import List, Value
 
-from .builder import FOLDS, PTBXL, SAMPLING_RATES, fixed_size_lists, ptbxl_folder, statement_codes
+from ..files import whole_folder
+from .builder import PTBXL, fixed_size_lists, ptbxl_folder, statement_codes
 from .labels import TASKS, encode_labels, task_label_names, task_labels
+from .table import FOLDS, SAMPLING_RATES
 
 # Some 70 MB a file.
 RECORDS_PER_FILE = {100: 4096, 500: 1024}
@@ -58,14 +59,9 @@ def write_ptbxl_parquet(
     builder.download_and_prepare()
     if empty := [split for split in FOLDS if not builder.info.splits[split].num_examples]:
         raise ValueError(f"`{data_dir}` has no records of the split {', '.join(empty)}.")
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
+    with whole_folder(target) as unfinished:
         for split in FOLDS:
             _write_split(_with_labels(builder.as_dataset(split)), split, unfinished, RECORDS_PER_FILE[sampling_rate])
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 

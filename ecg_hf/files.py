@@ -1,0 +1,49 @@
+"""Files and folders that appear whole or not at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield the path to write to; it becomes `path` when the block ends, and is removed if the block raises.
+
+    The unfinished file begins with a dot, lies in the same folder, and keeps the ending of `path`.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new folder to fill; it becomes `path` when the block ends, and is removed if the block raises.
+
+    Parents are made; an empty folder at `path` is replaced. Raises `OSError` where `path` is anything else.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_atomic(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8 that appears whole or not at all."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+__all__ = ["whole_file", "whole_folder", "write_atomic"]
