@@ -6,7 +6,6 @@ import argparse
 import json
 import pathlib
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import yaml
@@ -33,32 +32,37 @@ def _with_config(argv: Sequence[str]) -> list[str]:
     return flags + argv[:place] + argv[place + 2 :]
 
 
-def _parse(argv: Sequence[str], *kinds):
+def parse_arguments(argv: Sequence[str] | None, *kinds: type) -> tuple:
+    """Dataclasses of the kinds given, from flags (by default those of this process) and from `--config FILE.yaml`."""
     from transformers import HfArgumentParser
 
+    argv = sys.argv[1:] if argv is None else argv
     return HfArgumentParser(kinds, allow_abbrev=False).parse_args_into_dataclasses(_with_config(argv))
 
 
-def _pretraining_arguments() -> tuple[type, ...]:
-    from .post_training.run import ModelArguments
+def pretraining_arguments() -> tuple[type, ...]:
+    """The dataclasses whose fields are the flags of `ecg-hf pretrain`."""
     from .pretraining.arguments import PreTrainingArguments
     from .pretraining.run import RecordArguments
+    from .runs.arguments import ModelArguments
 
     return ModelArguments, RecordArguments, PreTrainingArguments
 
 
-def _post_training_arguments() -> tuple[type, ...]:
+def post_training_arguments() -> tuple[type, ...]:
+    """The dataclasses whose fields are the flags of `ecg-hf train`."""
     from .post_training.arguments import PostTrainingArguments
-    from .post_training.run import DataArguments, ModelArguments
+    from .post_training.run import TaskArguments
+    from .runs.arguments import ModelArguments
 
-    return ModelArguments, DataArguments, PostTrainingArguments
+    return ModelArguments, TaskArguments, PostTrainingArguments
 
 
 def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
     from .pretraining.run import pretrain as run
 
-    arguments = _parse(sys.argv[1:] if argv is None else argv, *_pretraining_arguments())
+    arguments = parse_arguments(argv, *pretraining_arguments())
     results = run(*arguments)
     args = arguments[-1]
     if args.process_index == 0:
@@ -71,7 +75,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Post-train a model; the flags are the fields of the model, data and post-training arguments."""
     from .post_training.run import post_train
 
-    arguments = _parse(sys.argv[1:] if argv is None else argv, *_post_training_arguments())
+    arguments = parse_arguments(argv, *post_training_arguments())
     results = post_train(*arguments)
     args = arguments[-1]
     if args.process_index == 0:
@@ -82,61 +86,13 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def evaluate(argv: Sequence[str] | None = None) -> dict:
     """Evaluate a post-trained checkpoint on a split of PTB-XL."""
-    from .post_training.run import DataArguments, EvaluationArguments
+    from .post_training.run import EvaluationArguments, TaskArguments
     from .post_training.run import evaluate as run
 
-    evaluation_args, data_args = _parse(sys.argv[1:] if argv is None else argv, EvaluationArguments, DataArguments)
+    evaluation_args, data_args = parse_arguments(argv, EvaluationArguments, TaskArguments)
     metrics = run(evaluation_args, data_args)
     print(json.dumps({name: value for name, value in metrics.items() if name != "per_label"}, indent=2))
     return metrics
-
-
-def study(argv: Sequence[str] | None = None) -> None:
-    """Train and compare the runs of a grid on PTB-XL's validation fold; the same command goes on where it was."""
-    from .study import run_study
-
-    parser = argparse.ArgumentParser(prog="ecg-hf study", description=study.__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="YAML file of the grid, see `training/configs/study_*.yaml`")
-    parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout")
-    parser.add_argument("--output_dir", required=True, help="where `runs.jsonl` and `report.md` go")
-    parser.add_argument("--work_dir", required=True, help="where the run that is going on is kept")
-    parser.add_argument("--cache_dir", help="where `datasets` keeps the Arrow copy")
-    parser.add_argument("--tasks", nargs="+", help="only these tasks of the grid")
-    parser.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
-    parser.add_argument("--bf16", action="store_true", help="train in bfloat16, where the device has it")
-    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bars")
-    report = run_study(**vars(parser.parse_args(argv)))
-    print(report.read_text(encoding="utf-8"))
-    print(f"The runs and this report are in {report.parent}")
-
-
-def benchmark(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
-    """Records per second through a trainer and through a bare loop over its model, with their ratio.
-
-    The first word is `pretrain` or `train`; the other flags are those of that command, and
-    [`ecg_hf.benchmark.BenchmarkArguments`].
-    """
-    from .benchmark import BenchmarkArguments, run_benchmark
-
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if not argv or argv[0] not in ("pretrain", "train"):
-        raise SystemExit("usage: benchmark.py {pretrain,train} ...   (`benchmark.py train --help` lists the flags)")
-    with tempfile.TemporaryDirectory() as folder:
-        flags = ["--output_dir", folder, *argv[1:]]
-        if argv[0] == "pretrain":
-            from .pretraining.run import make_trainer
-
-            arguments = _parse([*flags, "--probe_every", "0"], BenchmarkArguments, *_pretraining_arguments())
-        else:
-            from .post_training.run import make_trainer
-
-            arguments = _parse(flags, BenchmarkArguments, *_post_training_arguments())
-        trainer = make_trainer(*arguments[1:])
-        measured = []
-        for row in run_benchmark(trainer, arguments[0]):
-            print(json.dumps({name: round(value, 3) for name, value in row.items()}), flush=True)
-            measured.append(row)
-    return measured
 
 
 def classify(argv: Sequence[str] | None = None) -> None:
@@ -144,7 +100,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="ecg-hf classify", description=classify.__doc__)
     parser.add_argument("records", nargs="+", help="WFDB records: paths with or without .hea or .dat")
     parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
-    parser.add_argument("--top_k", type=int, help="only so many labels for each record")
+    parser.add_argument("--top_k", type=int, help="number of labels with the highest scores to print")
     arguments = parser.parse_args(argv)
 
     from transformers import pipeline
@@ -195,7 +151,7 @@ def convert(argv: Sequence[str] | None = None) -> None:
 
 
 def download_ptbxl(argv: Sequence[str] | None = None) -> None:
-    """Fetch PTB-XL from PhysioNet, checked by SHA-256; the same command goes on with a download that broke off."""
+    """Fetch PTB-XL from PhysioNet, checked by SHA-256; re-run the same command to resume."""
     from .ptbxl.download import PHYSIONET_URL
     from .ptbxl.download import download_ptbxl as run
 
@@ -222,7 +178,7 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz); may be called once for each")
     parser.add_argument("--output_dir", required=True, help="where the Parquet files and the card go")
     parser.add_argument("--cache_dir", help="where `datasets` keeps the Arrow copy")
-    parser.add_argument("--skip_missing_records", action="store_true", help="leave out records without files")
+    parser.add_argument("--skip_missing_records", action="store_true", help="skip records without files")
     parser.add_argument("--push_to_hub", action="store_true", help="publish the folder as `--hub_dataset_id`")
     parser.add_argument("--hub_dataset_id", help="`owner/name` on the Hub")
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
@@ -244,7 +200,7 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
 
 
 def release(argv: Sequence[str] | None = None) -> None:
-    """Copy what is worth keeping of a finished run, with 16-bit weights and its card; a push adds the code."""
+    """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
     from .hub import write_release
 
     parser = argparse.ArgumentParser(prog="ecg-hf release", description=release.__doc__)
@@ -259,8 +215,6 @@ COMMANDS = {
     "pretrain": pretrain,
     "train": train,
     "evaluate": evaluate,
-    "study": study,
-    "benchmark": benchmark,
     "release": release,
     "classify": classify,
     "convert": convert,

@@ -23,9 +23,9 @@ from ecg_hf import (
 )
 from ecg_hf.metrics import macro_auroc
 from ecg_hf.post_training.evaluation import record_losses
-from ecg_hf.post_training.stages import last_complete_checkpoint
-from ecg_hf.post_training.windows import EpochSampler, EvaluationWindows, TrainingWindows, identity_collate
 from ecg_hf.ptbxl.labels import task_labels
+from ecg_hf.runs.folder import last_complete_checkpoint
+from ecg_hf.runs.windows import EpochSampler, EvaluationWindows, TrainingWindows, identity_collate
 
 LABELS = task_labels("superdiagnostic")
 FINAL_FILES = {
@@ -578,7 +578,7 @@ def _two_checkpoints(splits, tmp_path_factory) -> pathlib.Path:
 
 def test_a_full_disk_leaves_no_folder_that_looks_finished(simulated_splits, tmp_path, monkeypatch):
     trainer = make_trainer(simulated_splits, tmp_path / "run", stages=["probe"])
-    import ecg_hf.post_training.trainer as module
+    import ecg_hf.runs.trainer as module
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

@@ -26,13 +26,13 @@ from ecg_hf import (
     cli,
     load_ptbxl,
 )
-from ecg_hf.post_training.run import ModelArguments
-from ecg_hf.post_training.windows import EpochSampler
 from ecg_hf.pretraining.crops import Augmentation, Crops, crop_statistics
 from ecg_hf.pretraining.probe import LinearProbe
 from ecg_hf.pretraining.records import folder_files, load_records, ptbxl_files, table_files
 from ecg_hf.pretraining.run import RecordArguments, load_training_records
 from ecg_hf.pretraining.trainer import CollapseError
+from ecg_hf.runs.arguments import ModelArguments
+from ecg_hf.runs.windows import EpochSampler
 from ecg_hf.synthetic import simulate_ptbxl
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
@@ -654,13 +654,15 @@ def test_another_configuration_cannot_be_resumed(finished, simulated_folder, sim
     checkpoint = output / "_stages/pretrain/checkpoint-4"
     changes = {"hidden_size": 32, "contrastive_temperature": 0.2}
     trainer = make_trainer(records, tmp_path / "run", small_model(**changes))
-    with pytest.raises(ValueError, match=r"cannot go on with other settings.*`model.hidden_size` was 128, now 32"):
+    with pytest.raises(
+        ValueError, match=r"cannot be resumed with other.*`model.hidden_size` was 128, now 32"
+    ):
         trainer.pretrain(resume_from_checkpoint=str(checkpoint))
     with pytest.raises(ValueError, match=r"`recipe.learning_rate` was 0.001, now 0.01"):
         run_cli(simulated_folder, simulated_cache, output, learning_rate=0.01, resume_from_checkpoint="true")
-    with pytest.raises(FileExistsError, match="go on with it by `--resume_from_checkpoint true`"):
+    with pytest.raises(FileExistsError, match="resume that run by `--resume_from_checkpoint true`"):
         run_cli(simulated_folder, simulated_cache, output)
-    with pytest.raises(FileNotFoundError, match="is not a checkpoint of pre-training"):
+    with pytest.raises(FileNotFoundError, match="is not a checkpoint of a run"):
         make_trainer(records, tmp_path / "run").pretrain(resume_from_checkpoint=str(tmp_path / "absent"))
 
 
@@ -676,7 +678,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_usable(records, tmp_path):
 
     trainer.training_step = fill
     try:
-        with pytest.raises(OSError, match="checkpoint of step 6 could not be written.*checkpoint-3 is whole"):
+        with pytest.raises(OSError, match="checkpoint of step 6 could not be written.*checkpoint-3 is complete"):
             trainer.pretrain()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -708,7 +710,7 @@ def test_a_crop_longer_than_the_window_is_refused(simulated_folder, simulated_ca
 def test_the_recipe_is_understood(tmp_path):
     recipe = pathlib.Path(__file__).parents[1] / "training/configs/pretrain_ptbxl_100hz.yaml"
     flags = ["--config", str(recipe), "--output_dir", str(tmp_path), "--data_dir", str(tmp_path), "--use_cpu"]
-    model_args, record_args, args = cli._parse(flags, ModelArguments, RecordArguments, PreTrainingArguments)
+    model_args, record_args, args = cli.parse_arguments(flags, ModelArguments, RecordArguments, PreTrainingArguments)
     assert (model_args.architecture, record_args.sampling_rate, args.probe_fold) == ("ptbxl_100hz", 100, 8)
 
 

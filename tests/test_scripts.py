@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import benchmark
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from transformers import AutoFeatureExtractor
 
 from ecg_hf import ECGTransformerForMultiLabel, ECGTransformerModel, cli
-from ecg_hf.post_training.run import DataArguments, load_splits
+from ecg_hf.post_training.run import TaskArguments, load_splits
 from ecg_hf.synthetic import simulate_ptbxl
 
 TRAINING = pathlib.Path(__file__).parents[1] / "training"
@@ -98,7 +99,7 @@ def test_evaluation_refuses_other_labels_and_untrained_heads(trained, simulated_
     ECGTransformerModel.from_pretrained(output).save_pretrained(tmp_path / "encoder")
     with pytest.raises(ValueError, match="has no trained head"), pytest.warns(UserWarning, match="no trained head"):
         cli.evaluate(flags(model_name_or_path=tmp_path / "encoder", **places))
-    with pytest.raises(ValueError, match="`split` must be train, validation or test, got `tset`"):
+    with pytest.raises(ValueError, match="`split` must be one of train, validation, test, got `tset`"):
         cli.evaluate(flags(model_name_or_path=output, split="tset", **places))
     assert not (tmp_path / "evaluation").exists()
 
@@ -151,10 +152,10 @@ def test_a_config_file_gives_flags_that_the_command_line_overrides(simulated_fol
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_understood(name, tmp_path):
     from ecg_hf.post_training.arguments import PostTrainingArguments
-    from ecg_hf.post_training.run import ModelArguments
+    from ecg_hf.runs.arguments import ModelArguments
 
     command = ["--config", str(TRAINING / "configs" / name), *flags(output_dir=tmp_path, use_cpu=True)]
-    _, data_args, args = cli._parse(command, ModelArguments, DataArguments, PostTrainingArguments)
+    _, data_args, args = cli.parse_arguments(command, ModelArguments, TaskArguments, PostTrainingArguments)
     assert args.stages == ["probe", "finetune"] and data_args.sampling_rate == 100
 
 
@@ -173,7 +174,7 @@ def test_five_hundred_hertz_files_train_a_model_of_another_rate(tmp_path, simula
 
 def test_fractions_are_of_patients_and_nested(simulated_folder, simulated_cache):
     def records(fraction):
-        data_args = DataArguments(
+        data_args = TaskArguments(
             data_dir=str(simulated_folder), cache_dir=str(simulated_cache), train_fraction=fraction
         )
         splits = load_splits(data_args.data_dir, data_args, seed=0)
@@ -191,13 +192,13 @@ def test_the_benchmark_compares_a_trainer_with_a_bare_loop(simulated_folder, sim
     settings = {name: QUICK[name] for name in ("architecture", "use_cpu", "disable_tqdm")}
     settings |= {"data_dir": simulated_folder, "cache_dir": simulated_cache, "per_device_train_batch_size": 16}
     quick = ["--num_records", "32", "64", *flags(num_steps=1, num_rounds=1, **settings, **fields)]
-    rows = cli.benchmark([script, *quick])
+    rows = benchmark.main([script, *quick])
     assert [row["num_records"] for row in rows] == [32, 64]
     for row in rows:
         assert row["ratio"] == pytest.approx(row["trainer_records_per_second"] / row["bare_records_per_second"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_records"] == 64
     with pytest.raises(ValueError, match="fewer than `num_records` asks for"):
-        cli.benchmark([script, *quick, "--num_records", "100000"])
+        benchmark.main([script, *quick, "--num_records", "100000"])
 
 
 def test_classify_answers_for_the_others_when_a_record_is_broken(trained, simulated_folder, tmp_path, capsys):

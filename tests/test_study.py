@@ -3,10 +3,10 @@
 import json
 
 import pytest
+import study
 import yaml
+from study import read_runs, read_study, write_report
 
-from ecg_hf import cli
-from ecg_hf.study import read_runs, read_study, write_report
 from ecg_hf.synthetic import simulate_ptbxl
 
 GRID = {
@@ -46,8 +46,8 @@ def studied(tmp_path_factory):
     command = ["--data_dir", folder / "data", "--cache_dir", folder / "cache", "--output_dir", folder / "results"]
     command = [*map(str, [*command, "--work_dir", folder / "work"]), "--use_cpu", "--disable_tqdm"]
     grid = write_grid(folder / "grid.yaml")
-    cli.study(["--config", str(write_grid(folder / "part.yaml", train_fractions=[0.5])), *command])
-    cli.study(["--config", str(grid), *command])
+    study.main(["--config", str(write_grid(folder / "part.yaml", train_fractions=[0.5])), *command])
+    study.main(["--config", str(grid), *command])
     return folder, command
 
 
@@ -103,7 +103,7 @@ def test_runs_are_not_mixed_with_those_of_other_settings(studied):
     other = write_grid(folder / "other.yaml", by_fraction={})
     before = (folder / "results" / "runs.jsonl").read_bytes()
     with pytest.raises(ValueError, match="superdiagnostic-0.5-plain.* with other settings or"):
-        cli.study(["--config", str(other), *command])
+        study.main(["--config", str(other), *command])
     assert (folder / "results" / "runs.jsonl").read_bytes() == before
 
 
@@ -112,7 +112,7 @@ def test_a_run_whose_line_a_kill_cut_off_is_run_again(studied):
     file = folder / "results" / "runs.jsonl"
     whole = [line["eval_macro_auroc"] for line in read_runs(folder / "results")]
     file.write_bytes(file.read_bytes()[:-20])
-    cli.study(["--config", str(folder / "grid.yaml"), *command])
+    study.main(["--config", str(folder / "grid.yaml"), *command])
     assert [line["eval_macro_auroc"] for line in read_runs(folder / "results")] == whole
 
 

@@ -292,6 +292,11 @@ class ECGTransformerConfig(PreTrainedConfig):
         return cls(**{**PRESETS[name], **overrides})
 
     @property
+    def labels(self) -> list[str]:
+        """The label codes in the order of the logits, which is not that of `label2id` once a file was read."""
+        return [self.id2label[index] for index in range(len(self.id2label))]
+
+    @property
     def num_patches(self) -> int:
         """Tokens of one window (of one lead, where each has its own), without CLS, registers and separators.
 

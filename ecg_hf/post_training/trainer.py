@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 import shutil
-import time
 from collections.abc import Iterator
 
 import datasets
 import numpy as np
 import torch
-import yaml
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
-from transformers import Trainer, set_seed
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
@@ -28,7 +24,8 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..metrics import choose_thresholds
-from ..plotting import plot_learning_curves
+from ..runs.trainer import RunTrainer, fingerprint_of_records
+from ..runs.windows import EvaluationWindows, TrainingWindows, label_matrix
 from .arguments import PostTrainingArguments
 from .evaluation import (
     choosing_metric,
@@ -39,15 +36,12 @@ from .evaluation import (
     split_metrics,
     with_both_classes,
 )
-from .stages import CachedFeatures, differences, fit_linear_probe, last_complete_checkpoint
-from .windows import EpochSampler, EvaluationWindows, SetEpoch, TrainingWindows, identity_collate, label_matrix
+from .probe import CachedFeatures, fit_linear_probe
 
 logger = logging.get_logger(__name__)
 
-STAGES_FOLDER = "_stages"
 
-
-class PostTrainer(Trainer):
+class PostTrainer(RunTrainer):
     """A [`Trainer`] whose `post_train()` runs the stages of post-training one after another.
 
     Args:
@@ -78,36 +72,47 @@ class PostTrainer(Trainer):
         if "probe" in args.stages:
             # The probe fits weights and a bias from zeros; a converted head may have another form.
             model.use_linear_head()
-        self.stage = "finetune"
         self.test_dataset = test_dataset
-        self.run_folder = pathlib.Path(args.output_dir)
-        self.recipe = {**(recipe or {}), **args.recipe()}
-        self.epoch_sampler: EpochSampler | None = None
-        self._stage_started, self._seconds_before = time.perf_counter(), 0.0
+        self.layer_decay = args.layer_decay
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=identity_collate,
-            processing_class=feature_extractor,
+            feature_extractor=feature_extractor,
+            recipe=recipe,
             compute_metrics=lambda prediction: evaluation_metrics(prediction.label_ids, *prediction.predictions),
             **kwargs,
         )
-        self.add_callback(SetEpoch(self))
+        self.stage = "finetune"
+
+    def training_windows(self, dataset: datasets.Dataset) -> TrainingWindows:
+        return TrainingWindows(dataset, self.processing_class, self.args.seed)
+
+    def evaluation_windows(self, dataset: datasets.Dataset) -> EvaluationWindows:
+        return EvaluationWindows(dataset, self.processing_class)
+
+    def data_fingerprints(self) -> dict[str, str]:
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset}
+        return {
+            name: fingerprint_of_records(dataset, TrainingWindows.columns)
+            for name, dataset in splits.items()
+            if dataset is not None
+        }
 
     # ---- The stages ----
 
     def post_train(self, resume_from_checkpoint: bool | None = None) -> dict[str, float]:
         """Run `args.stages`, write the final files into `args.output_dir`, and return what `all_results.json` holds.
 
-        With `resume_from_checkpoint` (or the argument of that name) a run that was stopped goes on where it was, and a
-        finished one returns its results. With `args.push_to_hub` the folder is then published, also that of a finished
-        run: so a push that failed is tried again.
+        With `resume_from_checkpoint` (or the argument of that name) a stopped run is resumed, and a finished one
+        returns its results. With `args.push_to_hub` the folder is then published, also that of a finished run: so a
+        push that failed is tried again.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        results = self._open_run(resume)
+        results = self.open_run(resume)
         if results is None:
+            self._warn_of_unlearnable_labels()
             results = {"world_size": self.args.world_size}
             for name in self.args.stages:
                 results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
@@ -117,8 +122,8 @@ class PostTrainer(Trainer):
         return results
 
     def _probe(self, resume: bool) -> dict[str, float]:
-        self._enter_stage("probe")
-        folder = self._stage_folder("probe")
+        self.enter_stage("probe")
+        folder = self.run_folder.stage("probe")
         if not (resume and (folder / "log.json").is_file()):
             self.model.to(self.args.device).eval()
             train = self._cache_features("train", self.train_dataset, resume)
@@ -135,10 +140,13 @@ class PostTrainer(Trainer):
             if self.is_world_process_zero():
                 self.model.save_pretrained(folder)
                 self.processing_class.save_pretrained(folder)
-                write_atomic(folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self._seconds()}))
+                write_atomic(
+                    folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
+                )
                 shutil.rmtree(train.parent)
             self.accelerator.wait_for_everyone()
-        self._load_weights(folder / "model.safetensors")
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.model.head_is_random = False
         log = json.loads((folder / "log.json").read_text())
         self.state.log_history = log["logs"]
         self.recipe["probe_num_train_epochs"] = log["logs"][-1]["epoch"]
@@ -146,25 +154,16 @@ class PostTrainer(Trainer):
         return {**best, "probe_seconds": log["seconds"]}
 
     def _finetune(self, resume: bool) -> dict[str, float]:
-        folder = self._stage_folder("finetune")
-        self.train(last_complete_checkpoint(folder, self.args.world_size) if resume else None)
-        return {"finetune_seconds": self._seconds()}
+        self.enter_stage("finetune")
+        self.train_stage(resume, keep_start="probe" not in self.args.stages)
+        return {"finetune_seconds": self.stage_seconds()}
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Fine-tuning alone, with stochastic depth, from the head that the model has."""
-        self._enter_stage("finetune")
+        self.enter_stage("finetune")
         earlier = [entry for entry in self.state.log_history if entry.get("stage") != "finetune"]
-        # A fresh start for gradients: after an `evaluate()` the first step would otherwise get the bare model, without
-        # DDP, and the processes would diverge without a word.
-        set_seed(self.args.seed)
-        self.optimizer = self.lr_scheduler = None
-        self.model_wrapped = self.model
-        self.model._is_accelerate_prepared = False
         if self.args.drop_path_rate is not None:
             self.model.set_drop_path_rate(self.args.drop_path_rate)
-        if resume_from_checkpoint is not None:
-            state = json.loads((pathlib.Path(resume_from_checkpoint) / "trainer_state.json").read_text())
-            self._seconds_before = max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
         output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.model.head_is_random = False
         self.state.log_history = earlier + self.state.log_history
@@ -178,44 +177,7 @@ class PostTrainer(Trainer):
             )
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """The optimizer of `args.optim`, with `layer_decay` over the depth and no weight decay on vectors."""
-        if self.optimizer is None:
-            module = self.model if model is None else model
-            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
-            self.optimizer = optimizer_class(self._parameter_groups(module), **kwargs)
-        return self.optimizer
-
-    def _parameter_groups(self, module) -> list[dict]:
-        model = self.accelerator.unwrap_model(module)
-        without_decay = model.no_weight_decay()
-        groups: dict[tuple[int, bool], list] = {}
-        for name, parameter in model.named_parameters():
-            decays = parameter.ndim > 1 and name not in without_decay
-            groups.setdefault((model.layer_id(name), decays), []).append(parameter)
-        top = max(layer for layer, _ in groups)
-        return [
-            {
-                "params": parameters,
-                "lr": self.args.learning_rate * self.args.layer_decay ** (top - layer),
-                "weight_decay": self.args.weight_decay if decays else 0.0,
-            }
-            # The rate that is logged is that of the first group: the head's.
-            for (layer, decays), parameters in sorted(groups.items(), reverse=True)
-        ]
-
-    # ---- Windows in and out ----
-
-    def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
-        if is_training:
-            dataset = TrainingWindows(dataset, self.processing_class, self.args.seed)
-        else:
-            dataset = EvaluationWindows(dataset, self.processing_class)
-        return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
-
-    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
-        self.epoch_sampler = EpochSampler(len(train_dataset), self.args.seed)
-        return self.epoch_sampler
+    # ---- Evaluation ----
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
@@ -244,7 +206,7 @@ class PostTrainer(Trainer):
 
     def _cache_features(self, split: str, dataset: datasets.Dataset, resume: bool) -> pathlib.Path:
         """Compute the pooled features of all windows once; a whole cache of the same weights and data is kept."""
-        folder = self._stage_folder("probe") / "features" / split
+        folder = self.run_folder.stage("probe") / "features" / split
         if not (resume and (folder / "records.npz").is_file()):
             batches = self._feature_batches(split, dataset)
             if self.is_world_process_zero():
@@ -256,7 +218,7 @@ class PostTrainer(Trainer):
         return folder
 
     def _feature_batches(self, split: str, dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        loader = self._get_dataloader(dataset, "Features", self.args.eval_batch_size, self._get_eval_sampler)
+        loader = self.get_test_dataloader(dataset)
         hidden_size = self.model.config.hidden_size
         silent = self.args.disable_tqdm or not self.is_world_process_zero()
         for inputs in tqdm(loader, desc=f"Features of {split}", disable=silent):
@@ -272,87 +234,10 @@ class PostTrainer(Trainer):
             features, window_mask, labels = (tensor.cpu().numpy() for tensor in gathered)
             yield features, window_mask.astype(bool), labels
 
-    # ---- The run's folder ----
-
-    def _get_output_dir(self, trial) -> str:
-        return str(self._stage_folder("finetune"))
-
-    def _stage_folder(self, stage: str) -> pathlib.Path:
-        return self.run_folder / STAGES_FOLDER / stage
-
-    def _open_run(self, resume: bool) -> dict | None:
-        """Refuse a folder that holds another run; the results of this one if it is finished.
-
-        One process looks and tells the others: they could find what it has just written.
-        """
-        found = None
-        if self.is_world_process_zero():
-            try:
-                found = self._find_run(resume)
-            except (OSError, ValueError) as error:
-                found = error
-        found = broadcast_object_list([found])[0]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def _find_run(self, resume: bool) -> dict | None:
-        record = self.run_folder / STAGES_FOLDER / "run.json"
-        run = self._describe_run()
-        if not record.is_file():
-            # A kill before the first stage leaves an empty folder; anything else in it is somebody's.
-            if any(self.run_folder.glob("*")) and not _only_stages(self.run_folder):
-                raise FileExistsError(
-                    f"`{self.run_folder}` holds files of another run: choose another `output_dir`, or empty it."
-                )
-            if unlearnable := self._unlearnable_labels():
-                logger.warning(
-                    f"{len(unlearnable)} of {self.model.config.num_labels} labels are the same in all training "
-                    f"records and cannot be learned: {', '.join(unlearnable)}. Macro metrics count them where the "
-                    "evaluation records have both classes."
-                )
-            if resume:
-                logger.warning(f"There is no run in `{self.run_folder}` yet: post-training starts from the beginning.")
-            record.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(record, json.dumps(run, indent=2))
-            return None
-        if not resume:
-            raise FileExistsError(
-                f"`{self.run_folder}` holds another run: choose another `output_dir`, or go on with it by "
-                "`--resume_from_checkpoint true`."
-            )
-        if changes := list(differences(json.loads(record.read_text()), run)):
-            raise ValueError(
-                f"The run in `{self.run_folder}` cannot go on with other settings: {'; '.join(changes)}. Use the "
-                "run's own settings, or another `output_dir`."
-            )
-        if (self.run_folder / "config.json").is_file():
-            logger.warning(f"The run in `{self.run_folder}` is finished: its results are returned.")
-            return json.loads((self.run_folder / "all_results.json").read_text())
-        return None
-
-    def _describe_run(self) -> dict:
-        """What must be the same for a run to go on."""
-        return {
-            "labels": list(self.model.config.label2id),
-            "recipe": json.loads(json.dumps(self.recipe)),
-            "weights": _fingerprint(self.model.state_dict()),
-            "data": {
-                name: _fingerprint_of_data(dataset)
-                for name, dataset in (("train", self.train_dataset), ("validation", self.eval_dataset))
-            },
-            "feature_extractor": json.loads(self.processing_class.to_json_string()),
-        }
-
     def _finish(self, results: dict[str, float]) -> dict[str, float]:
         """Thresholds, metrics, pictures; then all files move into the run's folder, `config.json` last."""
-        folder = self._stage_folder("final")
-        if self.is_world_process_zero():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        config = self.accelerator.unwrap_model(self.model).config
-        labels = list(config.label2id)
+        config = self.model.config
+        labels = config.labels
         outputs = {"validation": self.predict(self.eval_dataset, metric_key_prefix="eval")}
         config.thresholds = choose_thresholds(
             outputs["validation"].label_ids, probabilities(outputs["validation"].predictions), labels
@@ -360,7 +245,7 @@ class PostTrainer(Trainer):
         if self.test_dataset is not None:
             outputs["test"] = self.predict(self.test_dataset)
         results.update(_macro_metrics(outputs))
-        self.save_model(str(folder), _internal_call=True)
+        folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         if self.is_world_process_zero():
             _warn_if_the_probe_was_better(results)
             metrics = self._split_metrics(outputs, labels)
@@ -371,17 +256,7 @@ class PostTrainer(Trainer):
                 for name in ("macro_auroc", "macro_auprc"):
                     interval = metrics["test"]["intervals"][name]
                     results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
-            (folder / "training_args.bin").unlink(missing_ok=True)
-            write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
-            write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-            (folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False))
-            (folder / "log_history.json").write_text(json.dumps(self.state.log_history, indent=1))
-            plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
-            write_model_card(folder)
-            files = sorted(folder.iterdir(), key=lambda file: file.name == "config.json")
-            for file in files:
-                file.replace(self.run_folder / file.name)
-            folder.rmdir()
+            self.publish_final_files(folder, results, metrics)
         self.accelerator.wait_for_everyone()
         return results
 
@@ -404,11 +279,15 @@ class PostTrainer(Trainer):
     def _unlearnable_labels(self) -> list[str]:
         table = self.train_dataset.select_columns(["labels"]).with_format("arrow")[:]
         learnable = with_both_classes(label_matrix(table).numpy())
-        return [label for label, known in zip(self.model.config.label2id, learnable, strict=True) if not known]
+        return [label for label, known in zip(self.model.config.labels, learnable, strict=True) if not known]
 
-    def _load_weights(self, path: pathlib.Path):
-        self.model.load_state_dict(load_file(path))
-        self.model.head_is_random = False
+    def _warn_of_unlearnable_labels(self) -> None:
+        if self.is_world_process_zero() and (unlearnable := self._unlearnable_labels()):
+            logger.warning(
+                f"{len(unlearnable)} of {self.model.config.num_labels} labels are the same in all training records "
+                f"and cannot be learned: {', '.join(unlearnable)}. Macro metrics count them where the evaluation "
+                "records have both classes."
+            )
 
     # ---- The Hub ----
 
@@ -419,7 +298,7 @@ class PostTrainer(Trainer):
         """
         if self.is_world_process_zero():
             self.hub_model_id = create_repository(
-                self.args.hub_model_id or self.run_folder.absolute().name,
+                self.args.hub_model_id or self.run_folder.path.absolute().name,
                 token=token or self.args.hub_token,
                 private=self.args.hub_private_repo if private is None else private,
             )
@@ -427,7 +306,7 @@ class PostTrainer(Trainer):
     def create_model_card(self, **kwargs) -> None:
         """Write the card of the finished run, `README.md`; see `ecg_hf.cards.write_model_card`."""
         if self.is_world_process_zero():
-            write_model_card(self.run_folder)
+            write_model_card(self.run_folder.path)
 
     def push_to_hub(
         self,
@@ -445,25 +324,12 @@ class PostTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         return push_model(
-            self.run_folder,
+            self.run_folder.path,
             self.hub_model_id,
             token=token or self.args.hub_token,
             revision=revision or self.args.hub_revision,
             commit_message=commit_message,
         )
-
-    # ---- Logs ----
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        super().log(logs, start_time)
-        self.state.log_history[-1].update(stage=self.stage, seconds=round(self._seconds(), 2))
-
-    def _enter_stage(self, stage: str):
-        self.stage = stage
-        self._stage_started, self._seconds_before = time.perf_counter(), 0.0
-
-    def _seconds(self) -> float:
-        return self._seconds_before + time.perf_counter() - self._stage_started
 
 
 def _macro_metrics(outputs: dict[str, PredictionOutput]) -> dict[str, float | None]:
@@ -503,25 +369,6 @@ def _warn_if_the_probe_was_better(results: dict[str, float]):
             f"Fine-tuning ended below the probe that it began with: validation macro AUROC {after:.4f} after "
             f"{before:.4f}. A lower `learning_rate` may help; `--stages probe` keeps the probe."
         )
-
-
-def _fingerprint(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _fingerprint_of_data(dataset: datasets.Dataset) -> str:
-    table = dataset.select_columns(["ecg_id", "labels"]).with_format("arrow")[:]
-    digest = hashlib.sha256(table["ecg_id"].to_numpy().tobytes())
-    digest.update(label_matrix(table).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _only_stages(folder: pathlib.Path) -> bool:
-    return [file.name for file in folder.iterdir()] == [STAGES_FOLDER]
 
 
 __all__ = ["PostTrainer"]

@@ -5,33 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-
-from ..post_training.arguments import OPTIMIZATION_FIELDS, check_numbers, check_world_size, warn_of_slow_bf16
-
-# What makes two runs different: written to `recipe.yaml`, and compared when a run is resumed.
-RECIPE_FIELDS = (
-    "crop_seconds",
-    "crops_per_record",
-    "lead_mask_probability",
-    "gain",
-    "noise",
-    "wander",
-    "smoothing_seconds",
-    "contrastive_temperature",
-    *OPTIMIZATION_FIELDS,
-)
+from ..runs.arguments import RunArguments, check_numbers
 
 
 @dataclass
-class PreTrainingArguments(TrainingArguments):
-    """[`TrainingArguments`] with the fields of contrastive pre-training."""
+class PreTrainingArguments(RunArguments):
+    """[`RunArguments`] with the fields of contrastive pre-training."""
 
     crop_seconds: float | None = field(
         default=None, metadata={"help": "Length of a crop; default: the model's window."}
     )
     crops_per_record: int = field(
-        default=2, metadata={"help": "Crops of a record in a step: all of them shall lie close together."}
+        default=2, metadata={"help": "Crops of each record in a step: the positives of each other."}
     )
     lead_mask_probability: float = field(
         default=0.5,
@@ -61,7 +46,7 @@ class PreTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Divides the similarities of crops; default: the model's, 0.1 in a new one."}
     )
     probe_every: int = field(
-        default=5, metadata={"help": "Read the encoder's quality by a linear probe every so many epochs; 0: never."}
+        default=5, metadata={"help": "Epochs between two linear probes of the encoder; 0: never."}
     )
     probe_task: str = field(
         default="superdiagnostic", metadata={"help": "PTB-XL's task whose labels the probe reads."}
@@ -69,8 +54,8 @@ class PreTrainingArguments(TrainingArguments):
     probe_fold: int = field(
         default=8,
         metadata={
-            "help": "PTB-XL's fold that the probe is judged on; it is fitted on the folds before. Of 8 and less the "
-            "encoder has seen the records, never the labels. 9 reads the validation fold, for the probe alone."
+            "help": "PTB-XL's fold that the probe is evaluated on; it is fitted on the folds before. Of folds 1 to 8 "
+            "the encoder has seen the records, never the labels. 9 reads the validation fold, for the probe alone."
         },
     )
     probe_max_train_records: int = field(
@@ -80,28 +65,16 @@ class PreTrainingArguments(TrainingArguments):
         default=0.02,
         metadata={"help": "Stop when, after the warm-up, the deviation of the features between two logs is less."},
     )
-    expect_world_size: int | None = field(
-        default=None, metadata={"help": "Stop at once unless this many processes were started."}
-    )
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay, on matrices only."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share of all if below 1."})
     num_train_epochs: float = field(default=100, metadata={"help": "Passes over the records."})
     per_device_train_batch_size: int = field(
         default=256, metadata={"help": "Records in one step on one device: the crops of all others are negatives."}
     )
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Records in one batch of the probe."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: `epoch` or `steps`."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, each thrice the model."})
-    logging_steps: float = field(default=50, metadata={"help": "Log after every so many steps."})
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Must stay true: a last, small batch has too few negatives."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: crops need all columns."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every parameter has a gradient in every step, so there is nothing to find."}
     )
 
     def __post_init__(self):
@@ -118,26 +91,15 @@ class PreTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`probe_fold` must lie between 2 and 9, got {self.probe_fold}: fold 10 is for the test alone."
             )
-        if str(self.resume_from_checkpoint).lower() in ("true", "false"):
-            self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
-        if self.remove_unused_columns or not self.dataloader_drop_last:
-            raise ValueError("`remove_unused_columns` must be false and `dataloader_drop_last` true.")
+        if not self.dataloader_drop_last:
+            raise ValueError("`dataloader_drop_last` must be true: a last, small batch has too few negatives.")
         if self.push_to_hub:
             raise ValueError("`push_to_hub` is not supported in pre-training: push the folder that it leaves.")
-        if self.save_only_model:
-            raise ValueError("`save_only_model` is not supported: from such checkpoints no run can go on.")
         super().__post_init__()
-        check_world_size(self)
-        warn_of_slow_bf16(self)
         if self.world_size * self.per_device_train_batch_size < 2:
             raise ValueError(
                 "One record in a batch has no other to be told from: set `per_device_train_batch_size` to 2 or more."
             )
-
-    def recipe(self) -> dict:
-        """The fields that make a run what it is, as plain values."""
-        values = self.to_dict()
-        return {name: values[name] for name in RECIPE_FIELDS}
 
 
 __all__ = ["PreTrainingArguments"]

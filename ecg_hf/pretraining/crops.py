@@ -12,7 +12,8 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter1d
 
-from ..post_training.windows import RecordWindows
+from ..runs.statistics import RunningMoments
+from ..runs.windows import RecordWindows
 
 WANDER_HERTZ = (0.05, 0.7)
 """Of a wandering baseline: from slow drifts to fast breathing."""
@@ -154,16 +155,13 @@ def crop_statistics(dataset: datasets.Dataset, feature_extractor) -> tuple[list[
     """
     plain = type(feature_extractor).from_dict({**feature_extractor.to_dict(), "mean": 0.0, "std": 1.0, "clip": None})
     records = Crops(dataset, plain, Augmentation(), seed=0)
-    count, total, squares = (np.zeros(len(plain.lead_names)) for _ in range(3))
+    moments = RunningMoments(len(plain.lead_names))
     for start in range(0, len(records), 256):
         keys = [(0, index) for index in range(start, min(start + 256, len(records)))]
-        values = records.__getitems__(keys)["input_values"].double().numpy()
-        count += values.any(axis=2).sum(axis=0) * values.shape[2]
-        total += values.sum(axis=(0, 2))
-        squares += (values**2).sum(axis=(0, 2))
-    mean = total / np.maximum(count, 1)
-    variance = squares / np.maximum(count, 1) - mean**2
-    return mean.tolist(), np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 1.0).tolist()
+        values = records.__getitems__(keys)["input_values"].numpy()
+        moments.add(values, axis=1, count=values.any(axis=2).sum(axis=0) * values.shape[2])
+    std = moments.std()
+    return moments.mean().tolist(), np.where(std > 0, std, 1.0).tolist()
 
 
 __all__ = ["Augmentation", "Crops", "augment", "crop_statistics"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..metrics import multilabel_metrics
-from ..post_training.windows import EvaluationWindows
+from ..runs.windows import EvaluationWindows
 
 L2 = 1e-4
 """Weight of the squared coefficients of standardised features, beside the mean loss of the records.

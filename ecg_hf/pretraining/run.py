@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +13,20 @@ from transformers import set_seed
 from ..cards import PTBXL_TRAINING, SIMULATED_DEVICE
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
-from ..post_training.run import ModelArguments, new_config, new_feature_extractor, pretrained_feature_extractor
 from ..ptbxl.builder import PTBXL
 from ..ptbxl.labels import encode_labels, task_labels
 from ..ptbxl.table import FOLDS, TABLE_NAME, read_table
+from ..runs.arguments import DataArguments, ModelArguments, recipe_of
+from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from .arguments import PreTrainingArguments
 from .crops import crop_statistics
 from .probe import LinearProbe
 from .records import folder_files, load_records, ptbxl_files, table_files
-from .trainer import PreTrainer
+from .trainer import OWN_RECORDS, PreTrainer
 
 
 @dataclass
-class RecordArguments:
+class RecordArguments(DataArguments):
     """The records to pre-train on."""
 
     data_dir: str | None = field(
@@ -38,14 +38,12 @@ class RecordArguments:
     )
     record_column: str | None = field(default=None, metadata={"help": "The table's column of record paths."})
     patient_column: str | None = field(
-        default=None, metadata={"help": "The table's column of patients, whose other records are no negatives."}
+        default=None,
+        metadata={"help": "The table's column of patients: their other records are excluded from the negatives."},
     )
-    sampling_rate: int = field(default=100, metadata={"help": "Which of PTB-XL's files to read: 100 or 500 (Hz)."})
     probe_data_dir: str | None = field(
         default=None, metadata={"help": "PTB-XL folder for the probe; default: `data_dir`, where it is one."}
     )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where the Arrow copy of the records is kept."})
-    max_train_records: int | None = field(default=None, metadata={"help": "At most so many records, for a quick try."})
 
     def __post_init__(self):
         if self.data_dir is None and self.train_table is None:
@@ -82,7 +80,7 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
         train_dataset=dataset,
         feature_extractor=feature_extractor,
         probe=probe,
-        recipe=_recipe(model_args, record_args),
+        recipe=recipe_of(model_args, record_args),
         data=data,
     )
 
@@ -110,9 +108,7 @@ def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> f
 def _model(model_args: ModelArguments, config: ECGTransformerConfig) -> ECGTransformerForPreTraining:
     if model_args.model_name_or_path is None:
         return ECGTransformerForPreTraining(config)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*has no trained head")
-        return ECGTransformerForPreTraining.from_pretrained(model_args.model_name_or_path)
+    return pretrained_model(ECGTransformerForPreTraining, model_args)
 
 
 # ---- Records ----
@@ -155,7 +151,7 @@ def _probe_splits(
     folder = record_args.probe_data_dir or (record_args.data_dir if _is_ptbxl(record_args.data_dir) else None)
     if folder is None or not args.probe_every:
         return None
-    task_labels(args.probe_task)  # an unknown task shall fail before the records are read
+    task_labels(args.probe_task)  # an unknown task fails before the records are read
     train = _labelled(record_args, folder, FOLDS["train"], args.probe_task)
     folds = np.asarray(train["strat_fold"])
     if args.probe_fold in FOLDS["train"]:
@@ -187,7 +183,7 @@ def _note_provenance(config: ECGTransformerConfig, records: str) -> None:
 def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
     """What the card says of the records, as far as it is known."""
     if record_args.train_table is not None or not _is_ptbxl(record_args.data_dir):
-        return {}
+        return OWN_RECORDS
     devices = read_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
     if devices == [SIMULATED_DEVICE]:
         return {"name": "simulated ECGs", "simulated": True}
@@ -195,15 +191,8 @@ def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
 
 
 def _description(data: dict[str, Any], dataset: datasets.Dataset) -> str:
-    kinds = {"PTB-XL": f"records of {PTBXL_TRAINING}", "simulated ECGs": "simulated ECGs"}
-    return f"{len(dataset):,} {kinds.get(data['name'], 'records')}"
-
-
-def _recipe(model_args: ModelArguments, record_args: RecordArguments) -> dict:
-    """What the run was asked for, without places on this machine."""
-    places = ("data_dir", "probe_data_dir", "train_table", "cache_dir")
-    facts = {**vars(model_args), **vars(record_args)}
-    return {name: value for name, value in facts.items() if name not in places}
+    kind = f"records of {PTBXL_TRAINING}" if data["name"] == "PTB-XL" else data["name"]
+    return f"{len(dataset):,} {kind}"
 
 
 __all__ = ["RecordArguments", "load_training_records", "make_trainer", "pretrain"]

@@ -8,7 +8,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import TrainerCallback
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -31,19 +30,6 @@ class EpochSampler(torch.utils.data.Sampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_records)
         return ((self.epoch, int(index)) for index in order)
-
-
-class SetEpoch(TrainerCallback):
-    """Tells the sampler the epoch; the library does not reach it when several processes resume within an epoch.
-
-    `trainer` has the sampler as `epoch_sampler`.
-    """
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer.epoch_sampler.set_epoch(int(state.epoch))
 
 
 class RecordWindows(torch.utils.data.Dataset):
@@ -69,7 +55,7 @@ class RecordWindows(torch.utils.data.Dataset):
     def _extract(self, table: pa.Table, **kwargs):
         lead_names = table["lead_names"].to_pylist()
         signals = [
-            signal.reshape(len(names), -1) for signal, names in zip(_rows(table["signal"]), lead_names, strict=True)
+            signal.reshape(len(names), -1) for signal, names in zip(rows_of(table["signal"]), lead_names, strict=True)
         ]
         try:
             return self.feature_extractor(
@@ -125,10 +111,11 @@ def identity_collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def label_matrix(table: pa.Table) -> torch.Tensor:
     """The column `labels` as float32 (records, labels)."""
-    return torch.from_numpy(np.stack(_rows(table["labels"])).astype(np.float32))
+    return torch.from_numpy(np.stack(rows_of(table["labels"])).astype(np.float32))
 
 
-def _rows(column: pa.ChunkedArray) -> list[np.ndarray]:
+def rows_of(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """The rows of an Arrow column of lists, as arrays, without copying where the lists have one length."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -139,34 +126,12 @@ def _rows(column: pa.ChunkedArray) -> list[np.ndarray]:
     return np.split(values, np.cumsum(lengths)[:-1])
 
 
-def lead_statistics(dataset: datasets.Dataset, lead_names: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation in mV of each lead over all samples of a data set, to normalise with.
-
-    Raises `ValueError` where a record lacks one of `lead_names`.
-    """
-    rows = dataset.with_format("arrow")
-    count, total, squares = 0, np.zeros(len(lead_names)), np.zeros(len(lead_names))
-    for start in range(0, len(rows), 256):
-        table = rows[start : start + 256]
-        for signal, names, ecg_id in zip(
-            _rows(table["signal"]), table["lead_names"].to_pylist(), table["ecg_id"].to_pylist(), strict=True
-        ):
-            if lacking := [name for name in lead_names if name not in names]:
-                raise ValueError(f"Record {ecg_id} lacks the leads {', '.join(lacking)}: it has {', '.join(names)}.")
-            millivolts = signal.reshape(len(names), -1)[[names.index(name) for name in lead_names]] / 1000.0
-            count += millivolts.shape[1]
-            total += millivolts.sum(axis=1)
-            squares += (millivolts**2).sum(axis=1)
-    mean = total / count
-    return mean.tolist(), np.sqrt(squares / count - mean**2).tolist()
-
-
 __all__ = [
     "EpochSampler",
     "EvaluationWindows",
     "RecordWindows",
-    "SetEpoch",
     "TrainingWindows",
     "identity_collate",
-    "lead_statistics",
+    "label_matrix",
+    "rows_of",
 ]

@@ -1,35 +1,24 @@
-"""What the stages compute and leave on disk: cached features, the probe's head, checkpoints that are whole.
-
-A run has one folder, and in it `_stages/<stage>/` for each stage; a stage reads what the one before it wrote, so that
-a killed run goes on where it was.
-"""
+"""The linear probe of post-training: features of the frozen backbone, cached in files, and a head fitted on them."""
 
 from __future__ import annotations
 
-import json
 import pathlib
-import re
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from tqdm.auto import tqdm
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
 
 from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from ..files import whole_file
+from ..runs.statistics import RunningMoments
 from .arguments import PostTrainingArguments
 from .evaluation import choosing_metric, evaluation_metrics, record_losses, with_both_classes
 
-logger = logging.get_logger(__name__)
-
-PROBE_EPOCHS, PROBE_STEPS = 20, 1000  # passes by default, and the steps that these shall make at the least
-PROBE_EVALUATIONS = 50  # at most so many in one probe: one costs more than a pass over few records
+PROBE_EPOCHS, PROBE_STEPS = 20, 1000  # passes by default, and the fewest steps that these make
+PROBE_EVALUATIONS = 50  # the most in one probe: one costs more than a pass over few records
 
 
 @dataclass
@@ -54,7 +43,7 @@ class CachedFeatures:
                 file.write(np.ascontiguousarray(features[mask], dtype=np.float32).data)
                 counts.append(mask.sum(axis=1))
                 labels.append(batch_labels)
-        # Written last and whole: its presence says that the features are complete.
+        # Written last, and complete: its presence says that the features are.
         with whole_file(folder / "records.npz") as unfinished:
             np.savez(unfinished, counts=np.concatenate(counts), labels=np.concatenate(labels))
 
@@ -67,12 +56,10 @@ class CachedFeatures:
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each feature, in one pass that holds a chunk at a time."""
-        total = squares = 0.0
+        moments = RunningMoments(self.features.shape[1])
         for start in range(0, len(self.features), 8192):
-            chunk = self.features[start : start + 8192].astype(np.float64)
-            total, squares = total + chunk.sum(axis=0), squares + (chunk**2).sum(axis=0)
-        mean = total / len(self.features)
-        return mean, np.sqrt(np.maximum(squares / len(self.features) - mean**2, 0.0))
+            moments.add(self.features[start : start + 8192], axis=1)
+        return moments.mean(), moments.std()
 
 
 def fit_linear_probe(
@@ -150,50 +137,4 @@ def _evaluate_head(head, validation: CachedFeatures, aggregate_windows) -> dict[
     return evaluation_metrics(validation.labels, torch.cat(logits).numpy(), torch.cat(losses).numpy())
 
 
-def last_complete_checkpoint(folder: pathlib.Path, world_size: int) -> str | None:
-    """The newest `checkpoint-<step>` in `folder` from which training can go on exactly; others are named in a warning.
-
-    A kill or a full disk leaves a checkpoint half-written, and the library would go on from it with other weights or
-    another random state, or not at all.
-    """
-    steps = {}
-    for path in pathlib.Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name):
-            steps[int(match[1])] = path
-    for _, path in sorted(steps.items(), reverse=True):
-        fault = _checkpoint_problem(path, world_size)
-        if fault is None:
-            return str(path)
-        logger.warning(f"{path.name} is ignored: {fault}.")
-    return None
-
-
-def _checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
-    states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
-    # FSDP gathers its optimizer into `optimizer.bin`.
-    optimizer = "optimizer.bin" if (path / "optimizer.bin").is_file() else "optimizer.pt"
-    for name in ["model.safetensors", optimizer, "scheduler.pt", *states, "trainer_state.json"]:
-        if not (path / name).is_file():
-            return f"it lacks `{name}`"
-    for name in [optimizer, "scheduler.pt", *states]:
-        if not zipfile.is_zipfile(path / name):
-            return f"`{name}` is cut short"
-    try:
-        with safe_open(path / "model.safetensors", "pt"):
-            json.loads((path / "trainer_state.json").read_text())
-    except (SafetensorError, ValueError) as error:
-        return f"it has a damaged file ({error})"
-    return None
-
-
-def differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
-    """A phrase for each entry that two nested dictionaries of JSON values do not share."""
-    for key in sorted(stored.keys() | given.keys()):
-        old, new = stored.get(key), given.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from differences(old, new, f"{path}{key}.")
-        elif old != new:
-            yield f"`{path}{key}` was {old}, now {new}"
-
-
-__all__ = ["CachedFeatures", "differences", "fit_linear_probe", "last_complete_checkpoint"]
+__all__ = ["CachedFeatures", "fit_linear_probe"]

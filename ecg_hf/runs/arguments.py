@@ -1,0 +1,191 @@
+"""Arguments that post-training and pre-training share, and what of them belongs to the recipe of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import typing
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from ..ecg_transformer.configuration_ecg_transformer import PRESETS
+
+# Fields of `TrainingArguments` that change how a run is carried out, logged or published, and not its result. All
+# others are written to `recipe.yaml` and compared when a run is resumed.
+NOT_IN_RECIPE = frozenset(
+    {
+        # Places, devices, processes
+        *("output_dir", "use_cpu", "local_rank", "expect_world_size", "fsdp", "fsdp_config", "deepspeed"),
+        *("parallelism_config", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
+        *("ddp_find_unused_parameters", "ddp_static_graph"),
+        # Speed and memory
+        *("torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps"),
+        *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+        *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order"),
+        *("per_device_eval_batch_size", "eval_accumulation_steps", "eval_do_concat_batches"),
+        *("eval_use_gather_object", "skip_memory_metrics", "debug"),
+        # Logs
+        *("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "logging_nan_inf_filter"),
+        *("include_num_input_tokens_seen", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name"),
+        *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+        # Checkpoints and the Hub
+        *("resume_from_checkpoint", "restore_callback_states_from_checkpoint", "save_total_limit", "save_only_model"),
+        *("save_on_each_node", "enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo"),
+        *("hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"),
+        # Without a meaning here: fixed, or for language models
+        *("remove_unused_columns", "label_names", "do_train", "do_eval", "do_predict", "include_for_metrics"),
+        *("batch_eval_metrics", "prediction_loss_only", "length_column_name", "use_cache", "use_liger_kernel"),
+        *("liger_kernel_config", "average_tokens_across_devices"),
+    }
+)
+
+# The best known of the others come first in a recipe.
+MAIN_FIELDS = (
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim"),
+    *("lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "bf16", "fp16", "seed"),
+)
+
+# Fields of the arguments of model and data that name a place on this machine.
+MACHINE_FIELDS = ("data_dir", "probe_data_dir", "train_table", "cache_dir")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """[`TrainingArguments`] with the defaults, checks and the recipe that both kinds of runs share."""
+
+    expect_world_size: int | None = field(
+        default=None, metadata={"help": "Stop at once unless this many processes were started."}
+    )
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay, on matrices only."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Records in one evaluation batch."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the training log."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: `epoch` or `steps`."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: windows need all columns."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every parameter has a gradient in every step, so there is nothing to find."}
+    )
+
+    def __post_init__(self):
+        check_numbers(self)
+        if str(self.resume_from_checkpoint).lower() in ("true", "false"):
+            self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
+        if self.remove_unused_columns:
+            raise ValueError("`remove_unused_columns` must be false: windows are made from all columns.")
+        if self.save_only_model:
+            raise ValueError("`save_only_model` is not supported: a run cannot be resumed from such checkpoints.")
+        super().__post_init__()
+        _check_world_size(self)
+        _warn_of_slow_bf16(self)
+
+    def recipe(self) -> dict:
+        """The fields that change the result, as plain values: those of this class, then the library's."""
+        values = self.to_dict()
+        library = {item.name for item in dataclasses.fields(TrainingArguments)}
+        own = [item.name for item in dataclasses.fields(self) if item.name not in library]
+        names = [*own, *MAIN_FIELDS, *(name for name in values if name in library and name not in MAIN_FIELDS)]
+        return {name: values[name] for name in names if name not in NOT_IN_RECIPE}
+
+
+def check_numbers(args: object) -> None:
+    """`TypeError` for a string in a dataclass field that expects a number."""
+    # Not `field.type`, which HfArgumentParser overwrites.
+    hints = typing.get_type_hints(type(args))
+    for item in dataclasses.fields(args):
+        value = getattr(args, item.name)
+        kinds = set(typing.get_args(hints[item.name])) or {hints[item.name]}
+        if kinds <= {int, float, type(None)} and isinstance(value, str):
+            raise TypeError(
+                f"`{item.name}` is the string '{value}' where a number is expected; YAML needs 1.0e-3 or 0.001 for "
+                "1e-3."
+            )
+
+
+def _check_world_size(args: RunArguments) -> None:
+    if args.expect_world_size is not None and args.expect_world_size != args.world_size:
+        raise ValueError(
+            f"Asked for {args.expect_world_size} processes but the world size is {args.world_size}; start with "
+            "`torchrun` or `accelerate launch --multi_gpu`, or see the launch section of the README."
+        )
+
+
+def _warn_of_slow_bf16(args: RunArguments) -> None:
+    if args.bf16 and args.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warnings.warn(
+            "This CPU has no native bfloat16 support, so a step takes about ten times as long as in float32: pass "
+            "`--bf16 false`.",
+            stacklevel=3,
+        )
+
+
+@dataclass
+class ModelArguments:
+    """The encoder to train: a checkpoint, or an architecture with random weights."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of an encoder or classifier to start from."}
+    )
+    architecture: str = field(
+        default="tiny",
+        metadata={"help": f"Without `--model_name_or_path`: random weights of this size ({', '.join(PRESETS)})."},
+    )
+    model_sampling_rate: float | None = field(
+        default=None, metadata={"help": "Hz of a new model's input; default: the architecture's, else the files'."}
+    )
+    window_seconds: float | None = field(
+        default=None, metadata={"help": "Length of a new model's window; default: the architecture's, else 2.5 s."}
+    )
+    window_stride_seconds: float | None = field(
+        default=None,
+        metadata={"help": "From one evaluation window to the next; default: the checkpoint's, or half a new window."},
+    )
+    patch_size: int | None = field(
+        default=None, metadata={"help": "Samples of a new model's token; default: the architecture's, else 100 ms."}
+    )
+    pooling: str | None = field(
+        default=None, metadata={"help": "What a new model's head reads; default: the architecture's, else `mean`."}
+    )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "sdpa (the default), eager or flash_attention_2. On a CPU, windows of few tokens train twice as "
+            "fast with eager in bfloat16."
+        },
+    )
+
+    def __post_init__(self):
+        of_new_models = ("model_sampling_rate", "window_seconds", "patch_size", "pooling")
+        given = [f"--{name}" for name in of_new_models if getattr(self, name) is not None]
+        if self.model_name_or_path is not None and given:
+            raise ValueError(
+                f"{', '.join(given)} would change what the checkpoint `{self.model_name_or_path}` was trained with; "
+                "they are for a new model (`--architecture`). Leave them out."
+            )
+
+
+@dataclass
+class DataArguments:
+    """Where the records are."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "PTB-XL folder in PhysioNet's layout."})
+    sampling_rate: int = field(default=100, metadata={"help": "Which of PTB-XL's files to read: 100 or 500 (Hz)."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where the Arrow copy of the records is kept."})
+    max_train_records: int | None = field(
+        default=None, metadata={"help": "Maximum number of training records, for a quick try."}
+    )
+
+
+def recipe_of(*groups: object) -> dict:
+    """The fields of the arguments of model and data, without paths of this machine: of a folder its name stays."""
+    facts = {name: value for group in groups for name, value in vars(group).items() if name not in MACHINE_FIELDS}
+    for name in ("model_name_or_path", "dataset_name"):
+        if facts.get(name) is not None and pathlib.Path(facts[name]).exists():
+            facts[name] = pathlib.Path(facts[name]).resolve().name
+    return facts
+
+
+__all__ = ["DataArguments", "ModelArguments", "RunArguments", "check_numbers", "recipe_of"]

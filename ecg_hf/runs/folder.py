@@ -1,0 +1,162 @@
+"""The output folder of a run: what it was asked for, what its stages left, and the files that it publishes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterator
+
+from safetensors import SafetensorError, safe_open
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from ..files import write_atomic
+
+logger = logging.get_logger(__name__)
+
+STAGES_FOLDER = "_stages"
+RUN_FILE = "run.json"
+
+# To be raised whenever the record of a run gets other entries, so that an older run is refused by this reason.
+RECORD_VERSION = 2
+
+
+class RunFolder:
+    """A folder in which one run is under way, or finished.
+
+    `_stages/run.json` records what the run was asked for, and `_stages/<stage>/` holds what each stage left, so that a
+    stopped run can be resumed. The final files appear beside it when they are complete, `config.json` last.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: str | os.PathLike) -> RunFolder:
+        """The folder of the run that wrote `<folder>/_stages/<stage>/checkpoint-<step>`.
+
+        Raises `FileNotFoundError` for anything else.
+        """
+        checkpoint = pathlib.Path(checkpoint).absolute()
+        folder = cls(checkpoint.parents[2]) if len(checkpoint.parents) > 2 else None
+        if folder is None or not checkpoint.is_dir() or not folder._record.is_file():
+            raise FileNotFoundError(
+                f"`{checkpoint}` is not a checkpoint of a run: it must be OUTPUT_DIR/{STAGES_FOLDER}/STAGE/"
+                f"{PREFIX_CHECKPOINT_DIR}-STEP, beside the record of its run."
+            )
+        return folder
+
+    def stage(self, name: str) -> pathlib.Path:
+        """Where a stage keeps its files."""
+        return self.path / STAGES_FOLDER / name
+
+    @property
+    def _record(self) -> pathlib.Path:
+        return self.stage(RUN_FILE)
+
+    def open(self, facts: dict, resume: bool) -> dict | None:
+        """Begin a run, or resume the one that is here -> its results if it is finished.
+
+        Args:
+            facts: what must be the same for a run to be resumed; JSON values.
+            resume: whether a run that is here shall be resumed. Without one, a new run begins.
+
+        Raises:
+            FileExistsError: the folder holds other files, or a run that `resume` does not ask for.
+            ValueError: the run that is here was asked for something else; the message names what changed.
+        """
+        if not self._record.is_file():
+            # A kill before the first stage leaves an empty folder; anything else in it is somebody's.
+            if any(file.name != STAGES_FOLDER for file in self.path.glob("*")) or any(self.stage("").glob("*")):
+                raise FileExistsError(
+                    f"`{self.path}` holds files of another run: choose another `output_dir`, or empty it."
+                )
+            if resume:
+                logger.warning(f"There is no run in `{self.path}` yet: it starts from the beginning.")
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._record, json.dumps({"version": RECORD_VERSION, **facts}, indent=2))
+            return None
+        if not resume:
+            raise FileExistsError(
+                f"`{self.path}` holds another run: choose another `output_dir`, or resume that run by "
+                "`--resume_from_checkpoint true`."
+            )
+        self.check(facts)
+        if (self.path / "config.json").is_file():
+            logger.warning(f"The run in `{self.path}` is finished: its results are returned.")
+            return json.loads((self.path / "all_results.json").read_text(encoding="utf-8"))
+        return None
+
+    def check(self, facts: dict) -> None:
+        """`ValueError` where the run that is here was asked for anything else than `facts`."""
+        stored = json.loads(self._record.read_text(encoding="utf-8"))
+        if stored.pop("version", None) != RECORD_VERSION:
+            raise ValueError(
+                f"The run in `{self.path}` was started by another version of ecg_hf, which recorded other facts: "
+                "finish it with that version, or start from its checkpoint by `--model_name_or_path`, in another "
+                "`output_dir`."
+            )
+        if changes := list(differences(stored, facts)):
+            raise ValueError(
+                f"The run in `{self.path}` cannot be resumed with other settings: {'; '.join(changes)}. Use its own "
+                "settings, or start from its checkpoint by `--model_name_or_path`, in another `output_dir`."
+            )
+
+    def publish(self, folder: pathlib.Path) -> None:
+        """Move the files of `folder` to where users look for them; `config.json` comes last and ends the run."""
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
+            file.replace(self.path / file.name)
+        folder.rmdir()
+
+
+def differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
+    """A phrase for each entry that two nested dictionaries of JSON values do not share."""
+    for key in sorted(stored.keys() | given.keys()):
+        old, new = stored.get(key), given.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{path}{key}.")
+        elif old != new:
+            yield f"`{path}{key}` was {old}, now {new}"
+
+
+def last_complete_checkpoint(folder: str | os.PathLike, world_size: int) -> str | None:
+    """The newest `checkpoint-<step>` in `folder` from which training can be resumed exactly; warns of each other one.
+
+    A kill or a full disk leaves a checkpoint half-written, and the library would resume from it with other weights or
+    another random state, or not at all.
+    """
+    steps = {}
+    for path in pathlib.Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name):
+            steps[int(match[1])] = path
+    for _, path in sorted(steps.items(), reverse=True):
+        problem = checkpoint_problem(path, world_size)
+        if problem is None:
+            return str(path)
+        logger.warning(f"{path.name} is ignored: {problem}.")
+    return None
+
+
+def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
+    """Why training cannot be resumed exactly from a checkpoint; None if it can."""
+    states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
+    # FSDP gathers its optimizer into `optimizer.bin`.
+    optimizer = "optimizer.bin" if (path / "optimizer.bin").is_file() else "optimizer.pt"
+    for name in ["model.safetensors", optimizer, "scheduler.pt", *states, "trainer_state.json"]:
+        if not (path / name).is_file():
+            return f"it lacks `{name}`"
+    for name in [optimizer, "scheduler.pt", *states]:
+        if not zipfile.is_zipfile(path / name):
+            return f"`{name}` is cut short"
+    try:
+        with safe_open(path / "model.safetensors", "pt"):
+            json.loads((path / "trainer_state.json").read_text())
+    except (SafetensorError, ValueError) as error:
+        return f"it has a damaged file ({error})"
+    return None
+
+
+__all__ = ["RunFolder", "checkpoint_problem", "differences", "last_complete_checkpoint"]

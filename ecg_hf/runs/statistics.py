@@ -1,0 +1,56 @@
+"""Means and standard deviations of data that are too large to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+
+from .windows import rows_of
+
+
+class RunningMoments:
+    """Mean and standard deviation of each column of data that come in pieces, in one pass and in float64."""
+
+    def __init__(self, num_columns: int):
+        self.count = np.zeros(num_columns)
+        self.total = np.zeros(num_columns)
+        self.squares = np.zeros(num_columns)
+
+    def add(self, values: np.ndarray, axis: int, count: np.ndarray | None = None) -> None:
+        """Add values whose columns are `axis`; `count` is how many of each column there are, if not all."""
+        values = values.astype(np.float64, copy=False)
+        others = tuple(other for other in range(values.ndim) if other != axis % values.ndim)
+        self.count += values.size // values.shape[axis] if count is None else count
+        self.total += values.sum(axis=others)
+        self.squares += (values**2).sum(axis=others)
+
+    def mean(self) -> np.ndarray:
+        """(columns,); 0 where a column has no values."""
+        return self.total / np.maximum(self.count, 1)
+
+    def std(self) -> np.ndarray:
+        """(columns,); 0 where a column has no values, or only equal ones."""
+        return np.sqrt(np.maximum(self.squares / np.maximum(self.count, 1) - self.mean() ** 2, 0.0))
+
+
+def lead_statistics(dataset: datasets.Dataset, lead_names: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation in mV of each lead over all samples of a data set, to normalise with.
+
+    Raises `ValueError` where a record lacks one of `lead_names`.
+    """
+    moments = RunningMoments(len(lead_names))
+    rows = dataset.with_format("arrow")
+    for start in range(0, len(rows), 256):
+        table = rows[start : start + 256]
+        columns = (rows_of(table["signal"]), table["lead_names"].to_pylist(), table["ecg_id"].to_pylist())
+        for signal, names, ecg_id in zip(*columns, strict=True):
+            if lacking := [name for name in lead_names if name not in names]:
+                raise ValueError(f"Record {ecg_id} lacks the leads {', '.join(lacking)}: it has {', '.join(names)}.")
+            leads = signal.reshape(len(names), -1)[[names.index(name) for name in lead_names]]
+            moments.add(leads / 1000.0, axis=0)
+    return moments.mean().tolist(), moments.std().tolist()
+
+
+__all__ = ["RunningMoments", "lead_statistics"]

@@ -1,0 +1,356 @@
+"""RunTrainer: what the trainers of post-training and of pre-training have in common.
+
+Of the library's trainer only public methods are overridden. One private name is needed, see `_forget_preparation`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Iterable
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+import yaml
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from ..cards import write_model_card
+from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from ..files import write_atomic
+from ..plotting import plot_learning_curves
+from .arguments import RunArguments
+from .folder import RunFolder, checkpoint_problem, last_complete_checkpoint
+from .windows import EpochSampler, identity_collate
+
+logger = logging.get_logger(__name__)
+
+START_FILE = "start.safetensors"
+
+# Of the configuration: what saving and loading set, and what the weights don't depend on. Labels are compared apart.
+_PASSING_FIELDS = (
+    *("architectures", "auto_map", "dtype", "transformers_version", "_name_or_path", "provenance"),
+    *("id2label", "label2id"),
+)
+
+
+class RunTrainer(Trainer):
+    """A [`Trainer`] of one run in one folder, which can be stopped and resumed, bit-identically on a CPU.
+
+    A subclass makes the windows (`training_windows`, `evaluation_windows`) and says what its data are
+    (`data_fingerprints`). Batches come ready from the windows, one for each list of keys.
+
+    Args:
+        model (`PreTrainedModel`): What is trained.
+        args ([`RunArguments`])
+        feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes windows of records, and is saved with the model.
+        recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
+
+    Further keyword arguments go to [`Trainer`].
+    """
+
+    layer_decay = 1.0
+    """Factor of the learning rate from each layer to the one below it."""
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: RunArguments,
+        feature_extractor: ECGTransformerFeatureExtractor,
+        recipe: dict | None = None,
+        **kwargs,
+    ):
+        self.run_folder = RunFolder(args.output_dir)
+        self.recipe = {**(recipe or {}), **args.recipe()}
+        self.stage = ""
+        self.epoch_sampler: EpochSampler | None = None
+        self._stage_started, self._seconds_before = time.perf_counter(), 0.0
+        super().__init__(
+            model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
+        )
+        self.add_callback(_SetEpoch(self))
+        # Taken once: later the model has other weights, and the recipe more entries.
+        self._facts = None
+        if self.train_dataset is not None and self.is_world_process_zero():
+            self._facts = json.loads(json.dumps(self._describe_run()))
+
+    # ---- What a subclass says ----
+
+    def training_windows(self, dataset: datasets.Dataset) -> Dataset:
+        """The data set whose `__getitems__` makes a training batch of keys (epoch, index)."""
+        raise NotImplementedError
+
+    def evaluation_windows(self, dataset: datasets.Dataset) -> Dataset:
+        """The data set whose `__getitems__` makes an evaluation batch of indices."""
+        raise NotImplementedError
+
+    def data_fingerprints(self) -> dict[str, str]:
+        """What changes when the records of the run change."""
+        raise NotImplementedError
+
+    # ---- The run ----
+
+    def _describe_run(self) -> dict:
+        config = self.model.config.to_dict()
+        return {
+            "recipe": self.recipe,
+            "labels": self.model.config.labels,
+            "model": {name: value for name, value in config.items() if name not in _PASSING_FIELDS},
+            "weights": _fingerprint(self.model.state_dict()),
+            "data": self.data_fingerprints(),
+            "feature_extractor": json.loads(self.processing_class.to_json_string()),
+        }
+
+    def open_run(self, resume: bool | str | None) -> dict | None:
+        """Begin the run, or resume it -> its results if it is finished; errors as in [`RunFolder.open`].
+
+        One process looks and tells the others, which could find what it has just written. With the name of a
+        checkpoint that one must be of a run with the same settings.
+        """
+        found = None
+        if self.is_world_process_zero():
+            try:
+                if isinstance(resume, str):
+                    source = RunFolder.of_checkpoint(resume)
+                    source.check(self._facts)
+                    resume = source.path == self.run_folder.path.absolute()
+                found = self.run_folder.open(self._facts, bool(resume))
+            except (OSError, ValueError) as error:
+                found = error
+        found = broadcast_object_list([found])[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def enter_stage(self, stage: str) -> None:
+        """Begin a stage: its name and seconds stand in every entry of the log from now on."""
+        self.stage = stage
+        self._stage_started, self._seconds_before = time.perf_counter(), 0.0
+
+    def stage_seconds(self) -> float:
+        """Seconds of this stage so far, with those before the run was stopped."""
+        return self._seconds_before + time.perf_counter() - self._stage_started
+
+    def train_stage(self, resume: bool | str, keep_start: bool) -> None:
+        """`train()` from the last complete checkpoint of the stage, from the one named, or from its beginning.
+
+        `keep_start` writes the weights of the beginning down, for a stage to which no other one hands over weights in
+        a file: a resumed run without a checkpoint then begins with those, even if the model in memory has moved on.
+        """
+        folder = self.run_folder.stage(self.stage)
+        checkpoint = resume
+        if not isinstance(resume, str):
+            checkpoint = last_complete_checkpoint(folder, self.args.world_size) if resume else None
+        start = folder / START_FILE
+        if checkpoint is None and keep_start:
+            if resume and start.is_file():
+                self.model.load_state_dict(load_file(start))
+            elif self.is_world_process_zero():
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, start)
+            self.accelerator.wait_for_everyone()
+        self.train(checkpoint)
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """One gradient stage, with a fresh start of optimizer, schedule and random numbers.
+
+        Raises `OSError` where a checkpoint cannot be written; the message says from which one the run can be resumed.
+        """
+        set_seed(self.args.seed)
+        self.optimizer = self.lr_scheduler = None
+        self._forget_preparation()
+        if resume_from_checkpoint is not None:
+            state = json.loads((pathlib.Path(resume_from_checkpoint) / "trainer_state.json").read_text())
+            self._seconds_before = max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
+        # The library keeps its checkpoints in `output_dir`.
+        output_dir, self.args.output_dir = self.args.output_dir, str(self.run_folder.stage(self.stage))
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            self._raise_if_checkpoint_failed(error)
+            raise
+        finally:
+            self.args.output_dir = output_dir
+
+    def _forget_preparation(self) -> None:
+        """After an `evaluate()` the first step would otherwise get the bare model, without DDP, and the processes
+        would diverge silently: accelerate marks a model that it has prepared, and wraps it no second time."""
+        self.model_wrapped = self.model
+        self.model._is_accelerate_prepared = False
+
+    def _raise_if_checkpoint_failed(self, error: Exception) -> None:
+        folder = pathlib.Path(self.args.output_dir)
+        checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if not checkpoint.is_dir() or checkpoint_problem(checkpoint, self.args.world_size) is None:
+            return
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        complete = last_complete_checkpoint(folder, self.args.world_size)
+        raise OSError(
+            f"The checkpoint of step {self.state.global_step} could not be written to `{folder}` ({error}; "
+            f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free). "
+            + (f"{pathlib.Path(complete).name} is complete" if complete else "There is no earlier one")
+            + ": make room, and resume by `--resume_from_checkpoint true`."
+        ) from error
+
+    # ---- Batches ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.train_dataset is None:
+            raise ValueError("Training needs a `train_dataset`.")
+        windows = self.training_windows(self.train_dataset)
+        self.epoch_sampler = EpochSampler(len(windows), self.args.seed)
+        # Not `args.train_batch_size`, which `auto_find_batch_size` leaves as it was.
+        steps = self.args.gradient_accumulation_steps * self.args.world_size
+        batch_size = self.get_total_train_batch_size(self.args) // steps
+        return self._loader(windows, batch_size, self.epoch_sampler, self.args.dataloader_drop_last)
+
+    def get_eval_dataloader(self, eval_dataset: datasets.Dataset | str | None = None) -> DataLoader:
+        if isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if eval_dataset is None:
+            raise ValueError("Evaluation needs an `eval_dataset`.")
+        return self.get_test_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: datasets.Dataset) -> DataLoader:
+        return self._loader(self.evaluation_windows(test_dataset), self.args.eval_batch_size)
+
+    def _loader(
+        self, windows: Dataset, batch_size: int, sampler: Sampler | None = None, drop_last: bool = False
+    ) -> DataLoader:
+        args = self.args
+        loader = DataLoader(
+            windows,
+            batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            in_order=args.dataloader_in_order,
+        )
+        return self.accelerator.prepare(loader)
+
+    # ---- The optimizer ----
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer of `args.optim`; weight decay on matrices only, `layer_decay` over the depth."""
+        if self.optimizer is None:
+            module = self.model if model is None else model
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
+            self.optimizer = optimizer_class(self._parameter_groups(module), **kwargs)
+        return self.optimizer
+
+    def _parameter_groups(self, module) -> list[dict]:
+        model = self.accelerator.unwrap_model(module)
+        without_decay = model.no_weight_decay()
+        groups: dict[tuple[int, bool], list] = {}
+        for name, parameter in model.named_parameters():
+            # Tokens and positions are no matrices of a linear map.
+            decays = parameter.ndim > 1 and name not in without_decay
+            layer = model.layer_id(name) if self.layer_decay < 1 else 0
+            groups.setdefault((layer, decays), []).append(parameter)
+        top = max(layer for layer, _ in groups)
+        return [
+            {
+                "params": parameters,
+                "lr": self.args.learning_rate * self.layer_decay ** (top - layer),
+                "weight_decay": self.args.weight_decay if decays else 0.0,
+            }
+            # The rate that is logged is that of the first group: the head's.
+            for (layer, decays), parameters in sorted(groups.items(), reverse=True)
+        ]
+
+    # ---- Logs ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        self.state.log_history[-1].update(stage=self.stage, seconds=round(self.stage_seconds(), 2))
+
+    # ---- The final files ----
+
+    def begin_final_files(self, module: PreTrainedModel, prefix: str = "") -> pathlib.Path:
+        """A folder with the model and its feature extractor, for the other final files; called by all processes.
+
+        `module` is the model without wrappers, or the part of it whose weights begin with `prefix`.
+        """
+        folder = self.run_folder.stage("final")
+        # Gathered from all processes where the model is sharded.
+        state = self.accelerator.get_state_dict(self.model)
+        if self.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            module.save_pretrained(folder, state_dict=state)
+            self.processing_class.save_pretrained(folder)
+        return folder
+
+    def publish_final_files(self, folder: pathlib.Path, results: dict, metrics: dict) -> None:
+        """Complete the folder by results, metrics, recipe, curves and card, and move it all to its place; called by
+        the main process."""
+        write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+        write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
+        write_atomic(folder / "log_history.json", json.dumps(self.state.log_history, indent=1))
+        plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
+        write_model_card(folder)
+        self.run_folder.publish(folder)
+        self.run_folder.stage(self.stage).joinpath(START_FILE).unlink(missing_ok=True)
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the sampler the epoch; the library does not reach it when several processes resume within an epoch."""
+
+    def __init__(self, trainer: RunTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.epoch_sampler.set_epoch(int(state.epoch))
+
+
+def _fingerprint(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint_of_records(dataset: datasets.Dataset, columns: Iterable[str]) -> str:
+    """SHA-256 of some columns of a data set, signals and all, whatever its chunks and its cache."""
+    digest = hashlib.sha256()
+    rows = dataset.select_columns(list(columns)).with_format("arrow")
+    for start in range(0, len(rows), 256):
+        table = rows[start : start + 256]
+        for column in table.columns:
+            _update(digest, column.combine_chunks())
+    return digest.hexdigest()
+
+
+def _update(digest, array: pa.Array | pa.ChunkedArray) -> None:
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        _update(digest, array.value_lengths())
+        array = array.flatten()
+    if pa.types.is_primitive(array.type) and not array.null_count:
+        digest.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)))
+    else:
+        digest.update(repr(array.to_pylist()).encode())
+
+
+__all__ = ["RunTrainer", "fingerprint_of_records"]
