@@ -155,7 +155,7 @@ def _encoder_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         **facts,
         "model_name": repo_id.split("/")[-1] if repo_id else folder.absolute().name,
         "results": results,
-        "settings": _own_settings(facts["recipe"], "crop_seconds"),
+        "settings": _own_settings(facts["recipe"], "crop_seconds", "crops_per_record"),
         "command": f"{_program('pretrain', repo_id, results['world_size'])} --data_dir records --output_dir run",
         "probe": metrics.get("probe"),
     }
@@ -319,10 +319,15 @@ def _stage_recipes(recipe: dict, results: dict) -> list[dict[str, Any]]:
     ]
 
 
-def _own_settings(recipe: dict, first: str) -> dict[str, Any]:
-    """The fields of the training itself, which begin with `first`; before them stand facts of model and data."""
+def _own_settings(recipe: dict, *first: str) -> dict[str, Any]:
+    """The best known fields of the training itself: from the first of `first` that is there to `seed`.
+
+    Before them stand facts of model and data, after them fields that are seldom changed.
+    """
     names = list(recipe)
-    return {name: recipe[name] for name in names[names.index(first) :] if recipe[name] is not None}
+    start = min(names.index(name) for name in first if name in recipe)
+    shown = names[start : names.index("seed") + 1]
+    return {name: recipe[name] for name in shown if recipe[name] is not None}
 
 
 def _command(recipe: dict, repo_id: str | None, world_size: int) -> str | None:

@@ -451,10 +451,42 @@ def test_a_finished_run_returns_its_results_when_resumed(finished, simulated_spl
     )
 
 
+@pytest.mark.parametrize("stages", [["probe", "finetune"], ["finetune"]])
+@pytest.mark.parametrize("step", [1, 5])
+def test_an_interrupted_run_is_resumed_by_the_same_trainer(simulated_splits, tmp_path, stages, step):
+    """A notebook's Ctrl-C, before and after the first checkpoint (step 3)."""
+    make_resumable(simulated_splits, tmp_path / "alone", stages=stages).post_train()
+    trainer = make_resumable(simulated_splits, tmp_path / "run", stages=stages)
+    training_step = trainer.training_step
+
+    def interrupt(*args):
+        if trainer.state.global_step == step:
+            raise KeyboardInterrupt
+        return training_step(*args)
+
+    trainer.training_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.post_train()
+    trainer.training_step = training_step
+    results = trainer.post_train(resume_from_checkpoint=True)
+    assert same_weights(weights_of(tmp_path / "run"), weights_of(tmp_path / "alone"))
+    assert trainer.post_train(resume_from_checkpoint=True) == results  # finished, and called again
+    assert not list((tmp_path / "run").rglob("start.safetensors"))
+
+
 def test_a_run_does_not_go_on_with_other_settings_data_or_labels(finished, simulated_splits):
     folder, *_ = finished
     with pytest.raises(ValueError, match="`recipe.learning_rate` was 0.001, now 0.01"):
         make_trainer(simulated_splits, folder, learning_rate=0.01).post_train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="`recipe.eval_strategy` was epoch, now steps"):
+        make_trainer(simulated_splits, folder, eval_strategy="steps", save_strategy="steps").post_train(True)
+
+    def louder(record):
+        return {"signal": [record["signal"][0] + 1, *record["signal"][1:]]}
+
+    changed = simulated_splits["train"].map(louder, features=simulated_splits["train"].features)
+    with pytest.raises(ValueError, match="`data.train` was"):
+        make_trainer({**simulated_splits, "train": changed}, folder).post_train(resume_from_checkpoint=True)
     fewer = {**simulated_splits, "train": simulated_splits["train"].select(range(64))}
     with pytest.raises(ValueError, match="`data.train` was"):
         make_trainer(fewer, folder).post_train(resume_from_checkpoint=True)
@@ -519,9 +551,10 @@ def undisturbed(simulated_splits, tmp_path_factory):
     return weights_of(folder)
 
 
-def make_resumable(splits, folder) -> PostTrainer:
+def make_resumable(splits, folder, **fields) -> PostTrainer:
     steps = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
-    return make_trainer(splits, folder, num_train_epochs=3, drop_path_rate=0.5, save_total_limit=5, **steps)
+    settings = {"num_train_epochs": 3, "drop_path_rate": 0.5, "save_total_limit": 5, **steps, **fields}
+    return make_trainer(splits, folder, **settings)
 
 
 @pytest.mark.slow

@@ -503,6 +503,30 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_one_left_alone(records, 
     assert again == results
 
 
+@pytest.mark.parametrize("step", [1, 7])
+def test_an_interrupted_run_is_resumed_by_the_same_trainer(records, tmp_path, step):
+    make_trainer(records, tmp_path / "alone", **RESUMABLE).pretrain()
+    trainer = make_trainer(records, tmp_path / "run", **RESUMABLE)
+    training_step = trainer.training_step
+
+    def interrupt(*args):
+        if trainer.state.global_step == step:
+            raise KeyboardInterrupt
+        return training_step(*args)
+
+    trainer.training_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.pretrain()
+    trainer.training_step = training_step
+    results = trainer.pretrain(resume_from_checkpoint=True)
+    first, second = weights_of(tmp_path / "alone"), weights_of(tmp_path / "run")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    logs = [json.loads((tmp_path / name / "log_history.json").read_text()) for name in ("alone", "run")]
+    seen = [[(entry["step"], entry["accuracy"]) for entry in log if "accuracy" in entry] for log in logs]
+    assert seen[0] == seen[1]
+    assert trainer.pretrain(resume_from_checkpoint=True) == results
+
+
 def test_probing_changes_nothing_in_training(finished, simulated_folder, simulated_cache, tmp_path):
     output, _ = finished
     run_cli(simulated_folder, simulated_cache, tmp_path / "run", probe_every=0)
@@ -654,9 +678,7 @@ def test_another_configuration_cannot_be_resumed(finished, simulated_folder, sim
     checkpoint = output / "_stages/pretrain/checkpoint-4"
     changes = {"hidden_size": 32, "contrastive_temperature": 0.2}
     trainer = make_trainer(records, tmp_path / "run", small_model(**changes))
-    with pytest.raises(
-        ValueError, match=r"cannot be resumed with other.*`model.hidden_size` was 128, now 32"
-    ):
+    with pytest.raises(ValueError, match=r"cannot be resumed with other.*`model.hidden_size` was 128, now 32"):
         trainer.pretrain(resume_from_checkpoint=str(checkpoint))
     with pytest.raises(ValueError, match=r"`recipe.learning_rate` was 0.001, now 0.01"):
         run_cli(simulated_folder, simulated_cache, output, learning_rate=0.01, resume_from_checkpoint="true")

@@ -10,8 +10,10 @@ import benchmark
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import wfdb
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor
 
 from ecg_hf import ECGTransformerForMultiLabel, ECGTransformerModel, cli
@@ -147,6 +149,39 @@ def test_a_config_file_gives_flags_that_the_command_line_overrides(simulated_fol
     config.write_text("learning_rat: 0.1\n")
     with pytest.raises(ValueError, match="learning_rat"):
         train(simulated_folder, simulated_cache, tmp_path / "other", config=config)
+
+
+def test_a_run_from_its_own_recipe_gives_the_same_weights(simulated_folder, simulated_cache, tmp_path):
+    unusual = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "max_steps": 3,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": '{"min_lr": 0.0001}',
+        "optim": "adamw_torch",
+        "optim_args": "amsgrad=True",
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
+    }
+    train(simulated_folder, simulated_cache, tmp_path / "first", architecture="tiny", **unusual)
+    recipe = yaml.safe_load((tmp_path / "first/recipe.yaml").read_text())
+    assert recipe["lr_scheduler_kwargs"] == {"min_lr": 0.0001} and recipe["optim_args"] == "amsgrad=True"
+    cli.train(
+        flags(
+            config=tmp_path / "first/recipe.yaml",
+            data_dir=simulated_folder,
+            cache_dir=simulated_cache,
+            output_dir=tmp_path / "second",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+    )
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    again = yaml.safe_load((tmp_path / "second/recipe.yaml").read_text())
+    assert again == recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

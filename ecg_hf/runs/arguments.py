@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import typing
 import warnings
@@ -39,6 +40,8 @@ NOT_IN_RECIPE = frozenset(
         *("remove_unused_columns", "label_names", "do_train", "do_eval", "do_predict", "include_for_metrics"),
         *("batch_eval_metrics", "prediction_loss_only", "length_column_name", "use_cache", "use_liger_kernel"),
         *("liger_kernel_config", "average_tokens_across_devices"),
+        # Said by the same fields with `gradient` in their names, until these are gone
+        *("activation_checkpointing", "activation_checkpointing_kwargs"),
     }
 )
 
@@ -83,12 +86,15 @@ class RunArguments(TrainingArguments):
         _warn_of_slow_bf16(self)
 
     def recipe(self) -> dict:
-        """The fields that change the result, as plain values: those of this class, then the library's."""
-        values = self.to_dict()
+        """The fields that change the result, as plain values: those of this class, then the library's.
+
+        Fields that are None are left out; that is their default.
+        """
+        values = json.loads(self.to_json_string())
         library = {item.name for item in dataclasses.fields(TrainingArguments)}
         own = [item.name for item in dataclasses.fields(self) if item.name not in library]
         names = [*own, *MAIN_FIELDS, *(name for name in values if name in library and name not in MAIN_FIELDS)]
-        return {name: values[name] for name in names if name not in NOT_IN_RECIPE}
+        return {name: values[name] for name in names if name not in NOT_IN_RECIPE and values[name] is not None}
 
 
 def check_numbers(args: object) -> None:
@@ -181,11 +187,11 @@ class DataArguments:
 
 def recipe_of(*groups: object) -> dict:
     """The fields of the arguments of model and data, without paths of this machine: of a folder its name stays."""
-    facts = {name: value for group in groups for name, value in vars(group).items() if name not in MACHINE_FIELDS}
+    facts = {name: value for group in groups for name, value in vars(group).items() if value is not None}
     for name in ("model_name_or_path", "dataset_name"):
-        if facts.get(name) is not None and pathlib.Path(facts[name]).exists():
+        if name in facts and pathlib.Path(facts[name]).exists():
             facts[name] = pathlib.Path(facts[name]).resolve().name
-    return facts
+    return {name: value for name, value in facts.items() if name not in MACHINE_FIELDS}
 
 
 __all__ = ["DataArguments", "ModelArguments", "RunArguments", "check_numbers", "recipe_of"]

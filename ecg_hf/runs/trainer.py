@@ -47,8 +47,9 @@ _PASSING_FIELDS = (
 class RunTrainer(Trainer):
     """A [`Trainer`] of one run in one folder, which can be stopped and resumed, bit-identically on a CPU.
 
-    A subclass makes the windows (`training_windows`, `evaluation_windows`) and says what its data are
-    (`data_fingerprints`). Batches come ready from the windows, one for each list of keys.
+    A subclass has the methods `training_windows(dataset)` and `evaluation_windows(dataset)`, which give data sets
+    whose `__getitems__` makes a batch of keys (epoch, index) or of indices, and `data_fingerprints()`, a dictionary of
+    what changes when the records do.
 
     Args:
         model (`PreTrainedModel`): What is trained.
@@ -84,20 +85,6 @@ class RunTrainer(Trainer):
         self._facts = None
         if self.train_dataset is not None and self.is_world_process_zero():
             self._facts = json.loads(json.dumps(self._describe_run()))
-
-    # ---- What a subclass says ----
-
-    def training_windows(self, dataset: datasets.Dataset) -> Dataset:
-        """The data set whose `__getitems__` makes a training batch of keys (epoch, index)."""
-        raise NotImplementedError
-
-    def evaluation_windows(self, dataset: datasets.Dataset) -> Dataset:
-        """The data set whose `__getitems__` makes an evaluation batch of indices."""
-        raise NotImplementedError
-
-    def data_fingerprints(self) -> dict[str, str]:
-        """What changes when the records of the run change."""
-        raise NotImplementedError
 
     # ---- The run ----
 
@@ -215,9 +202,7 @@ class RunTrainer(Trainer):
         batch_size = self.get_total_train_batch_size(self.args) // steps
         return self._loader(windows, batch_size, self.epoch_sampler, self.args.dataloader_drop_last)
 
-    def get_eval_dataloader(self, eval_dataset: datasets.Dataset | str | None = None) -> DataLoader:
-        if isinstance(eval_dataset, str):
-            eval_dataset = self.eval_dataset[eval_dataset]
+    def get_eval_dataloader(self, eval_dataset: datasets.Dataset | None = None) -> DataLoader:
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ValueError("Evaluation needs an `eval_dataset`.")
