@@ -23,8 +23,7 @@ from .ecg_transformer.modeling_ecg_transformer import (
     ECGTransformerModel,
 )
 from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
-
-__version__ = "0.1.0"
+from .version import __version__
 
 AutoConfig.register("ecg_transformer", ECGTransformerConfig, exist_ok=True)
 # The base class first: `architectures` of the checkpoint chooses among them, and names the base by default.
@@ -79,5 +78,6 @@ __all__ = [
     "ECGTransformerForMultiLabel",
     "ECGTransformerForPreTraining",
     "ECGTransformerModel",
+    "__version__",
     *_LAZY,
 ]

@@ -27,6 +27,7 @@ from safetensors import safe_open
 
 from .plotting import plot_label_metrics
 from .ptbxl.parquet import describe_parquet
+from .version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,6 @@ _UNFILLED = "[More Information Needed]"
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that make a model what it is."""
-    from . import __version__
-
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"ecg_hf": __version__, "python": platform.python_version(), **versions}
 

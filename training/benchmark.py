@@ -60,7 +60,7 @@ def run_benchmark(trainer: Trainer, benchmark_args: BenchmarkArguments) -> Itera
 
 def _measure(trainer: Trainer, clock: _Clock, benchmark_args: BenchmarkArguments) -> dict[str, float]:
     steps = benchmark_args.num_steps
-    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch = next(iter(trainer.get_train_dataloader()))
     records = steps * trainer.args.train_batch_size
     rates = {"trainer_records_per_second": [], "bare_records_per_second": []}
     for _ in range(benchmark_args.num_rounds):

@@ -181,7 +181,6 @@ class PostTrainer(RunTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
-        inputs = self._prepare_inputs(inputs)
         labels, window_mask = inputs.pop("labels"), inputs.pop("window_mask")
         with torch.no_grad(), self.compute_loss_context_manager():
             rows = model(**{name: values[window_mask] for name, values in inputs.items()}).logits.float()
@@ -222,7 +221,6 @@ class PostTrainer(RunTrainer):
         hidden_size = self.model.config.hidden_size
         silent = self.args.disable_tqdm or not self.is_world_process_zero()
         for inputs in tqdm(loader, desc=f"Features of {split}", disable=silent):
-            inputs = self._prepare_inputs(inputs)
             labels, window_mask = inputs.pop("labels"), inputs.pop("window_mask")
             with torch.no_grad(), self.compute_loss_context_manager():
                 rows = self.model.base_model(**{name: values[window_mask] for name, values in inputs.items()})

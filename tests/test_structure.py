@@ -1,0 +1,120 @@
+"""The structure of the package: which part may import which, and what of the library's trainer is touched."""
+
+import ast
+import inspect
+import pathlib
+import re
+
+import accelerate
+import transformers
+
+import ecg_hf
+from ecg_hf import PostTrainer, PreTrainer
+from ecg_hf.runs.trainer import RunTrainer
+
+PACKAGE = pathlib.Path(ecg_hf.__file__).parent
+MAX_LINES = 600
+
+# For each part of the package the parts that it may import, besides itself. Whoever adds an arrow adds it here, and
+# it must not lead upwards.
+ALLOWED = {
+    "ecg_transformer": set(),
+    "files": set(),
+    "version": set(),
+    "plotting": {"ecg_transformer", "files"},
+    "metrics": {"ecg_transformer"},
+    "ptbxl": {"ecg_transformer", "files"},
+    "synthetic": {"ecg_transformer", "files", "ptbxl"},
+    "conversion": {"ecg_transformer", "ptbxl"},
+    "cards": {"files", "plotting", "ptbxl", "version"},
+    "hub": {"cards", "ecg_transformer"},
+    "runs": {"cards", "ecg_transformer", "files", "plotting"},
+    "post_training": {"cards", "ecg_transformer", "files", "hub", "metrics", "ptbxl", "runs", "synthetic"},
+    "pretraining": {"cards", "ecg_transformer", "files", "metrics", "ptbxl", "runs"},
+    # The faces of the package.
+    "__init__": None,
+    "cli": None,
+}
+
+
+def modules() -> dict[str, pathlib.Path]:
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(name: str, path: pathlib.Path) -> set[str]:
+    """The modules of the package that a module imports, also within functions."""
+    known, found = modules(), set()
+    parts = name.split(".")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = parts[: len(parts) - node.level]
+            target = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            candidates = [target, *(f"{target}.{alias.name}".strip(".") for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ecg_hf":
+            candidates = [node.module.removeprefix("ecg_hf").strip(".")]
+        elif isinstance(node, ast.Import):
+            candidates = [alias.name[7:] for alias in node.names if alias.name.startswith("ecg_hf.")]
+        else:
+            continue
+        for candidate in candidates:
+            package = f"{candidate}.__init__".strip(".")
+            found |= {candidate} & known.keys() or {package} & known.keys()
+    return found - {name}
+
+
+def test_no_module_imports_a_part_above_it():
+    arrows = {
+        (name, target)
+        for name, path in modules().items()
+        for target in imports_of(name, path)
+        if ALLOWED[name.split(".")[0]] is not None
+    }
+    upward = [
+        f"{name} imports {target}"
+        for name, target in sorted(arrows)
+        if target.split(".")[0] not in {name.split(".")[0], *ALLOWED[name.split(".")[0]]}
+    ]
+    assert not upward
+    assert len(arrows) > 60  # the test sees them
+
+
+def test_parts_draw_no_circle():
+    """The list above has an order: nobody may write a circle into it."""
+    remaining = {name: set(allowed) for name, allowed in ALLOWED.items() if allowed is not None}
+    while remaining:
+        ground = {name for name, allowed in remaining.items() if not allowed & remaining.keys()}
+        assert ground, f"a circle among {sorted(remaining)}"
+        remaining = {name: allowed for name, allowed in remaining.items() if name not in ground}
+
+
+def test_modules_draw_no_circle():
+    remaining = {name: imports_of(name, path) for name, path in modules().items()}
+    while remaining:
+        ground = {name for name, targets in remaining.items() if not targets & remaining.keys()}
+        assert ground, f"a circle among {sorted(remaining)}"
+        remaining = {name: targets for name, targets in remaining.items() if name not in ground}
+
+
+def test_no_module_is_too_long():
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+TRAINERS = (RunTrainer, PostTrainer, PreTrainer)
+
+
+def test_no_private_part_of_the_librarys_trainer_is_overridden_or_used():
+    source = inspect.getsource(transformers.Trainer)
+    private = {name for name in re.findall(r"(?:self\.|def )(_[a-z]\w+)", source)}
+    assert {"_get_output_dir", "_save_checkpoint"} <= private  # the test sees them
+    for trainer in TRAINERS:
+        overridden = private & vars(trainer).keys()
+        used = private & set(re.findall(r"self\.(_[a-z]\w+)", inspect.getsource(trainer)))
+        assert not overridden and not used, trainer
+
+
+def test_the_one_private_name_that_is_needed_is_still_there():
+    """`RunTrainer._forget_preparation` takes this mark away; test_distributed shows what happens without it."""
+    prepare = inspect.getsource(accelerate.Accelerator.prepare_model)
+    assert re.search(r"_is_accelerate_prepared\"?, False\):\s+if model not in self\._models", prepare)
+    assert "model._is_accelerate_prepared = True" in prepare
