@@ -68,6 +68,7 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
     if args.process_index == 0:
         print(json.dumps(results, indent=2))
         print(f"The encoder and its curves are in {args.output_dir}: `ecg-hf train --model_name_or_path` takes it.")
+    _leave_processes()
     return results
 
 
@@ -81,7 +82,15 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     if args.process_index == 0:
         print(json.dumps(results, indent=2))
         print(f"The checkpoint, its metrics, predictions and learning curves are in {args.output_dir}")
+    _leave_processes()
     return results
+
+
+def _leave_processes() -> None:
+    """Left to the interpreter's exit, the threads of a process group now and then abort it, after all work is done."""
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
 
 
 def evaluate(argv: Sequence[str] | None = None) -> dict:

@@ -21,6 +21,9 @@ import hashlib, json, os, signal, sys
 sys.path.insert(0, {tests!r})
 import {module}
 {module}.{function}(**json.loads({arguments!r}))
+# Left to the interpreter's exit, the threads of the process group now and then abort it.
+import torch.distributed
+torch.distributed.destroy_process_group()
 """
 
 
