@@ -1,17 +1,16 @@
 """Feature extractor of the ECG Transformer: raw records of any source become the model's input windows."""
 
-import numbers
 import pathlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
-from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, MISSING_SAMPLE, check_choice
+from .common_ecg_transformer import LEAD_NAMES, check_choice
 from .configuration_ecg_transformer import AUTO_MAP, copy_code_files
+from .inputs_ecg_transformer import Batch, group_records, is_count, is_number
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
     bandpass_filter,
@@ -23,38 +22,6 @@ from .signal_steps_ecg_transformer import (
     round_to_float16,
     zscore,
 )
-
-UNITS_PER_MILLIVOLT = {unit: MICROVOLTS["mv"] / MICROVOLTS[unit.casefold()] for unit in ("mV", "uV")}
-MAX_MILLIVOLTS = MAX_MICROVOLTS / MICROVOLTS["mv"]
-
-
-@dataclass
-class _Batch:
-    """Equal records (shape, data type, sampling rate, leads) on their way through the steps."""
-
-    label: str
-    """How messages name the first of them."""
-    records: np.ndarray
-    """(rows,): the record of each row of `values`."""
-    values: np.ndarray
-    """(rows, leads, samples): a row is a record and, after the step `windows`, one of its windows."""
-    lead_names: tuple[str, ...]
-    """The leads of `values`, canonical names."""
-    sampling_rate: float
-    units: str | None
-    """Of `values`; None once these are float mV."""
-    crop_positions: np.ndarray | None = None
-    absent_leads: tuple[str, ...] = ()
-    """Those of `lead_names` that the record lacks and that cannot be computed."""
-
-    def in_millivolts(self) -> np.ndarray:
-        """`values` in float mV. Left as they came until a step needs that, since windows of int16 are cut faster."""
-        if self.units is not None:
-            self.values = self.values.astype(np.float32)
-            # Dividing gives the float32 nearest to the true value, so that µV and mV give the same bits.
-            self.values /= UNITS_PER_MILLIVOLT[self.units]
-            self.units = None
-        return self.values
 
 
 class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
@@ -228,7 +195,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         """
         self._check_settings()
         check_choice("missing_leads", missing_leads, ("zero", "error"))
-        batches = self._group_records(signal, sampling_rate, lead_names, units, crop_positions)
+        batches = group_records(signal, sampling_rate, lead_names, units, crop_positions)
         for batch in batches:
             for step in self.steps:
                 try:
@@ -257,7 +224,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
     # Settings
 
     def _check_settings(self):
-        if not _is_number(self.sampling_rate) or not 0 < self.sampling_rate < np.inf:
+        if not is_number(self.sampling_rate) or not 0 < self.sampling_rate < np.inf:
             raise ValueError(f"`sampling_rate` must be a number above 0 Hz, got {self.sampling_rate!r}.")
         self._check_windows()
         self._check_filters()
@@ -271,14 +238,14 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         self._check_steps()
 
     def _check_windows(self):
-        if not _is_count(self.num_samples):
+        if not is_count(self.num_samples):
             raise ValueError(f"`num_samples` must be a whole number above 0, got {self.num_samples!r}.")
         stride = self.num_samples if self.window_stride is None else self.window_stride
-        if not _is_count(stride) or stride > self.num_samples:
+        if not is_count(stride) or stride > self.num_samples:
             raise ValueError(
                 f"`window_stride` must be a whole number from 1 to `num_samples` ({self.num_samples}), got {stride!r}."
             )
-        if self.num_windows is not None and not (_is_count(self.num_windows) and self.window_stride is None):
+        if self.num_windows is not None and not (is_count(self.num_windows) and self.window_stride is None):
             raise ValueError(
                 "`num_windows` must be a whole number above 0, and needs `window_stride` to be None; got "
                 f"{self.num_windows!r} and {self.window_stride!r}."
@@ -286,7 +253,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     def _check_filters(self):
         check_choice("resample_method", self.resample_method, RESAMPLE_METHODS)
-        if not _is_count(self.decimation):
+        if not is_count(self.decimation):
             raise ValueError(f"`decimation` must be a whole number above 0, got {self.decimation!r}.")
         if self.bandpass_fir_seconds is not None and not self.bandpass_fir_seconds > 0:
             raise ValueError(f"`bandpass_fir_seconds` must be above 0 s, got {self.bandpass_fir_seconds}.")
@@ -320,39 +287,9 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             )
         return np.broadcast_to(value, len(self.lead_names))
 
-    # Input
-
-    def _group_records(self, signal, sampling_rate, lead_names, units, crop_positions) -> list[_Batch]:
-        """Check the arguments and put equal records together, so that the steps work on few large arrays."""
-        arrays, is_single = _as_records(signal)
-        count = len(arrays)
-        labels = ["The record"] if is_single else [f"Record {index}" for index in range(count)]
-        rates = _sampling_rates(sampling_rate, count)
-        names = _lead_names_of_records(lead_names, count)
-        positions = _crop_positions(crop_positions, count)
-
-        groups = {}
-        for index, array in enumerate(arrays):
-            _check_array(array, names[index], units, labels[index])
-            groups.setdefault((array.shape, array.dtype, rates[index], names[index]), []).append(index)
-        batches = []
-        for (_, _, rate, leads), indices in groups.items():
-            batch = _Batch(
-                label=labels[indices[0]],
-                records=np.array(indices, dtype=np.int64),
-                values=np.stack([arrays[index] for index in indices]),
-                lead_names=leads,
-                sampling_rate=rate,
-                units=units or "mV",
-                crop_positions=None if positions is None else positions[indices],
-            )
-            _check_values(batch, labels)
-            batches.append(batch)
-        return batches
-
     # Steps
 
-    def _select_leads(self, batch: _Batch):
+    def _select_leads(self, batch: Batch):
         given = {name: row for row, name in enumerate(batch.lead_names)}
         if not given.keys() & set(self.lead_names):
             raise ValueError(
@@ -370,7 +307,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             batch.absent_leads = tuple(name for name in wanted if name not in leads)
         batch.lead_names = wanted
 
-    def _resample(self, batch: _Batch):
+    def _resample(self, batch: Batch):
         rate = self.sampling_rate * self.decimation
         if batch.sampling_rate == rate:
             return
@@ -378,14 +315,14 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         batch.values = self._round(resample(values, batch.sampling_rate, rate, self.resample_method))
         batch.sampling_rate = rate
 
-    def _filter(self, batch: _Batch):
+    def _filter(self, batch: Batch):
         if not any(self.bandpass or ()):
             return
         batch.values = bandpass_filter(
             batch.in_millivolts(), batch.sampling_rate, self.bandpass, self.bandpass_order, self.bandpass_fir_seconds
         )
 
-    def _cut_windows(self, batch: _Batch):
+    def _cut_windows(self, batch: Batch):
         num_records, num_leads, length = batch.values.shape
         # Above 1 before the step `decimate`.
         scale = round(batch.sampling_rate / self.sampling_rate)
@@ -405,7 +342,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         starts = np.arange(0, last + 1, (self.window_stride or self.num_samples) * scale)
         return np.append(starts, last) if self.cover_end and starts[-1] != last else starts
 
-    def _normalize(self, batch: _Batch):
+    def _normalize(self, batch: Batch):
         rows = self._lead_ids(batch)
         values = self._round(batch.in_millivolts())
         values -= self._per_lead("mean")[rows, None]
@@ -419,13 +356,13 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
     def _round(self, values: np.ndarray) -> np.ndarray:
         return round_to_float16(values) if self.round_to_float16 else values
 
-    def _zscore(self, batch: _Batch):
+    def _zscore(self, batch: Batch):
         batch.values = zscore(batch.in_millivolts(), self.zscore_per_lead, self.normalization_eps)
 
-    def _minmax(self, batch: _Batch):
+    def _minmax(self, batch: Batch):
         batch.values = minmax(batch.in_millivolts(), self.normalization_eps)
 
-    def _decimate(self, batch: _Batch):
+    def _decimate(self, batch: Batch):
         if self.decimation == 1:
             return
         batch.values = decimate_stacked(batch.in_millivolts(), self.decimation)
@@ -433,10 +370,10 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     # Output
 
-    def _lead_ids(self, batch: _Batch) -> list[int]:
+    def _lead_ids(self, batch: Batch) -> list[int]:
         return [self.lead_names.index(name) for name in batch.lead_names]
 
-    def _report_absent_leads(self, batch: _Batch, missing_leads: str):
+    def _report_absent_leads(self, batch: Batch, missing_leads: str):
         absent = batch.absent_leads
         if self.lead_tokens:
             absent = [name for name in self.lead_names if name not in batch.lead_names]
@@ -452,7 +389,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
                 stacklevel=3,
             )
 
-    def _collect(self, batches: list[_Batch], return_tensors: str | None, return_record_index: bool) -> BatchFeature:
+    def _collect(self, batches: list[Batch], return_tensors: str | None, return_record_index: bool) -> BatchFeature:
         if len({batch.lead_names for batch in batches}) > 1:
             raise ValueError(
                 "Records with different leads cannot share a batch of a model with lead tokens: "
@@ -473,7 +410,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             data["record_index"] = record_index
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def _finish(self, batch: _Batch) -> np.ndarray:
+    def _finish(self, batch: Batch) -> np.ndarray:
         """Normalised windows as float32, padded at the end and with absent leads at zero."""
         values = batch.in_millivolts().astype(np.float32, copy=False)
         values[:, [name in batch.absent_leads for name in batch.lead_names]] = 0
@@ -490,118 +427,6 @@ _STEPS = {
     "minmax": ECGTransformerFeatureExtractor._minmax,
     "decimate": ECGTransformerFeatureExtractor._decimate,
 }
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, numbers.Integral) and value >= 1
-
-
-def _as_records(signal) -> tuple[list[np.ndarray], bool]:
-    """The records as arrays, and whether `signal` is a single one."""
-    is_list = isinstance(signal, (list, tuple))
-    if is_list and len(signal) and np.ndim(signal[0]) >= 2:
-        return [np.asarray(record) for record in signal], False
-    array = np.asarray(signal)
-    if array.ndim == 3 and len(array):
-        return list(array), False
-    if array.ndim != 2:
-        raise ValueError(
-            "`signal` must have shape (leads, samples), or be a list of such records or an array (records, leads, "
-            f"samples); got shape {array.shape}."
-        )
-    return [array], True
-
-
-def _sampling_rates(sampling_rate, count: int) -> list[float]:
-    if sampling_rate is None:
-        raise ValueError(
-            "`sampling_rate` is missing: say at how many Hz the signal was sampled (it is resampled by itself)."
-        )
-    rates = list(sampling_rate) if np.ndim(sampling_rate) else [sampling_rate] * count
-    if len(rates) != count:
-        raise ValueError(f"`sampling_rate` has {len(rates)} values for {count} records.")
-    for rate in rates:
-        if not _is_number(rate) or not 0 < rate < np.inf:
-            raise ValueError(f"`sampling_rate` must be a number above 0 Hz, got {rate!r}.")
-    return [float(rate) for rate in rates]
-
-
-def _lead_names_of_records(lead_names, count: int) -> list[tuple[str, ...]]:
-    if lead_names is None or isinstance(lead_names, str) or not len(lead_names):
-        raise ValueError(
-            f"`lead_names` must list the leads of the signal in its order, some of {' '.join(LEAD_NAMES)}; "
-            f"got {lead_names!r}."
-        )
-    if np.ndim(lead_names[0]) == 0:
-        return [canonical_lead_names(lead_names)] * count
-    if len(lead_names) != count:
-        raise ValueError(f"`lead_names` has {len(lead_names)} lists for {count} records.")
-    canonical = {names: canonical_lead_names(names) for names in {tuple(names) for names in lead_names}}
-    return [canonical[tuple(names)] for names in lead_names]
-
-
-def _crop_positions(crop_positions, count: int) -> np.ndarray | None:
-    """(records, crops)"""
-    if crop_positions is None:
-        return None
-    positions = np.atleast_1d(np.asarray(crop_positions, dtype=np.float64))
-    positions = positions[:, None] if positions.ndim == 1 else positions
-    if positions.ndim != 2 or len(positions) != count or not ((positions >= 0) & (positions < 1)).all():
-        raise ValueError(
-            f"`crop_positions` must be numbers in [0, 1), one or one row for each of the {count} records; got "
-            f"{crop_positions}."
-        )
-    return positions
-
-
-def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | None, label: str):
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{label}: expected an array of integers or floats, got {array.dtype}.")
-    if units is None and array.dtype.kind != "f":
-        raise ValueError(f'{label} holds integers ({array.dtype}): say their `units`, "mV" or "uV".')
-    if units is not None:
-        check_choice("units", units, UNITS_PER_MILLIVOLT)
-    if array.ndim != 2 or array.shape[0] != len(lead_names):
-        swapped = array.ndim == 2 and array.shape[1] == len(lead_names)
-        raise ValueError(
-            f"{label}: `signal` must have shape (leads, samples) with the {len(lead_names)} leads of `lead_names`, "
-            f"got {array.shape}{': are the axes swapped?' if swapped else '.'}"
-        )
-    if array.shape[1] == 0:
-        raise ValueError(f"{label} is empty: it has no samples.")
-
-
-def _check_values(batch: _Batch, labels: list[str]):
-    """Refuse records with missing samples, which a filter would spread over the lead, and values that are not mV."""
-    # Half a µV of tolerance, since 32.767 in float32 may be more.
-    limit = (MAX_MILLIVOLTS + 0.0005) * UNITS_PER_MILLIVOLT[batch.units]
-    # A comparison with NaN is false.
-    valid = (batch.values.min(axis=-1) >= -limit) & (batch.values.max(axis=-1) <= limit)
-    if valid.all():
-        return
-    row = int(np.argmin(valid.all(axis=1)))
-    label = labels[batch.records[row]]
-    leads = {name: batch.values[row, lead] for lead, name in enumerate(batch.lead_names) if not valid[row, lead]}
-    counts = {name: int(_is_missing(samples).sum()) for name, samples in leads.items()}
-    if any(counts.values()):
-        raise ValueError(
-            f"{label} has missing samples (NaN, infinite, or {MISSING_SAMPLE}, WFDB's mark for them): "
-            + ", ".join(f"lead {name} {count} of {batch.values.shape[-1]}" for name, count in counts.items() if count)
-            + ". Fill them, or leave out the lead or the record."
-        )
-    peaks = ", ".join(f"lead {name} {np.abs(samples.astype(float)).max():g}" for name, samples in leads.items())
-    raise ValueError(
-        f"{label} has values beyond ±{MAX_MILLIVOLTS} mV (largest in {batch.units}: {peaks}): is it in other units? "
-        'Say `units="uV"` for µV.'
-    )
-
-
-def _is_missing(samples: np.ndarray) -> np.ndarray:
-    return ~np.isfinite(samples) if samples.dtype.kind == "f" else samples == MISSING_SAMPLE
 
 
 __all__ = ["ECGTransformerFeatureExtractor"]
