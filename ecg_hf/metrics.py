@@ -15,6 +15,7 @@ import datasets
 import evaluate
 import numpy as np
 import pandas as pd
+from transformers import EvalPrediction
 
 from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 
@@ -250,6 +251,17 @@ class ECGMultiLabelMetric(evaluate.Metric):
         metrics = multilabel_metrics(references, predictions)
         del metrics["per_label"]
         return metrics
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`ECGMultiLabelMetric` for a plain `transformers.Trainer`: `Trainer(..., compute_metrics=compute_metrics)`.
+
+    Each row counts as one record: the windows of a record are not aggregated.
+    """
+    # With further outputs of the model the logits come first.
+    predictions = prediction.predictions
+    logits = predictions[0] if isinstance(predictions, tuple) else predictions
+    return ECGMultiLabelMetric(keep_in_memory=True).compute(predictions=logits, references=prediction.label_ids)
 
 
 def _check_labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
@@ -502,6 +514,7 @@ __all__ = [
     "bootstrap_metrics",
     "calibration_metrics",
     "choose_thresholds",
+    "compute_metrics",
     "macro_auprc",
     "macro_auroc",
     "multilabel_metrics",
