@@ -389,7 +389,7 @@ def test_a_new_head_takes_labels_and_drops_what_belonged_to_the_old_one():
         ({"label2id": {"a": 0, "b": 2, "c": 1}}, "inverse to each other"),
         ({"lead_names": ["I", "I"]}, "names a lead twice"),
         ({"num_leads": 8}, "`num_leads` is 8 but `lead_names` names 12"),
-        ({"window_aggregation": "median"}, "got median"),
+        ({"window_aggregation": "median"}, "got `median`"),
         ({"window_aggregation": ["mean_logit"]}, "has 1 values but `id2label` names 3"),
         ({"problem_type": "regression"}, "must be `multi_label_classification`"),
         ({"hidden_size": "16"}, "hidden_size"),

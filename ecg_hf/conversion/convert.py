@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from transformers.utils import logging
 
+from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import (
@@ -54,8 +55,8 @@ def convert_checkpoint(
         ValueError: a damaged or foreign file, another family than `source`, unknown heads, tensors that are left over,
             missing or of another shape; the message says what was found and what was expected.
     """
-    if source is not None and source not in FAMILIES:
-        raise ValueError(f"`source` must be one of {', '.join(FAMILIES)}, got `{source}`.")
+    if source is not None:
+        check_choice("source", source, FAMILIES)
     checkpoint = read_checkpoint(path)
     family = _family(checkpoint, source)
     try:

@@ -431,10 +431,8 @@ class ECGTransformerConfig(PreTrainedConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         rules = [self.window_aggregation] if isinstance(self.window_aggregation, str) else self.window_aggregation
-        if unknown := set(rules) - set(WINDOW_AGGREGATIONS):
-            raise ValueError(
-                f"`window_aggregation` knows {', '.join(WINDOW_AGGREGATIONS)}; got {', '.join(sorted(unknown))}."
-            )
+        for rule in rules:
+            check_choice("window_aggregation", rule, WINDOW_AGGREGATIONS)
         if not isinstance(self.window_aggregation, str) and len(rules) != num_labels:
             raise ValueError(f"`window_aggregation` has {len(rules)} values but `id2label` names {num_labels} labels.")
 
