@@ -291,7 +291,7 @@ def test_bootstrap_depends_on_the_seed_alone():
 def test_resamples_without_any_defined_label_are_left_out_with_a_warning():
     labels = np.eye(20)[:, :1]
     scores = np.linspace(1, 0, 20)[:, None]
-    with pytest.warns(UserWarning, match="of 200 resamples are left out"):
+    with pytest.warns(UserWarning, match="of 200 resamples are excluded"):
         intervals = bootstrap_metrics(labels, scores, 200)
     assert intervals["macro_auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
