@@ -76,8 +76,8 @@ def plot_ecg(
 ) -> Figure:
     """Draw an ECG to scale on ECG paper: 25 mm/s, 10 mm/mV, fine lines every 1 mm and strong lines every 5 mm.
 
-    The 12 standard leads over 10 s are drawn in the standard 3x4 layout (each lead for 2.5 s, with lead II over all 10
-    s as rhythm strip); any other record gets one row for each lead, in the given order. Each row begins with a
+    The 12 standard leads over 10 s are drawn in the standard 3x4 layout (2.5 s of each lead, and all of lead II as
+    rhythm strip); any other record gets one row for each lead, in the given order. Each row begins with a
     calibration pulse of 1 mV and 0.2 s. NaN is drawn as a gap in the trace.
 
     Args:

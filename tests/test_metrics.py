@@ -243,7 +243,7 @@ def test_weighted_areas_take_any_real_weight():
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"), [(np.ones(300), r"shape \(weightings, 300\)"), (-np.ones((1, 300)), "not negative")]
+    ("weights", "message"), [(np.ones(300), r"shape \(weightings, 300\)"), (-np.ones((1, 300)), "non-negative")]
 )
 def test_bad_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Feature extractor of the ECG Transformer: raw records of any source become the model's input windows."""
+"""Feature extractor of the ECG Transformer: converts raw records of any source to the model's input windows."""
 
 import pathlib
 import warnings
@@ -26,71 +26,72 @@ from .signal_steps_ecg_transformer import (
 
 class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
     r"""
-    Turns raw ECG records into the `input_values` of an ECG Transformer: float32, (windows of all records, leads,
-    samples). It takes any sampling rate, any order and spelling of the leads, records shorter or longer than the
-    model's window, and missing leads. It refuses what it would have to guess.
+    Converts raw ECG records to the `input_values` of an ECG Transformer: float32, (windows of all records, leads,
+    samples). It accepts any sampling rate, any order and spelling of the leads, records shorter or longer than the
+    model's window, and missing leads. Anything that would have to be guessed is an error.
 
-    The work is the ordered list `steps`, each of which reads its numbers from the attributes below:
+    The ordered list `steps` defines the processing; the parameters of each step are the attributes below:
 
-    - `leads`: the model's leads, in the model's order, picked by name (case and blanks around do not matter). Any two
-      of I, II and III give the other four limb leads exactly; these are computed where they are missing.
+    - `leads`: the model's leads, in the model's order, selected by name (ignoring case and surrounding whitespace).
+    Any
+      two of I, II and III determine the other four limb leads exactly; these are computed where they are missing.
     - `resample`: to `sampling_rate` (times `decimation`), by default through polyphase filtering
-      (`scipy.signal.resample_poly`). Both ends are continued by their point reflection: on PTB-XL records from 500 to
-      100 Hz the error at the ends is half that of a straight line, and a seventh of that of zeros.
+      (`scipy.signal.resample_poly`). Both ends are extended by point reflection: on PTB-XL records from 500 to 100 Hz
+      the error at the ends is half that of linear extension, and a seventh of that of zero padding.
     - `bandpass`: zero-phase Butterworth filters, the high-pass before the low-pass, or a zero-phase FIR filter;
       skipped if `bandpass` is None.
-    - `windows`: windows of `num_samples`, one every `window_stride` samples from the record's start. Where the last
-      one does not reach the record's end, one more is cut that ends there, so that every sample is seen: 12.3 s in
-      windows of 5 s give those from 0, 5 and 7.3 s. A record shorter than a window gives one. `num_windows` and
-      `cover_end` change that.
+    - `windows`: windows of `num_samples`, one every `window_stride` samples from the start of the record. If the last
+      one does not reach the end of the record, one more window is aligned with the end, so that all samples are
+      covered: 12.3 s in windows of 5 s give windows starting at 0, 5 and 7.3 s. A record shorter than a window gives
+      one window. `num_windows` and `cover_end` change this.
     - `normalize`: `(x - mean) / std`, then `clip`.
 
-    Public encoders were trained on other steps, and some on another order of them:
+    Public encoders were trained with other steps, some in another order:
 
-    - `zscore`: `(x - mean) / std` by the signal's own mean and standard deviation: those of the record before the
-      step `windows`, those of the window after it. What is constant becomes zero.
-    - `minmax`: each lead from its smallest and largest value, of the record or the window likewise, to -1 and 1.
-    - `decimate`: every `decimation`-th sample after a low-pass (`scipy.signal.decimate`), of the leads put end to end.
-      This is exactly what the authors of HuBERT-ECG do; it smears the borders between leads over some 10 samples.
+    - `zscore`: `(x - mean) / std` with the mean and standard deviation of the signal itself: of the record before the
+      step `windows`, of the window after it. Constant signals become zero.
+    - `minmax`: min-max scaling of each lead to [-1, 1], likewise over the record or the window.
+    - `decimate`: every `decimation`-th sample after a low-pass filter (`scipy.signal.decimate`) on the concatenated
+      leads. This is exactly what the authors of HuBERT-ECG do; it blurs the lead boundaries over about 10 samples.
 
-    Afterwards a window that is too short is padded with zeros at its end, and absent leads become zero: both are the
-    mean of normalised signals.
+    Finally, windows that are too short are zero-padded at the end and missing leads are set to zero: zero is the mean
+    of normalised signals.
 
     Args:
-        sampling_rate (`int` or `float`, defaults to 500): The model's rate in Hz; all numbers of samples are at it.
+        sampling_rate (`int` or `float`, defaults to 500): The model's rate in Hz; all sample counts refer to it.
         num_samples (`int`, defaults to 5000): Samples of a window, at the model's rate.
         lead_names (`list[str]`, *optional*, defaults to the 12 standard leads): The model's leads, in order.
         mean, std (`float` or `list[float]`, default to 0 and 1):
-            Of the training data in mV, one number or one for each lead of `lead_names`.
-        clip (`float`, *optional*): Normalised values are limited to ±`clip`.
-        bandpass (`[float | None, float | None]`, *optional*): Low and high edge in Hz; None leaves a side open.
+            Of the training data in mV, a scalar or one value for each lead of `lead_names`.
+        clip (`float`, *optional*): Normalised values are clipped to ±`clip`.
+        bandpass (`[float | None, float | None]`, *optional*): Low and high cutoff in Hz; None leaves a side open.
         bandpass_order (`int`, defaults to 2): Order of each of the two filters (applied forward and backward).
         bandpass_fir_seconds (`float`, *optional*):
-            Length of a FIR filter (Hamming window, number of taps made odd) that replaces the Butterworth filters.
+            Length of a FIR filter (Hamming window, odd number of taps) that replaces the Butterworth filters.
         resample_method (`str`, defaults to `"polyphase"`):
-            `"polyphase"`, `"fourier"` (`scipy.signal.resample`) or `"linear"` (interpolation that keeps the first and
-            the last sample).
-        window_stride (`int`, *optional*, defaults to `num_samples`): Samples from one window's start to the next.
+            `"polyphase"`, `"fourier"` (`scipy.signal.resample`) or `"linear"` (interpolation that preserves the first
+            and the last sample).
+        window_stride (`int`, *optional*, defaults to `num_samples`): Samples between window starts.
         num_windows (`int`, *optional*):
-            Instead of `window_stride`: this many windows of each record, evenly from its start to its end. There are
-            gaps between them in a record of more than `num_windows * num_samples` samples.
-        cover_end (`bool`, defaults to `True`): Whether a window is added for what remains at a record's end.
+            Instead of `window_stride`: the number of windows of each record, evenly spaced from its start to its end.
+            Records of more than `num_windows * num_samples` samples have gaps between the windows.
+        cover_end (`bool`, defaults to `True`): Whether a window is added for the remainder at the end of a record.
         zscore_per_lead (`bool`, defaults to `True`):
-            Whether `zscore` works on each lead by itself or on all leads together.
+            Whether `zscore` works on each lead separately or on all leads jointly.
         normalization_eps (`float`, defaults to 0): Added to the divisor of `zscore` and `minmax`.
         decimation (`int`, defaults to 1):
-            Of the step `decimate`; what stands between `resample` and it works at this multiple of `sampling_rate`.
+            Factor of the step `decimate`; steps between `resample` and it work at this multiple of `sampling_rate`.
         round_to_float16 (`bool`, defaults to `False`):
             Round to float16 before and after resampling and after each operation of `normalize`, which is the
             precision of the signals that Weimann's ECG-JEPA was trained on.
         lead_tokens (`bool`, defaults to `False`):
-            For models with tokens of single leads: exactly the leads given are kept, in the model's order, none is
-            computed or zero, and `lead_ids` says which they are.
-        return_attention_mask (`bool`, defaults to `False`): Tell the model by `attention_mask` what is padding.
+            For models with single-lead tokens: exactly the given leads are kept, in the model's order, none is
+            computed or zero-filled, and `lead_ids` identifies them.
+        return_attention_mask (`bool`, defaults to `False`): Whether to return an `attention_mask` for padding.
         steps (`list[str]`, *optional*): Names and order of the steps.
 
-    `num_samples`, `mean`, `std` and the others may also be set as attributes. `to_json_string()` holds every number
-    that the output depends on, and so serves as the key of a cache.
+    All of these can also be set as attributes. `to_json_string()` contains every parameter on which the output
+    depends, so that it can be used as a cache key.
     """
 
     model_input_names = ["input_values"]
@@ -119,10 +120,10 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         steps: Sequence[str] = ("leads", "resample", "bandpass", "windows", "normalize"),
         **kwargs,
     ):
-        # Files written before version 0.2 have the earlier name of a field.
+        # Files written before version 0.2 use the former name of this field.
         if "float16" in kwargs:
             round_to_float16 = kwargs.pop("float16")
-        # What a saved file holds beside the fields.
+        # Entries of a saved file that are not fields.
         for name in ("auto_map", "feature_extractor_type", "processor_class"):
             kwargs.pop(name, None)
         if kwargs:
@@ -166,32 +167,32 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         Args:
             signal (array of shape `(leads, samples)`, or a list or array of such):
                 One record or several, which may differ in everything but their units.
-            sampling_rate (`float`, or one for each record): At how many Hz `signal` was sampled.
-            lead_names (`list[str]`, or one list for each record): The leads of `signal`, in its order.
+            sampling_rate (`float`, or one for each record): Sampling rate of `signal` in Hz.
+            lead_names (`list[str]`, or one list for each record): The leads of `signal`, in order.
             units (`str`, *optional*):
-                `"mV"` or `"uV"`. Floats are mV unless told otherwise, integers need it (PTB-XL's int16 is µV).
+                `"mV"` or `"uV"`. The default is mV for floats; required for integers (PTB-XL's int16 is µV).
             missing_leads (`str`, defaults to `"zero"`):
-                Leads of the model that a record lacks and that cannot be computed: `"zero"` makes them zero and warns
-                (a model with lead tokens goes without them), `"error"` refuses.
+                Handling of model leads that a record lacks and that cannot be computed: `"zero"` sets them to zero
+                with a warning (a model with lead tokens omits them), `"error"` raises an error.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` for torch, `"np"` or None for NumPy.
-            return_record_index (`bool`, defaults to `False`): Also give `record_index`.
+            return_record_index (`bool`, defaults to `False`): Whether to return `record_index`.
             crop_positions (`float` in [0, 1), or an array `(records,)` or `(records, crops)` of such, *optional*):
-                Instead of all windows of a record, give those that begin at
+                Instead of all windows of a record, return those that start at
                 `floor(position * (length - num_samples + 1))`, both at the rate at which windows are cut.
 
         Returns:
             [`BatchFeature`] with
 
             - `input_values` (windows of all records in order, leads, `num_samples`), float32;
-            - with `lead_tokens`, `lead_ids` (windows, leads), int64: the place of each lead in `self.lead_names`;
+            - with `lead_tokens`, `lead_ids` (windows, leads), int64: the index of each lead in `self.lead_names`;
             - with `return_attention_mask`, where any window is padded, `attention_mask` (windows, `num_samples`),
               int64: 1 for samples of the record;
             - with `return_record_index`, `record_index` (windows,), int64: the record of each window.
 
         Raises:
-            ValueError: a missing or impossible rate, lead name or unit, swapped axes, an empty record, values that are
-                missing (NaN) or beyond ±32.767 mV; the message names the record and the lead.
-            TypeError: values that are not numbers.
+            ValueError: a missing or invalid rate, lead name or unit, swapped axes, an empty record, missing values
+                (NaN) or values beyond ±32.767 mV; the message names the record and the lead.
+            TypeError: values that are not numeric.
         """
         self._check_settings()
         check_choice("missing_leads", missing_leads, ("zero", "error"))
@@ -206,7 +207,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         return self._collect(batches, return_tensors, return_record_index)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """As in the library; the folder also gets the code, so that it loads where this package is not installed."""
+        """As in the library; also copies the code, so that the folder loads where this package is not installed."""
         repo_id = kwargs.pop("repo_id", pathlib.Path(save_directory).resolve().name)
         saved = super().save_pretrained(save_directory)
         copy_code_files(save_directory)
@@ -215,7 +216,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         return saved
 
     def to_dict(self) -> dict:
-        """All fields as Python values, and where the Hub finds this class."""
+        """All fields as Python values, and the `auto_map` that locates this class on the Hub."""
         fields = {
             name: value.tolist() if hasattr(value, "tolist") else value for name, value in super().to_dict().items()
         }
@@ -231,7 +232,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"`clip` must be above 0 standard deviations, got {self.clip}.")
         if not 0 <= self.normalization_eps < np.inf:
-            raise ValueError(f"`normalization_eps` must be a number from 0 on, got {self.normalization_eps}.")
+            raise ValueError(f"`normalization_eps` must be finite and at least 0, got {self.normalization_eps}.")
         self._per_lead("mean")
         if not (self._per_lead("std") > 0).all():
             raise ValueError(f"`std` must be above 0 mV, got {self.std}.")
@@ -261,7 +262,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             return
         edges = [edge for edge in self.bandpass if edge is not None]
         if len(self.bandpass) != 2 or edges != sorted(set(edges)) or any(edge <= 0 for edge in edges):
-            raise ValueError(f"`bandpass` must be a lower and a higher edge above 0 Hz, got {self.bandpass}.")
+            raise ValueError(f"`bandpass` must be a low and a high cutoff above 0 Hz, got {self.bandpass}.")
 
     def _check_steps(self):
         needed = ["leads", "resample", "windows"]
@@ -270,19 +271,19 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         unknown = [step for step in self.steps if step not in _STEPS]
         if unknown or not set(needed) <= set(self.steps) or len(set(self.steps)) != len(self.steps):
             raise ValueError(
-                f"`steps` are some of {', '.join(_STEPS)}, each once, among them {', '.join(needed)}; "
+                f"`steps` must be from {', '.join(_STEPS)}, without duplicates, and include {', '.join(needed)}; "
                 f"got {', '.join(self.steps)}."
             )
         place = {step: index for index, step in enumerate(self.steps)}
         if place["resample"] > min(place["windows"], place.get("decimate", len(place))):
-            raise ValueError(f"`steps`: resample comes before windows and decimate; got {', '.join(self.steps)}.")
+            raise ValueError(f"`steps`: resample must come before windows and decimate; got {', '.join(self.steps)}.")
 
     def _per_lead(self, name: str) -> np.ndarray:
         """The statistic `mean` or `std` as (leads,) float32."""
         value = np.asarray(getattr(self, name), dtype=np.float32)
         if value.shape not in ((), (len(self.lead_names),)) or not np.isfinite(value).all():
             raise ValueError(
-                f"`{name}` must be one number in mV or one for each of the {len(self.lead_names)} leads, got "
+                f"`{name}` must be a number in mV or one for each of the {len(self.lead_names)} leads, got "
                 f"{getattr(self, name)}."
             )
         return np.broadcast_to(value, len(self.lead_names))
@@ -324,7 +325,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     def _cut_windows(self, batch: Batch):
         num_records, num_leads, length = batch.values.shape
-        # Above 1 before the step `decimate`.
+        # Larger than 1 before the step `decimate`.
         scale = round(batch.sampling_rate / self.sampling_rate)
         size = min(self.num_samples * scale, length)
         if batch.crop_positions is None:
@@ -337,7 +338,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     def _window_starts(self, last: int, scale: int) -> np.ndarray:
         if self.num_windows is not None:
-            # The same start several times, which `unique` undoes, where a record is hardly longer than a window.
+            # `unique` removes duplicate starts, for records hardly longer than a window.
             return np.unique(np.arange(self.num_windows) * (last // max(self.num_windows - 1, 1)))
         starts = np.arange(0, last + 1, (self.window_stride or self.num_samples) * scale)
         return np.append(starts, last) if self.cover_end and starts[-1] != last else starts
@@ -380,19 +381,19 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         if absent and missing_leads == "error":
             raise ValueError(
                 f"{batch.label} lacks the leads {' '.join(absent)}, and they cannot be computed from "
-                'others. Use `missing_leads="zero"` to go on without them.'
+                'others. Use `missing_leads="zero"` to continue without them.'
             )
         if batch.absent_leads:
             warnings.warn(
-                f"The leads {' '.join(absent)} are missing and cannot be computed from others; they are zero in "
-                "`input_values`.",
+                f"The leads {' '.join(absent)} are missing and cannot be computed from others; they are set to zero "
+                "in `input_values`.",
                 stacklevel=3,
             )
 
     def _collect(self, batches: list[Batch], return_tensors: str | None, return_record_index: bool) -> BatchFeature:
         if len({batch.lead_names for batch in batches}) > 1:
             raise ValueError(
-                "Records with different leads cannot share a batch of a model with lead tokens: "
+                "Records with different leads cannot be in one batch of a model with lead tokens: "
                 + "; ".join(f"{batch.label} has {' '.join(batch.lead_names)}" for batch in batches)
             )
         input_values = np.concatenate([self._finish(batch) for batch in batches])
@@ -411,7 +412,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def _finish(self, batch: Batch) -> np.ndarray:
-        """Normalised windows as float32, padded at the end and with absent leads at zero."""
+        """Normalised windows as float32, padded at the end and with missing leads set to zero."""
         values = batch.in_millivolts().astype(np.float32, copy=False)
         values[:, [name in batch.absent_leads for name in batch.lead_names]] = 0
         return np.pad(values, ((0, 0), (0, 0), (0, self.num_samples - values.shape[-1])))

@@ -1,4 +1,4 @@
-"""Input of the feature extractor: records of any form, checked and grouped into arrays."""
+"""Input of the feature extractor: records are validated and grouped into batches."""
 
 import numbers
 from dataclasses import dataclass
@@ -14,35 +14,35 @@ MAX_MILLIVOLTS = MAX_MICROVOLTS / MICROVOLTS["mv"]
 
 @dataclass
 class Batch:
-    """Equal records (shape, data type, sampling rate, leads) on their way through the steps."""
+    """Records of equal shape, data type, sampling rate and leads, while they pass through the steps."""
 
     label: str
-    """How messages name the first of them."""
+    """Name of the first record in messages."""
     records: np.ndarray
     """(rows,): the record of each row of `values`."""
     values: np.ndarray
     """(rows, leads, samples): a row is a record and, after the step `windows`, one of its windows."""
     lead_names: tuple[str, ...]
-    """The leads of `values`, canonical names."""
+    """Canonical names of the leads of `values`."""
     sampling_rate: float
     units: str | None
-    """Of `values`; None once these are float mV."""
+    """Of `values`; None once these are in mV as floats."""
     crop_positions: np.ndarray | None = None
     absent_leads: tuple[str, ...] = ()
-    """Those of `lead_names` that the record lacks and that cannot be computed."""
+    """Those of `lead_names` that are missing in the record and cannot be computed."""
 
     def in_millivolts(self) -> np.ndarray:
-        """`values` in float mV. Left as they came until a step needs that, since windows of int16 are cut faster."""
+        """`values` in mV as floats. Converted only when a step needs it, since windows of int16 are cut faster."""
         if self.units is not None:
             self.values = self.values.astype(np.float32)
-            # Dividing gives the float32 nearest to the true value, so that µV and mV give the same bits.
+            # Division gives the float32 nearest to the true value, so that µV and mV give bit-identical results.
             self.values /= UNITS_PER_MILLIVOLT[self.units]
             self.units = None
         return self.values
 
 
 def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> list[Batch]:
-    """Check the arguments and put equal records together, so that the steps work on few large arrays."""
+    """Validate the arguments and group equal records, so that the steps work on few large arrays."""
     arrays, is_single = _as_records(signal)
     count = len(arrays)
     labels = ["The record"] if is_single else [f"Record {index}" for index in range(count)]
@@ -97,7 +97,7 @@ def _as_records(signal) -> tuple[list[np.ndarray], bool]:
 def _sampling_rates(sampling_rate, count: int) -> list[float]:
     if sampling_rate is None:
         raise ValueError(
-            "`sampling_rate` is missing: say at how many Hz the signal was sampled (it is resampled by itself)."
+            "`sampling_rate` is missing: give the rate in Hz of the signal (it is resampled automatically)."
         )
     rates = list(sampling_rate) if np.ndim(sampling_rate) else [sampling_rate] * count
     if len(rates) != count:
@@ -111,7 +111,7 @@ def _sampling_rates(sampling_rate, count: int) -> list[float]:
 def _lead_names_of_records(lead_names, count: int) -> list[tuple[str, ...]]:
     if lead_names is None or isinstance(lead_names, str) or not len(lead_names):
         raise ValueError(
-            f"`lead_names` must list the leads of the signal in its order, some of {' '.join(LEAD_NAMES)}; "
+            f"`lead_names` must list the leads of the signal in order, from {' '.join(LEAD_NAMES)}; "
             f"got {lead_names!r}."
         )
     if np.ndim(lead_names[0]) == 0:
@@ -140,7 +140,7 @@ def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | No
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{label}: expected an array of integers or floats, got {array.dtype}.")
     if units is None and array.dtype.kind != "f":
-        raise ValueError(f'{label} holds integers ({array.dtype}): say their `units`, "mV" or "uV".')
+        raise ValueError(f'{label} has integers ({array.dtype}): give their `units`, "mV" or "uV".')
     if units is not None:
         check_choice("units", units, UNITS_PER_MILLIVOLT)
     if array.ndim != 2 or array.shape[0] != len(lead_names):
@@ -154,10 +154,10 @@ def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | No
 
 
 def _check_values(batch: Batch, labels: list[str]):
-    """Refuse records with missing samples, which a filter would spread over the lead, and values that are not mV."""
-    # Half a µV of tolerance, since 32.767 in float32 may be more.
+    """Reject missing samples, which a filter would spread over the lead, and values outside the range of mV."""
+    # Tolerance of 0.5 µV, since 32.767 may be larger in float32.
     limit = (MAX_MILLIVOLTS + 0.0005) * UNITS_PER_MILLIVOLT[batch.units]
-    # A comparison with NaN is false.
+    # Comparisons with NaN are false.
     valid = (batch.values.min(axis=-1) >= -limit) & (batch.values.max(axis=-1) <= limit)
     if valid.all():
         return
@@ -167,14 +167,14 @@ def _check_values(batch: Batch, labels: list[str]):
     counts = {name: int(_is_missing(samples).sum()) for name, samples in leads.items()}
     if any(counts.values()):
         raise ValueError(
-            f"{label} has missing samples (NaN, infinite, or {MISSING_SAMPLE}, WFDB's mark for them): "
+            f"{label} has missing samples (NaN, infinite, or {MISSING_SAMPLE}, WFDB's marker): "
             + ", ".join(f"lead {name} {count} of {batch.values.shape[-1]}" for name, count in counts.items() if count)
-            + ". Fill them, or leave out the lead or the record."
+            + ". Impute them, or omit the lead or the record."
         )
     peaks = ", ".join(f"lead {name} {np.abs(samples.astype(float)).max():g}" for name, samples in leads.items())
     raise ValueError(
         f"{label} has values beyond ±{MAX_MILLIVOLTS} mV (largest in {batch.units}: {peaks}): is it in other units? "
-        'Say `units="uV"` for µV.'
+        'Give `units="uV"` for µV.'
     )
 
 
