@@ -33,8 +33,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
     The ordered list `steps` defines the processing; the parameters of each step are the attributes below:
 
     - `leads`: the model's leads, in the model's order, selected by name (ignoring case and surrounding whitespace).
-    Any
-      two of I, II and III determine the other four limb leads exactly; these are computed where they are missing.
+      Any two of I, II and III determine the other four limb leads exactly; these are computed where they are missing.
     - `resample`: to `sampling_rate` (times `decimation`), by default through polyphase filtering
       (`scipy.signal.resample_poly`). Both ends are extended by point reflection: on PTB-XL records from 500 to 100 Hz
       the error at the ends is half that of linear extension, and a seventh of that of zero padding.
