@@ -157,7 +157,7 @@ def _check_same_kind(repo_id: str, revision: str | None, token: str | None) -> N
     kind = json.loads(published).get("model_type") if published else None
     if kind not in (None, ECGTransformerConfig.model_type):
         raise ValueError(
-            f"`{repo_id}` holds a model of the type `{kind}`: push the ECG Transformer under another name."
+            f"`{repo_id}` contains a model of the type `{kind}`: push the ECG Transformer under another name."
         )
 
 

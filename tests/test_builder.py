@@ -368,7 +368,7 @@ def test_missing_records_are_counted_and_may_be_left_out(load, folder, rows, end
         ("filename_lr", "/etc/00000_lr", "must lie inside the data folder"),
         ("age", "old", "could not convert"),
         ("age", "inf", "must be a finite number"),
-        ("sex", "0.5", "must be a whole number"),
+        ("sex", "0.5", "must be an integer"),
     ],
 )
 def test_a_cell_that_cannot_be_read_is_an_error_that_names_record_and_column(

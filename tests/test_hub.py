@@ -631,7 +631,7 @@ def test_a_repository_that_holds_another_kind_of_model(hub, alice, pushing):
     repository = hub.repositories["model", "org/bert"]
     repository.commit("main", "bert", {"config.json": File(b'{"model_type": "bert"}', False)})
     with pytest.raises(
-        ClientError, match="ValueError: `org/bert` holds a model of the type `bert`: push .* another name"
+        ClientError, match="ValueError: `org/bert` contains a model of the type `bert`: push .* another name"
     ):
         pushing("org/bert")
     assert hub.files("org/bert").keys() == {"config.json"}

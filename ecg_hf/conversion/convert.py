@@ -78,7 +78,7 @@ def _family(checkpoint: Checkpoint, source: str | None) -> Family:
         if len(recognised) == 1:
             return recognised[0]
         raise ValueError(
-            f"`{checkpoint.path}` is no checkpoint of {', '.join(FAMILIES)}: it holds {_some(checkpoint.tensors)}. A "
+            f"`{checkpoint.path}` is no checkpoint of {', '.join(FAMILIES)}: it contains {_some(checkpoint.tensors)}. A "
             "head without its encoder cannot be converted."
         )
     if FAMILIES[source] not in recognised:

@@ -239,22 +239,22 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     def _check_windows(self):
         if not is_count(self.num_samples):
-            raise ValueError(f"`num_samples` must be a whole number above 0, got {self.num_samples!r}.")
+            raise ValueError(f"`num_samples` must be an integer above 0, got {self.num_samples!r}.")
         stride = self.num_samples if self.window_stride is None else self.window_stride
         if not is_count(stride) or stride > self.num_samples:
             raise ValueError(
-                f"`window_stride` must be a whole number from 1 to `num_samples` ({self.num_samples}), got {stride!r}."
+                f"`window_stride` must be an integer from 1 to `num_samples` ({self.num_samples}), got {stride!r}."
             )
         if self.num_windows is not None and not (is_count(self.num_windows) and self.window_stride is None):
             raise ValueError(
-                "`num_windows` must be a whole number above 0, and needs `window_stride` to be None; got "
+                "`num_windows` must be an integer above 0, and needs `window_stride` to be None; got "
                 f"{self.num_windows!r} and {self.window_stride!r}."
             )
 
     def _check_filters(self):
         check_choice("resample_method", self.resample_method, RESAMPLE_METHODS)
         if not is_count(self.decimation):
-            raise ValueError(f"`decimation` must be a whole number above 0, got {self.decimation!r}.")
+            raise ValueError(f"`decimation` must be an integer above 0, got {self.decimation!r}.")
         if self.bandpass_fir_seconds is not None and not self.bandpass_fir_seconds > 0:
             raise ValueError(f"`bandpass_fir_seconds` must be above 0 s, got {self.bandpass_fir_seconds}.")
         if self.bandpass is None:

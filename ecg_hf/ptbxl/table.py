@@ -40,7 +40,7 @@ def check_sampling_rate(sampling_rate: object) -> None:
 def _parse_integer(cell: str) -> int:
     number = float(cell)
     if not number.is_integer():
-        raise ValueError("it must be a whole number.")
+        raise ValueError("it must be an integer.")
     return int(number)
 
 

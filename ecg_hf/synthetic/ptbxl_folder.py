@@ -189,7 +189,7 @@ def simulate_ptbxl(
     records how the folder was made.
 
     Args:
-        folder: new or empty. A folder that already holds exactly this simulation is left unchanged.
+        folder: new or empty. A folder that already contains exactly this simulation is left unchanged.
         sampling_rates: 100 or 500 Hz or both.
 
     Returns:
