@@ -78,8 +78,8 @@ def _family(checkpoint: Checkpoint, source: str | None) -> Family:
         if len(recognised) == 1:
             return recognised[0]
         raise ValueError(
-            f"`{checkpoint.path}` is no checkpoint of {', '.join(FAMILIES)}: it contains {_some(checkpoint.tensors)}. A "
-            "head without its encoder cannot be converted."
+            f"`{checkpoint.path}` is no checkpoint of {', '.join(FAMILIES)}: it contains {_some(checkpoint.tensors)}. "
+            "A head without its encoder cannot be converted."
         )
     if FAMILIES[source] not in recognised:
         found = f"one of {recognised[0].name}" if recognised else f"{_some(checkpoint.tensors)}"
