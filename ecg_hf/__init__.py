@@ -52,6 +52,7 @@ _LAZY = {
     "PreTrainingArguments": "pretraining",
     "ECGMultiLabelMetric": "metrics",
     "bootstrap_metrics": "metrics",
+    "compute_metrics": "metrics",
     "simulate_ptbxl": "synthetic",
     "download_ptbxl": "ptbxl.download",
     "load_ptbxl_parquet": "ptbxl.parquet",

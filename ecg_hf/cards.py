@@ -1,8 +1,8 @@
-"""Cards: what a repository says of its model or data set.
+"""Model cards and data set cards.
 
-A card is made of a finished folder alone (`config.json`, `preprocessor_config.json`, `metrics.json`, `recipe.yaml`,
-`all_results.json`), so that it can be written again at any time. Its generated sections stand between marks; what a
-person writes outside of them survives every later push.
+A card is generated from the files of a finished run only (`config.json`, `preprocessor_config.json`, `metrics.json`,
+`recipe.yaml`, `all_results.json`), so that it can be regenerated at any time. Its generated sections are enclosed in
+marks; text that users write outside of them survives every later push.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 DATA_NAMES = {"ptbxl": "PTB-XL"}
 PTBXL_TRAINING = "PTB-XL's folds 1 to 8"
-"""How a checkpoint that was pre-trained on PTB-XL's training part says so."""
+"""How the provenance of a checkpoint names PTB-XL's training folds."""
 SIMULATED_DEVICE = "simulated"
 
-# Fewer positives than this and the interval of a label's AUROC is wider than most differences between models.
+# With fewer positives the interval of a label's AUROC is wider than most differences between models.
 FEW_POSITIVES = 20
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
 
 _SECTION = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n.*?<!-- /generated -->\n?", re.DOTALL)
 _METADATA = re.compile(r"\A---\r?\n(?P<yaml>.*?)\r?\n---\r?\n", re.DOTALL)
-# The library's own card, which nobody has filled in.
+# In the library's default card, which is a template to fill in.
 _UNFILLED = "[More Information Needed]"
 
 
@@ -60,7 +60,7 @@ _UNFILLED = "[More Information Needed]"
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make a model what it is."""
+    """Versions of Python and of the packages that affect a model's results."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"ecg_hf": __version__, "python": platform.python_version(), **versions}
 
@@ -90,17 +90,18 @@ def _values(dataset: datasets.Dataset, column: str) -> set:
 def write_model_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> str:
     """Write `README.md` into the folder of a finished run -> the card's text.
 
-    The card of a classifier comes with the picture of its labels' metrics; that of a pre-trained encoder shows the
-    curve of its probe.
+    The card of a classifier comes with a figure of the metrics of each label; that of a pre-trained encoder shows its
+    learning curves.
 
-    An older card is updated: its generated sections change, what a person wrote stays. Once a card is published, that
-    one counts: what was written into the folder's alone stays there, with a warning, and is not in the text returned.
+    An existing card is updated: its generated sections are replaced and user-written text is kept. Once a card is
+    published, it takes precedence: text that is only in the folder's card stays there, with a warning, and is not part
+    of the returned text.
 
     Args:
-        folder: what `PostTrainer.post_train` or `PreTrainer.pretrain` left: weights, `config.json`, `metrics.json`,
-            `recipe.yaml`, ...
-        repo_id: the name on the Hub, for the lines that show how to use the model.
-        published: the card that the repository has.
+        folder: the output folder of `PostTrainer.post_train` or `PreTrainer.pretrain`: weights, `config.json`,
+            `metrics.json`, `recipe.yaml`, ...
+        repo_id: the name on the Hub, for the usage examples.
+        published: the card that is in the repository.
 
     Raises:
         FileNotFoundError: the folder is not that of a finished run.
@@ -116,7 +117,7 @@ def write_model_card(folder: str | os.PathLike, repo_id: str | None = None, publ
 
 
 def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What the templates of classifiers and of encoders both name, and besides `metrics.json`, `all_results.json`."""
+    """The variables that both templates use, the content of `metrics.json` and that of `all_results.json`."""
     config, extractor, metrics, results = (
         json.loads(read_fact(folder, name))
         for name in ("config.json", "preprocessor_config.json", "metrics.json", "all_results.json")
@@ -161,7 +162,7 @@ def _encoder_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
 
 
 def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
-    """Everything that the template of a classifier names."""
+    """The variables of the template of a classifier."""
     facts, metrics, results = _facts(folder, repo_id)
     config, recipe = facts["config"], facts["recipe"]
     splits = {name: metrics[name] for name in ("validation", "test") if name in metrics}
@@ -197,13 +198,13 @@ def read_fact(folder: Path, name: str) -> str:
         return (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"`{folder}` lacks `{name}`: it is not the folder of a finished run. Run `ecg-hf train` or "
-            "`ecg-hf pretrain` to its end first."
+            f"`{folder}` lacks `{name}`: it is not the folder of a finished run. Complete `ecg-hf train` or "
+            "`ecg-hf pretrain` first."
         ) from error
 
 
 def _weights(folder: Path) -> dict[str, Any]:
-    """`num_parameters`, and `bits` of each as they are stored."""
+    """`num_parameters`, and the `bits` with which each is stored."""
     count, kinds = 0, set()
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, "pt") as weights:
@@ -220,7 +221,7 @@ def _model_name(recipe: dict, labels: list[str]) -> str:
 
 
 def _hub_id(name: str | None) -> str | None:
-    """`name` if it has the form of a repository's: `owner/name`."""
+    """`name` if it has the form of a repository id, `owner/name`."""
     return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
 
 
@@ -231,7 +232,7 @@ def _license(name: str | None) -> str:
 
 
 def _saw(pretraining_data: str | None, data_name: str) -> bool | None:
-    """Whether the pre-training's data include the evaluation's; None if they are not known."""
+    """Whether the pre-training data include the evaluation data; None if they are not known."""
     if not pretraining_data:
         return None
     others = pretraining_data.replace(PTBXL_TRAINING, "")
@@ -246,7 +247,7 @@ def _weakest(per_label: dict[str, dict], count: int = 3) -> list[tuple[str, dict
 
 
 def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
-    """One sentence for each step of a `preprocessor_config.json`, with its numbers."""
+    """One sentence for each step of a `preprocessor_config.json`, with its parameters."""
     steps = extractor["steps"]
     low, high = extractor.get("bandpass") or (None, None)
     leads_together = extractor.get("zscore_per_lead") is False
@@ -255,17 +256,17 @@ def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
         return "window" if step in steps and steps.index("windows") < steps.index(step) else "record"
 
     sentences = {
-        "leads": f"The leads {', '.join(extractor['lead_names'])} are picked by name, in whatever order they come.",
+        "leads": f"The leads {', '.join(extractor['lead_names'])} are selected by name, in any input order.",
         "resample": f"Resampling to {extractor['sampling_rate'] * extractor.get('decimation', 1):g} Hz.",
         "bandpass": f"Zero-phase filtering: {_band(low, high)}." if extractor.get("bandpass") else None,
         "windows": _windows(extractor),
         "normalize": f"(x - mean) / standard deviation, {_normalisation(extractor)}.",
         "zscore": (
-            f"(x - mean) / standard deviation of the {scope('zscore')} itself, "
-            f"{'over all leads together' if leads_together else 'lead by lead'}."
+            f"Z-score: (x - mean) / standard deviation of the {scope('zscore')}, "
+            f"{'over all leads jointly' if leads_together else 'lead by lead'}."
         ),
-        "minmax": f"Each lead of the {scope('minmax')} is brought to -1 ... 1 by its smallest and largest value.",
-        "decimate": f"Every {extractor.get('decimation', 1)}th sample after a low-pass, of the leads put end to end.",
+        "minmax": f"Min-max scaling of each lead of the {scope('minmax')} to [-1, 1].",
+        "decimate": f"Low-pass filter and decimation by {extractor.get('decimation', 1)}, on the concatenated leads.",
     }
     return [sentences[step] for step in steps if sentences[step] is not None]
 
@@ -273,11 +274,11 @@ def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
 def _windows(extractor: Mapping[str, Any]) -> str:
     rate, num_samples = extractor["sampling_rate"], extractor["num_samples"]
     length = f"{num_samples / rate:g} s ({num_samples} samples)"
-    padding = "a shorter record is padded with zeros at its end."
+    padding = "shorter records are zero-padded at the end."
     if count := extractor.get("num_windows"):
-        return f"{count} windows of {length}, evenly from the record's start to its end; {padding}"
+        return f"{count} windows of {length}, evenly spaced over the record; {padding}"
     stride = (extractor.get("window_stride") or num_samples) / rate
-    last = ", the last ending with the record" if extractor.get("cover_end", True) else ""
+    last = ", the last one aligned with the end of the record" if extractor.get("cover_end", True) else ""
     return f"Windows of {length}, one every {stride:g} s{last}; {padding}"
 
 
@@ -293,7 +294,7 @@ def _normalisation(extractor: Mapping[str, Any]) -> str:
         f"of the training records in mV ({_span(mean, 'mean')}, {_span(std, 'standard deviation')} "
         f"{'over the leads' if len(std) > 1 else 'for all leads'})"
     )
-    return words if extractor.get("clip") is None else f"{words}, then limited to ±{extractor['clip']:g}"
+    return words if extractor.get("clip") is None else f"{words}, then clipped to ±{extractor['clip']:g}"
 
 
 def _span(values: list[float], name: str) -> str:
@@ -330,7 +331,7 @@ def _own_settings(recipe: dict, *first: str) -> dict[str, Any]:
 
 
 def _command(recipe: dict, repo_id: str | None, world_size: int) -> str | None:
-    """The one command that repeats the run; None for a run that was started from Python."""
+    """The command that reproduces the run; None for a run that was started from Python."""
     if "task" not in recipe:
         return None
     data = "" if recipe.get("demo") or recipe.get("dataset_name") else " --data_dir path/to/ptb-xl"
@@ -338,14 +339,14 @@ def _command(recipe: dict, repo_id: str | None, world_size: int) -> str | None:
 
 
 def _program(command: str, repo_id: str | None, world_size: int) -> str:
-    """The call of `ecg-hf train` or `pretrain` with the repository's recipe, by as many processes."""
+    """The call of `ecg-hf train` or `pretrain` with the repository's recipe and the same number of processes."""
     program = "ecg-hf" if world_size == 1 else f"torchrun --nproc_per_node {world_size} -m ecg_hf.cli"
     config = f"$(hf download --quiet {repo_id} recipe.yaml)" if repo_id else "recipe.yaml"
     return f"{program} {command} --config {config}"
 
 
 def _shared_metadata(facts: dict[str, Any]) -> dict[str, Any]:
-    """The block in YAML at the top of the card; see https://huggingface.co/docs/hub/model-cards."""
+    """The YAML metadata at the top of the card; see https://huggingface.co/docs/hub/model-cards."""
     metadata = {"library_name": "transformers", "license": facts["license"]}
     if facts["license"] == "other":
         metadata["license_name"] = (facts["base_license"] or "unknown").lower().replace(" ", "-")
@@ -409,7 +410,7 @@ def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
 def write_dataset_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> str:
     """Write `README.md` into a folder of `write_ptbxl_parquet`: its configurations, columns, labels, licence.
 
-    Arguments, and what becomes of an older card, as in `write_model_card`.
+    Arguments and the handling of an existing card are as in `write_model_card`.
     """
     folder = Path(folder)
     facts = {"repo_id": repo_id or "path/to/this/folder", **describe_parquet(folder)}
@@ -434,7 +435,7 @@ def _size_category(count: int) -> str:
     return "100K<n<1M"
 
 
-# ---- Cards in general ----
+# ---- Rendering and merging ----
 
 
 def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -> str:
@@ -449,12 +450,12 @@ def _dump(metadata: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Text that stays within a table's cell."""
+    """Text escaped for a table cell."""
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _figure(value: float | None, limits: Iterable[float] | None) -> str:
-    """A figure with its interval."""
+    """A value with its interval."""
     if value is None or limits is None:
         return "undefined"
     low, high = limits
@@ -466,7 +467,7 @@ def _interval(values: Mapping[str, float]) -> str:
 
 
 def _write_card(path: Path, new: str, published: str | None) -> str:
-    """Update the card at `path` -> the text to publish, which is the same but for what `published` lacks."""
+    """Update the card at `path` -> the text to publish, without user text that `published` lacks."""
     own = path.read_text(encoding="utf-8") if path.is_file() else ""
     if published and _SECTION.search(published):
         text = update_card(new, published)
@@ -475,8 +476,8 @@ def _write_card(path: Path, new: str, published: str | None) -> str:
     own_body = _split_metadata(own)[1]
     if any(written not in text for _, written in _texts_after_sections(own_body)):
         logger.warning(
-            "`%s` has text that the published card does not have. It stays there and is not published: once there is "
-            "a card on the Hub, write into that one.",
+            "`%s` has text that the published card lacks. It is kept in the folder but not published: once there is a "
+            "card on the Hub, write into that one.",
             path,
         )
     path.write_text(update_card(text, text, own_body), encoding="utf-8")
@@ -484,11 +485,11 @@ def _write_card(path: Path, new: str, published: str | None) -> str:
 
 
 def update_card(new: str, *older: str) -> str:
-    """The card `new`, with what people wrote into `older` ones.
+    """The card `new`, with the user-written text of `older` ones.
 
-    Text outside the generated sections stays after the section that it followed; of metadata stay the licence, further
-    entries of lists, further results and fields that the new card does not have. A card without any generated
-    section is put below, unless it is the library's unfilled one.
+    Text outside the generated sections stays after the section that it followed. Of the metadata, the licence,
+    additional list entries, additional results and fields that the new card lacks are kept. A card without any
+    generated section is appended, unless it is the library's unfilled template.
     """
     metadata, body = _split_metadata(new)
     generated_license = metadata.get("license")
@@ -523,13 +524,13 @@ def _split_metadata(card: str) -> tuple[dict[str, Any], str]:
         metadata = yaml.safe_load(match["yaml"]) or {}
     except yaml.YAMLError as error:
         raise ValueError(
-            f"The metadata at the top of the card `{CARD}` is not YAML; mend it by hand: {error}"
+            f"The metadata at the top of the card `{CARD}` is not YAML; correct it by hand: {error}"
         ) from error
     return metadata, card[match.end() :]
 
 
 def _texts_after_sections(body: str) -> Iterator[tuple[str, str]]:
-    """What stands outside the generated sections, each with the name of the section before it ("" for none)."""
+    """The texts outside the generated sections, each with the name of the section before it ("" for none)."""
     name, start = "", 0
     sections = list(_SECTION.finditer(body))
     if not sections and body.strip():
@@ -554,7 +555,7 @@ def _merge_metadata(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge_results(new: list[dict], old: list[dict]) -> list[dict]:
-    """The new results, and those of the old ones that are of other data."""
+    """The new results, and the old ones on other data."""
     (model,) = new
     ours = [(result["task"], result["dataset"]) for result in model["results"]]
     kept = [result for entry in old for result in entry["results"] if (result["task"], result["dataset"]) not in ours]

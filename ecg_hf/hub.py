@@ -1,4 +1,4 @@
-"""Publishing on the Hub: one commit that carries the model, its card and its numbers, or nothing."""
+"""Publishing on the Hub: the model, its card and its metrics in a single commit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from .cards import CARD, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 
-# What a push publishes, beside the code and the weights. Predictions stay at home: they name records.
+# What a push publishes besides the code and the weights. Predictions are not published: they contain record ids.
 PUBLISHED_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -68,25 +68,25 @@ def push_model(
     revision: str | None = None,
     commit_message: str = "Post-trained ECG Transformer",
 ) -> CommitInfo:
-    """Publish the folder of a finished run on the Hub: all of it in one commit, or nothing.
+    """Publish the folder of a finished run on the Hub in one atomic commit.
 
-    Weights, configuration, code, card, pictures, metrics and recipe go; checkpoints, optimizer states and predictions
-    stay. A card that is in the repository is updated, and what people wrote into it is kept.
+    Weights, configuration, code, card, figures, metrics and recipe are published; checkpoints, optimizer states and
+    predictions are not. A card that is in the repository is updated; user-written text in it is kept.
 
     Args:
-        folder: what `PostTrainer.post_train` left.
+        folder: the output folder of `PostTrainer.post_train` or `PreTrainer.pretrain`.
         repo_id: `owner/name`, or `name` for the token's owner; created if it does not exist.
-        token: one that may write; by default that of `hf auth login` or of the environment's HF_TOKEN.
-        private: whether a new repository is private; by default as the owner's settings say.
+        token: a token with write permission; by default that of `hf auth login` or of HF_TOKEN.
+        private: whether a new repository is private; by default according to the owner's settings.
         revision: branch to commit to, created if it does not exist; by default `main`.
         commit_message: first line of the commit.
 
     Raises:
         FileNotFoundError: the folder is not that of a finished run.
-        ValueError: a name that the Hub does not allow, a repository that holds another kind of model, or metadata of
-            the card that the Hub does not know, such as a licence that somebody wrote into it.
-        PermissionError: no token, a wrong one, or somebody else's repository.
-        ConnectionError: the Hub cannot be reached, or the connection broke; nothing was published.
+        ValueError: a name that the Hub does not allow, a repository with another type of model, or card metadata that
+            the Hub does not accept, such as an unknown licence that a user wrote into it.
+        PermissionError: no token, an invalid one, or a repository of another owner.
+        ConnectionError: the Hub cannot be reached, or the connection was lost; nothing was published.
     """
     folder = Path(folder)
     _check_stands_alone(folder)
@@ -102,15 +102,15 @@ def push_model(
 
 
 def write_release(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
-    """What is kept of a finished run in a folder of its own: as a push publishes it, but 16-bit weights and no code.
+    """Copy what a push would publish of a finished run to a new folder, with 16-bit weights and without code.
 
-    A push of `target` adds the code. Half the size costs nothing that a figure shows: a weight moves by 2^-11 of its
-    size at most, and models compute and train in 32 bit after loading.
+    A push of `target` adds the code. Halving the size has no measurable effect: the relative rounding error of a
+    weight is at most 2^-11, and models compute and train in 32 bit after loading.
 
     Raises:
         FileExistsError: `target` is not empty.
         FileNotFoundError: `folder` is not that of a finished run.
-        ValueError: a weight is too large for 16 bit.
+        ValueError: a weight exceeds the range of 16-bit floats.
     """
     folder, target = Path(folder), Path(target)
     _check_stands_alone(folder)
@@ -135,7 +135,7 @@ def write_release(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
 
 def _model_files(folder: Path) -> dict[str, Path]:
     """Name in the repository -> file, of everything that is published."""
-    # A run's folder has the code that its model was saved with; a released checkpoint has none.
+    # A run's folder has the code with which its model was saved; a released checkpoint has none.
     code_folder = folder if (folder / "modeling_ecg_transformer.py").is_file() else CODE_FOLDER
     files = {file.name: file for file in sorted(code_folder.iterdir()) if CODE.fullmatch(file.name)}
     files |= {file.name: file for file in sorted(folder.iterdir()) if WEIGHTS.fullmatch(file.name)}
@@ -157,7 +157,7 @@ def _check_same_kind(repo_id: str, revision: str | None, token: str | None) -> N
     kind = json.loads(published).get("model_type") if published else None
     if kind not in (None, ECGTransformerConfig.model_type):
         raise ValueError(
-            f"`{repo_id}` holds a model of the type `{kind}`: push an ECG Transformer under another name."
+            f"`{repo_id}` contains a model of the type `{kind}`: push the ECG Transformer under another name."
         )
 
 
@@ -170,11 +170,13 @@ def push_dataset(
     revision: str | None = None,
     commit_message: str = "PTB-XL as Parquet",
 ) -> CommitInfo:
-    """Publish a folder that `write_ptbxl_parquet` made, in one commit; arguments and errors as in `push_model`."""
+    """Publish a folder of `write_ptbxl_parquet` in one commit; arguments and errors as in `push_model`."""
     folder = Path(folder)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.glob("data/**/*.parquet"))}
     if not files:
-        raise FileNotFoundError(f"`{folder}` has no Parquet files: make them by `training/prepare_ptbxl.py` first.")
+        raise FileNotFoundError(
+            f"`{folder}` has no Parquet files: create them with `training/prepare_ptbxl.py` first."
+        )
     repo_id = create_repository(repo_id, "dataset", token, private)
     with _translate_hub_errors(repo_id, token):
         _create_branch(repo_id, "dataset", revision, token)
@@ -188,7 +190,7 @@ def _check_metadata(card: ModelCard | DatasetCard) -> None:
     try:
         card.validate()
     except ValueError as error:
-        raise ValueError(f"The Hub does not accept the metadata at the top of the card; mend them: {error}") from error
+        raise ValueError(f"The Hub does not accept the metadata of the card; correct them: {error}") from error
 
 
 def _create_branch(repo_id: str, repo_type: str, revision: str | None, token: str | None) -> None:
@@ -213,7 +215,7 @@ def _commit(
     message: str,
     stale: re.Pattern | None = None,
 ) -> CommitInfo:
-    """One commit, so that readers meet the old state or the new one, with files gone that match `stale`."""
+    """A single commit, so that readers never see a partial state; it deletes other files that match `stale`."""
     api = HfApi()
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, content) for name, content in files.items()
@@ -230,14 +232,14 @@ def _commit(
 
 @contextlib.contextmanager
 def _translate_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
-    """Turn the Hub's errors into one message each that says what to do."""
+    """Translate the Hub's errors into messages that say what to do."""
     page = f"{HfApi().endpoint}/settings/tokens"
     try:
         yield
     except HFValidationError as error:
         raise ValueError(
-            f"`{repo_id}` cannot be a name on the Hub: give `owner/name`, or `name` for your own account, of letters, "
-            "digits, `-`, `_` and `.`."
+            f"`{repo_id}` cannot be a name on the Hub: give `owner/name`, or `name` for your own account, with only "
+            "letters, digits, `-`, `_` and `.`."
         ) from error
     except OfflineModeIsEnabled as error:
         raise ConnectionError(
@@ -247,27 +249,27 @@ def _translate_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
         status = error.response.status_code
         if status in (401, 403, 404) and (token or get_token()) is None:
             raise PermissionError(
-                f"There is no token to push to `{repo_id}` with: run `hf auth login`, or set HF_TOKEN to a token with "
+                f"There is no token to push to `{repo_id}`: run `hf auth login`, or set HF_TOKEN to a token with "
                 f"write permission from {page}."
             ) from error
         if status == 401 and not isinstance(error, RepositoryNotFoundError):
             raise PermissionError(
-                f"The Hub does not accept the token: it is wrong or was revoked. Make one with write permission at "
-                f"{page}, then run `hf auth login` or set HF_TOKEN."
+                f"The Hub does not accept the token: it is invalid or was revoked. Create one with write permission "
+                f"at {page}, then run `hf auth login` or set HF_TOKEN."
             ) from error
         if status in (401, 403, 404) and not isinstance(error, RevisionNotFoundError):
             raise PermissionError(
-                f"Your token may not write to `{repo_id}`: it belongs to somebody else, or the token has no write "
-                f"permission. Choose a name under your own account, or make another token at {page}."
+                f"Your token may not write to `{repo_id}`: it belongs to another owner, or the token has no "
+                f"write permission. Choose a name under your own account, or create another token at {page}."
             ) from error
         raise ConnectionError(f"The Hub refused the push to `{repo_id}`; nothing was published: {error}") from error
     except (httpx2.TransportError, RuntimeError) as error:
-        # The library wraps what breaks an upload into a RuntimeError.
+        # The library wraps errors during an upload in a RuntimeError.
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, (httpx2.HTTPError, OSError)):
             raise
         raise ConnectionError(
-            f"The connection to the Hub broke while pushing to `{repo_id}` ({error.__cause__ or error}); nothing was "
-            "published. Push again: files that arrived are not sent twice."
+            f"The connection to the Hub was lost while pushing to `{repo_id}` ({error.__cause__ or error}); nothing "
+            "was published. Push again: files that were uploaded are not sent twice."
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Metrics of multi-label ECG classification: AUROC, AUPRC, F-max, decision thresholds and bootstrap intervals.
 
-Everywhere `labels` is (records, labels) with 1 = present, 0 = absent, -100 = unknown, and `scores` has the same shape.
-An unknown cell takes no part in its column; the rest of its record does. A label whose known cells are all equal has
-neither AUROC nor AUPRC: it is undefined and left out of the macro means, never counted as 0.
+In all functions `labels` is (records, labels) with 1 = present, 0 = absent, -100 = unknown, and `scores` has the same
+shape. An unknown cell is excluded from its label's metrics; the other cells of its record are not. A label whose known
+cells are all equal has neither AUROC nor AUPRC: it is undefined and excluded from the macro means, never counted as 0.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import datasets
 import evaluate
 import numpy as np
 import pandas as pd
+from transformers import EvalPrediction
 
 from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 
-# Weights held at once while bootstrapping (2 MiB): small enough for the processor's cache, where sums are fastest.
+# Number of bootstrap weights in memory at once (2 MiB): they fit into the processor's cache, where sums are fastest.
 WEIGHTS_PER_CHUNK = 2**18
 
 CALIBRATION_BINS = 10
@@ -27,10 +28,10 @@ CALIBRATION_BINS = 10
 def multilabel_metrics(labels, scores, label_names: Sequence[str] | None = None) -> dict:
     """Macro and per-label metrics of a multi-label classifier.
 
-    F-max is the sample-centric one of CAFA (Radivojac et al. 2013, doi 10.1038/nmeth.2340), which the PTB-XL benchmark
-    reports (Strodthoff et al. 2021, arXiv 2004.13701). At a threshold common to all labels, precision is averaged over
-    the records with a score at or above it and recall over the records with a positive label; F-max is the largest
-    harmonic mean of the two over all thresholds. Only for F-max must the scores of different labels be comparable.
+    F-max is the sample-centric F-max of CAFA (Radivojac et al. 2013, doi 10.1038/nmeth.2340), as in the PTB-XL
+    benchmark (Strodthoff et al. 2021, arXiv 2004.13701). At a threshold common to all labels, precision is averaged
+    over the records with a score at or above it and recall over the records with a positive label; F-max is the
+    maximum over all thresholds of their harmonic mean. Only F-max requires comparable scores across labels.
 
     Args:
         labels: (records, labels) of 0, 1 and -100.
@@ -42,7 +43,7 @@ def multilabel_metrics(labels, scores, label_names: Sequence[str] | None = None)
         `per_label`, for each name `auroc` and `auprc` (None where undefined), `num_positive` and `num_known`.
 
     Raises:
-        ValueError: on wrong shapes or values, or if all labels are undefined.
+        ValueError: invalid shapes or values, or all labels are undefined.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
     names = _check_label_names(label_names, labels.shape[1])
@@ -66,13 +67,13 @@ def multilabel_metrics(labels, scores, label_names: Sequence[str] | None = None)
 
 
 def macro_auroc(labels, scores) -> float:
-    """Area under the ROC curve, mean over the defined labels; raises `ValueError` if there is none."""
+    """Area under the ROC curve, mean over the defined labels; raises `ValueError` if all are undefined."""
     labels, scores = _check_labels_and_scores(labels, scores)
     return _macro_mean(_unweighted_auroc_and_auprc(labels, scores)[0], labels)
 
 
 def macro_auprc(labels, scores) -> float:
-    """Average precision, mean over the defined labels; raises `ValueError` if there is none.
+    """Average precision, mean over the defined labels; raises `ValueError` if all are undefined.
 
     Average precision is the step-wise area under the precision-recall curve, without interpolation.
     """
@@ -83,12 +84,12 @@ def macro_auprc(labels, scores) -> float:
 def weighted_auroc_and_auprc(labels, scores, weights) -> tuple[np.ndarray, np.ndarray]:
     """AUROC and average precision of each label under each weighting of the records.
 
-    Equal scores are one step of both curves, so that the order of the records changes no bit of the result.
+    Tied scores form a single step of both curves, so that results are bit-identical for any order of the records.
 
     Args:
         labels: (records, labels) of 0, 1 and -100.
         scores: (records, labels).
-        weights: (weightings, records), not negative; for example how often a resample drew each record.
+        weights: (weightings, records), non-negative; for example how often each record is in a resample.
 
     Returns:
         Two arrays (weightings, labels), NaN where a label has no positive or no negative weight.
@@ -98,16 +99,16 @@ def weighted_auroc_and_auprc(labels, scores, weights) -> tuple[np.ndarray, np.nd
     if weights.ndim != 2 or weights.shape[1] != len(labels):
         raise ValueError(f"`weights` must have shape (weightings, {len(labels)}), got {weights.shape}.")
     if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError("`weights` must be finite and not negative.")
+        raise ValueError("`weights` must be finite and non-negative.")
     return _auroc_and_auprc(_rank_labels(labels, scores), weights)
 
 
 def choose_thresholds(labels, scores, label_names: Sequence[str] | None = None) -> list[float]:
-    """For each label the threshold of highest F1; a label is called present where `score >= threshold`.
+    """For each label the threshold with the highest F1; a label is predicted as present where `score >= threshold`.
 
-    Choose on validation records only. The threshold lies midway between two neighbouring scores (the neighbour below
-    the lowest score is 0), so that rounding of a score does not flip a decision. Of several thresholds of equal F1 the
-    highest is taken. A label that lacks known positives or known negatives gets 0.5 and is named in a warning.
+    Use validation records only. The threshold is the midpoint between two adjacent scores (0 below the lowest score),
+    so that rounding of a score does not change a decision. Ties in F1 are resolved to the highest threshold. A label
+    without known positives or known negatives gets 0.5 and is reported in a warning.
 
     Args:
         labels: (records, labels) of 0, 1 and -100.
@@ -140,26 +141,26 @@ def bootstrap_metrics(
     confidence: float = 0.95,
     label_names: Sequence[str] | None = None,
 ) -> dict[str, dict]:
-    """Percentile bootstrap intervals of macro AUROC and macro AUPRC, and if wanted of each label's.
+    """Percentile bootstrap intervals of macro AUROC and macro AUPRC, and optionally of each label.
 
-    Records are drawn with replacement, or whole groups (patients) of records. A label that is undefined in a resample
-    is left out of that resample's mean; a resample in which all labels are undefined is left out, with a warning.
-    Resampled AUPRC is biased upwards for rare labels (a positive drawn twice is a tie with itself), so that `value`
-    tends to lie low in its interval.
+    Records, or all records of a group (patient), are drawn with replacement. A label that is undefined in a resample
+    is excluded from the mean of that resample; resamples in which all labels are undefined are skipped, with a
+    warning. Resampled AUPRC is biased upwards for rare labels (a positive drawn twice is tied with itself), so that
+    `value` tends to be in the lower part of its interval.
 
     Args:
         labels: (records, labels) of 0, 1 and -100.
         scores: (records, labels).
         n_resamples: number of resamples.
-        groups: (records,) ids, for example of patients; a record whose id is missing is a group of its own.
-        seed: of `numpy.random.default_rng`, whose `multinomial` draws the resamples one after the other.
-        confidence: share of the resamples' values inside the interval.
-        label_names: names for `per_label`; without them there is none.
+        groups: (records,) ids, for example of patients; each record without an id is a separate group.
+        seed: of `numpy.random.default_rng`, whose `multinomial` draws the resamples in sequence.
+        confidence: confidence level of the interval.
+        label_names: names for `per_label`, which is omitted without them.
 
     Returns:
-        `{"macro_auroc": {"value", "low", "high"}, "macro_auprc": {...}}`, `value` from the records as they are; with
-        `label_names` also `"per_label": {name: {"auroc": {"value", "low", "high"}, "auprc": {...}}}`, from the
-        resamples in which the label is defined, and None where it is undefined in the records as they are.
+        `{"macro_auroc": {"value", "low", "high"}, "macro_auprc": {...}}`, `value` from the original records;
+        with `label_names` also `"per_label": {name: {"auroc": {"value", "low", "high"}, "auprc": {...}}}`, from the
+        resamples in which the label is defined, and None where it is undefined in the original records.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
     names = None if label_names is None else _check_label_names(label_names, labels.shape[1])
@@ -176,8 +177,8 @@ def bootstrap_metrics(
         raise ValueError(f"No label has both positives and negatives in any of {n_resamples} resamples: use more.")
     if undefined.any():
         warnings.warn(
-            f"{undefined.sum()} of {n_resamples} resamples are left out of the intervals: no label has both positives "
-            "and negatives there.",
+            f"{undefined.sum()} of {n_resamples} resamples are excluded from the intervals: no label has both "
+            "positives and negatives in them.",
             stacklevel=2,
         )
     intervals = {
@@ -198,11 +199,11 @@ def bootstrap_metrics(
 def calibration_metrics(
     labels, scores, n_resamples: int = 1000, *, groups=None, seed: int = 0, confidence: float = 0.95
 ) -> dict[str, dict[str, float]]:
-    """How far probabilities are from what is observed, over all known cells of all labels, with bootstrap intervals.
+    """Calibration of the probabilities over all known cells of all labels, with bootstrap intervals.
 
-    The expected calibration error (Naeini et al. 2015, doi 10.1609/aaai.v29i1.9602) is the mean distance, over ten
-    bins of equal width, between the mean probability and the share of positives; the Brier score is the mean squared
-    distance between probability and label.
+    The expected calibration error (Naeini et al. 2015, doi 10.1609/aaai.v29i1.9602) is the mean absolute difference,
+    over ten bins of equal width, between the mean probability and the fraction of positives; the Brier score is the
+    mean squared difference between probability and label.
 
     Args:
         labels: (records, labels) of 0, 1 and -100.
@@ -230,14 +231,14 @@ def calibration_metrics(
 
 
 class ECGMultiLabelMetric(evaluate.Metric):
-    """The numbers of `multilabel_metrics` (without `per_label`) as an `evaluate` metric; needs no network.
+    """`multilabel_metrics` (without `per_label`) as an `evaluate` metric; works offline.
 
     References are (records, labels) of 0, 1 and -100, predictions (records, labels) of logits or probabilities. With
     `keep_in_memory=True` nothing is written to the cache folder.
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        # float64 for the references too: an integer feature would turn a label of 0.5 into 0 without a word.
+        # float64 for the references too: an integer feature would silently turn a label of 0.5 into 0.
         cells = datasets.List(datasets.Value("float64"))
         return evaluate.MetricInfo(
             description="Macro AUROC, macro AUPRC and sample-centric F-max of multi-label classification.",
@@ -252,8 +253,19 @@ class ECGMultiLabelMetric(evaluate.Metric):
         return metrics
 
 
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`ECGMultiLabelMetric` for a plain `transformers.Trainer`: `Trainer(..., compute_metrics=compute_metrics)`.
+
+    Each row counts as one record: the windows of a record are not aggregated.
+    """
+    # With further outputs of the model the logits come first.
+    predictions = prediction.predictions
+    logits = predictions[0] if isinstance(predictions, tuple) else predictions
+    return ECGMultiLabelMetric(keep_in_memory=True).compute(predictions=logits, references=prediction.label_ids)
+
+
 def _check_labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 arrays of equal shape (records, labels), with nothing but allowed values."""
+    """Both as validated float64 arrays of equal shape (records, labels)."""
     labels, scores = _as_matrix(labels, "labels"), _as_matrix(scores, "scores")
     if labels.shape != scores.shape:
         raise ValueError(f"`labels` and `scores` must have the same shape, got {labels.shape} and {scores.shape}.")
@@ -267,7 +279,7 @@ def _check_labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     if wrong.size:
         raise ValueError(
             f"`labels` must be 0, 1 or {UNKNOWN_LABEL} (unknown), but {wrong.size} of {labels.size} values are "
-            f"something else, the first {wrong[0]:g}."
+            f"not, the first {wrong[0]:g}."
         )
     return labels, scores
 
@@ -305,7 +317,7 @@ def _check_label_names(label_names: Sequence[str] | None, num_labels: int) -> li
 
 
 class _Ranking(NamedTuple):
-    """One label's known records by falling score, cut into the steps of its ROC and precision-recall curves.
+    """One label's known records by descending score, divided into the steps of its ROC and precision-recall curves.
 
     Within a step the positives come first, so that a step is one run of positives, one of negatives, or both.
     """
@@ -328,7 +340,7 @@ def _rank_label(labels: np.ndarray, scores: np.ndarray) -> _Ranking | None:
     if positive.all() or not positive.any():
         return None
     step_starts = _change_points(scores[records])
-    # Neighbouring steps without positives add nothing to either area when taken as one: rare labels become cheap.
+    # Merging adjacent steps without positives changes neither area and makes rare labels cheap.
     without_positive = ~positive[step_starts]
     step_starts = step_starts[~(without_positive & np.r_[False, without_positive[:-1]])]
     run_starts = np.union1d(step_starts, _change_points(positive))
@@ -337,14 +349,14 @@ def _rank_label(labels: np.ndarray, scores: np.ndarray) -> _Ranking | None:
 
 
 def _change_points(values: np.ndarray) -> np.ndarray:
-    """Where runs of equal neighbours begin."""
+    """The indices at which runs of equal values begin."""
     return np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
 
 
 def _auroc_and_auprc(rankings: list[_Ranking | None], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two arrays (weightings, labels) for `weights` of shape (weightings, records)."""
     auroc, auprc = np.full((2, len(weights), len(rankings)), np.nan)
-    # With the records first, a sum over records adds whole rows of weightings.
+    # With the records first, a sum over records adds contiguous rows of weightings.
     weights = np.ascontiguousarray(weights.T, dtype=np.float64)
     for index, ranking in enumerate(rankings):
         if ranking is not None:
@@ -362,7 +374,7 @@ def _areas(ranking: _Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarr
     false_positives = np.cumsum(new_negatives, axis=0)
     num_positives, num_negatives = true_positives[-1], false_positives[-1]
 
-    # Trapezoids: a negative counts the positives above it, and half of those with its own score.
+    # Trapezoidal rule: a negative counts the positives above it, and half of those tied with it.
     concordant = np.sum(new_negatives * (true_positives - new_positives / 2), axis=0)
     called = true_positives + false_positives
     precision = np.divide(true_positives, called, out=np.zeros_like(called), where=called > 0)
@@ -392,13 +404,13 @@ def _macro_mean(values: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _f_max(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Sample-centric F-max over all distinct scores as thresholds."""
+    """Sample-centric F-max, with all distinct scores as thresholds."""
     scores = np.where(labels == UNKNOWN_LABEL, -np.inf, scores)
     by_score = np.argsort(-scores, axis=1, kind="stable")
     scores = np.take_along_axis(scores, by_score, axis=1)
     labels = np.take_along_axis(labels, by_score, axis=1)
 
-    # As the threshold falls, each cell in turn becomes a call and changes its record's precision and recall.
+    # As the threshold decreases, one cell after another is called and changes its record's precision and recall.
     known, positive = labels != UNKNOWN_LABEL, labels == 1
     precision = np.cumsum(positive, axis=1) / np.maximum(np.cumsum(known, axis=1), 1)
     precision_change = np.diff(precision, axis=1, prepend=0)
@@ -409,7 +421,7 @@ def _f_max(labels: np.ndarray, scores: np.ndarray) -> float:
     scores, precision_change, recall_change, first_call = (
         cells[known] for cells in (scores, precision_change, recall_change, first_call)
     )
-    # Cells of equal score are added in an order of their own, so that the order of the records changes no bit.
+    # Cells of equal score are added in a fixed order, so that results are bit-identical for any order of the records.
     order = np.lexsort((recall_change, precision_change, -scores))
     lowest_of_score = np.r_[np.diff(scores[order]) != 0, True]
     precision_sum, recall_sum, num_called = (
@@ -437,12 +449,12 @@ def _best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float | None:
     above = scores[best - 1]
     below = scores[best] if best < len(scores) else 0.0
     midway = below + (above - below) / 2
-    # Between neighbouring floats there is no middle: the sum may have been rounded down to the lower one.
+    # Adjacent floats have no midpoint: the sum may have been rounded down to the lower one.
     return float(midway if midway > below else above)
 
 
 def _number_groups(groups, num_records: int) -> np.ndarray:
-    """(records,) group numbers from 0; without groups each record is one."""
+    """(records,) group numbers from 0; without groups each record is a separate group."""
     if groups is None:
         return np.arange(num_records)
     numbers, ids = pd.factorize(np.asarray(groups))
@@ -488,7 +500,7 @@ def _calibration_sums(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _calibration(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """From `_calibration_sums` added up over records, (..., 4, bins)."""
+    """From `_calibration_sums`, summed over records to (..., 4, bins)."""
     count, score, positive, squared_error = np.moveaxis(sums, -2, 0)
     total = count.sum(axis=-1)
     return {
@@ -502,6 +514,7 @@ __all__ = [
     "bootstrap_metrics",
     "calibration_metrics",
     "choose_thresholds",
+    "compute_metrics",
     "macro_auprc",
     "macro_auroc",
     "multilabel_metrics",

@@ -1,7 +1,7 @@
-"""Pictures: an ECG on ECG paper, the learning curves of a post-training run and its metrics label by label.
+"""Figures: an ECG on ECG paper, the learning curves of a training run and the metrics of each label.
 
-matplotlib is loaded by the first picture, and only through its objects: pyplot's global state and the user's backend
-stay as they are.
+matplotlib is imported by the first figure, and only its object-oriented interface is used: pyplot's global state and
+the user's backend are not changed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ STANDARD_LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", 
 RHYTHM_LEAD = "II"
 STANDARD_SECONDS = 10
 
-LONGEST_PAPER_SECONDS = 60
+MAX_PAPER_SECONDS = 60
 
 # mm on the paper
 LINE_SPACING, STRONG_LINE_SPACING = 1, 5
 SIDE_MARGIN = 5
-MIN_PAPER_WIDTH = 70  # room for the line about the scale
+MIN_PAPER_WIDTH = 70  # space for the line with the scale
 HEADER, FOOTER = 10, 10
 PULSE_FOOT, PULSE_WIDTH = 1, 5  # a calibration pulse of 0.2 s
 TRACE_START = 20
@@ -46,14 +46,14 @@ MIN_EXTENT, MAX_EXTENT = 6, 25  # of a trace above and below its baseline
 PAPER_COLOR, LINE_COLOR, STRONG_LINE_COLOR = "#fffafa", "#f9dcdc", "#eeb0b0"
 TRACE_COLOR, SEPARATOR_COLOR = "#101010", "#909090"
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, which are safe for colour-blind readers.
 TRAIN_COLOR, VALIDATION_COLOR = "#E69F00", "#0072B2"
 PROBE_COLOR = "#009E73"
 BEST_EPOCH_COLOR, AXES_GRID_COLOR = "#555555", "#e5e5e5"
-MAX_MARKERS = 60  # of one curve; beyond, markers hide it
+MAX_MARKERS = 60  # of one curve; more would hide it
 
 STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune": "Fine-tuning"}
-# Rows of the learning curves: what each draws, as (key of the log entry, name in the legend, colour).
+# Rows of the learning curves and their curves: (key of the log entry, name in the legend, colour).
 LEARNING_CURVES = {
     "loss": (("loss", "training", TRAIN_COLOR), ("eval_loss", "validation", VALIDATION_COLOR)),
     "accuracy": (("accuracy", "training", TRAIN_COLOR),),
@@ -74,21 +74,21 @@ def plot_ecg(
     path: str | os.PathLike | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw an ECG to scale on ECG paper: 25 mm/s, 10 mm/mV, fine lines each 1 mm and strong lines each 5 mm.
+    """Draw an ECG to scale on ECG paper: 25 mm/s, 10 mm/mV, fine lines every 1 mm and strong lines every 5 mm.
 
-    The 12 standard leads over 10 s become the usual print (three rows of four leads, each lead with its own 2.5 s, and
-    lead II over all 10 s below); any other record gets one row for each lead, in the order given. Each row begins with
-    a calibration pulse of 1 mV and 0.2 s. NaN is a gap in the trace.
+    The 12 standard leads over 10 s are drawn in the standard 3x4 layout (2.5 s of each lead, and all of lead II as
+    rhythm strip); any other record gets one row for each lead, in the given order. Each row begins with a
+    calibration pulse of 1 mV and 0.2 s. NaN is drawn as a gap in the trace.
 
     Args:
         signal: (leads, samples), mV.
         sampling_rate: Hz.
         lead_names: one name for each row of `signal`.
-        path: where to save the picture (the ending chooses the format); not saved if absent.
+        path: file of the figure (the suffix selects the format); not saved if None.
         title: printed above the ECG.
 
     Raises:
-        ValueError: on another shape, another unit or more than 60 s.
+        ValueError: invalid shape, another unit or more than 60 s.
     """
     from matplotlib.figure import Figure
 
@@ -114,18 +114,18 @@ def plot_ecg(
 
 
 def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -> Figure:
-    """Draw and save loss and quality over the epochs of each stage, stages side by side in their order.
+    """Draw and save loss and metrics over the epochs of each stage, with the stages side by side.
 
-    The best epoch of a stage, the earliest of highest validation macro AUROC, is marked and written in its title.
+    The best epoch of a stage (the first one with the highest validation macro AUROC) is marked and given in its title.
 
     Args:
         log_history: the entries of `PostTrainer.state.log_history`: `stage`, `epoch`, and `loss` or `eval_loss`,
             `eval_macro_auroc`, `eval_macro_auprc`; or those of `PreTrainer`: `accuracy`, `feature_std`,
             `probe_macro_auroc`. Entries with none of them are skipped.
-        path: of the picture; its ending chooses the format.
+        path: file of the figure; its suffix selects the format.
 
     Raises:
-        ValueError: if there is nothing to draw, or an entry lacks its stage or epoch.
+        ValueError: there is nothing to draw, or an entry lacks its stage or epoch.
     """
     from matplotlib.figure import Figure
 
@@ -151,15 +151,16 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -
 
 
 def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike, split: str | None = None) -> Figure:
-    """Draw and save AUROC and AUPRC of each label with their intervals, labels from top to bottom in their order.
+    """Draw and save AUROC and AUPRC of each label with their intervals, from top to bottom in label order.
 
-    Beside its code stands how many records have the label; that share is the AUPRC of chance, drawn as a tick.
+    The number of positive records is given next to the label; their fraction is the chance level of AUPRC, which is
+    drawn as a tick.
 
     Args:
         per_label: for each label `auroc`, `auprc`, `auroc_interval`, `auprc_interval` ([low, high]), `num_positive`
-            and `num_known`, as in `metrics.json`; undefined figures are None.
-        path: of the picture; its ending chooses the format.
-        split: what the records are, for the title.
+            and `num_known`, as in `metrics.json`; undefined values are None.
+        path: file of the figure; its suffix selects the format.
+        split: name of the split, for the title.
     """
     from matplotlib.figure import Figure
 
@@ -199,8 +200,8 @@ def _check_signal(signal, sampling_rate: float, lead_names: Sequence[str]) -> np
         raise ValueError(f"`signal` must be floats in mV, got {signal.dtype}: divide integers by their gain per mV.")
     if sampling_rate <= 0:
         raise ValueError(f"`sampling_rate` must be positive, got {sampling_rate} Hz.")
-    if (seconds := signal.shape[1] / sampling_rate) > LONGEST_PAPER_SECONDS:
-        raise ValueError(f"`signal` is {seconds:g} s long, paper takes {LONGEST_PAPER_SECONDS} s: draw a part of it.")
+    if (seconds := signal.shape[1] / sampling_rate) > MAX_PAPER_SECONDS:
+        raise ValueError(f"`signal` is {seconds:g} s long, the maximum is {MAX_PAPER_SECONDS} s: draw a part of it.")
     largest = np.abs(signal[np.isfinite(signal)]).max(initial=0)
     if largest > MAX_MICROVOLTS / 1000:
         raise ValueError(f"`signal` must be in mV, but reaches {largest:g}: divide it by 1000 if it is in µV.")
@@ -235,7 +236,7 @@ def _arrange_leads(signal: np.ndarray, sampling_rate: float, lead_names: Sequenc
 def _place_rows(rows: list[list[_Lead]]) -> tuple[np.ndarray, np.ndarray, float]:
     """Baseline of each row (mm from the bottom), space above it for the traces, and the height of the paper.
 
-    Baselines lie on strong lines. Each row has room for its own traces; only a trace beyond 2.5 mV may cross others.
+    Baselines lie on strong lines. Each row has space for its traces; only a trace beyond 2.5 mV can overlap others.
     """
     baselines, heights, end = [], [], HEADER
     for row in rows:
@@ -246,12 +247,12 @@ def _place_rows(rows: list[list[_Lead]]) -> tuple[np.ndarray, np.ndarray, float]
         heights.append(above)
         end = baseline + below
     height = _up_to_strong_line(end + FOOTER)
-    # So far from the top.
+    # Up to here measured from the top.
     return height - np.array(baselines), np.array(heights), height
 
 
 def _extent(row: list[_Lead]) -> tuple[float, float]:
-    """How many mm the traces of a row go above and below the baseline."""
+    """Extent in mm of the traces of a row above and below the baseline."""
     trace = np.concatenate([lead.trace for lead in row]) * MM_PER_MILLIVOLT
     trace = trace[np.isfinite(trace)]
     return trace.max(initial=0), -trace.min(initial=0)

@@ -317,7 +317,7 @@ def test_a_full_disk_leaves_no_cache(load, tmp_path, monkeypatch, signals):
 
 
 def test_an_unknown_task_is_an_error_that_lists_the_tasks(load):
-    assert "the tasks are all, diagnostic, subdiagnostic" in load_error(load, task="super")
+    assert "`task` must be one of all, diagnostic, subdiagnostic" in load_error(load, task="super")
 
 
 @pytest.mark.parametrize("rate", [250, "100", None])
@@ -368,7 +368,7 @@ def test_missing_records_are_counted_and_may_be_left_out(load, folder, rows, end
         ("filename_lr", "/etc/00000_lr", "must lie inside the data folder"),
         ("age", "old", "could not convert"),
         ("age", "inf", "must be a finite number"),
-        ("sex", "0.5", "must be a whole number"),
+        ("sex", "0.5", "must be an integer"),
     ],
 )
 def test_a_cell_that_cannot_be_read_is_an_error_that_names_record_and_column(
@@ -383,7 +383,7 @@ def test_a_cell_that_cannot_be_read_is_an_error_that_names_record_and_column(
 
 def test_an_id_that_stands_twice_or_nowhere_is_an_error(load, folder, rows):
     write_table(folder, [*rows, {**rows[3], "ecg_id": "10.0", "strat_fold": 10}])
-    assert f"{folder / TABLE_NAME}: ecg_id 10 stands in 2 rows" in load_error(load)
+    assert f"{folder / TABLE_NAME}: ecg_id 10 is in 2 rows" in load_error(load)
     write_table(folder, [{**rows[0], "ecg_id": ""}, *rows[1:]])
     assert "`ecg_id` of ecg_id ? is ''" in load_error(load)
 

@@ -105,7 +105,7 @@ def test_the_command_fetches_one_rate_that_load_ptbxl_reads(server, files, sourc
     assert sum(map(len, splits.values())) == 40
 
 
-def test_what_is_there_and_right_is_not_fetched_again(server, files, tmp_path):
+def test_complete_files_are_not_downloaded_again(server, files, tmp_path):
     download_ptbxl(tmp_path, 100, base_url=server.url)
     (tmp_path / RECORD).write_bytes(b"changed")
     server.requests.clear()
@@ -114,7 +114,7 @@ def test_what_is_there_and_right_is_not_fetched_again(server, files, tmp_path):
     assert (tmp_path / RECORD).read_bytes() == files[RECORD]
 
 
-def test_a_broken_connection_goes_on_where_it_was(server, files, tmp_path):
+def test_a_lost_connection_resumes_where_it_was(server, files, tmp_path):
     server.broken = {RECORD: 2, "ptbxl_database.csv": 1}
     download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.01)
     assert present(tmp_path) >= wanted(files) and (tmp_path / RECORD).read_bytes() == files[RECORD]
@@ -126,9 +126,9 @@ def test_a_broken_connection_goes_on_where_it_was(server, files, tmp_path):
     ]
 
 
-def test_a_download_that_was_given_up_goes_on_by_the_same_call(server, files, tmp_path):
+def test_a_failed_download_resumes_with_the_same_call(server, files, tmp_path):
     server.broken = {RECORD: 5}
-    with pytest.raises(ConnectionError, match=rf"{RECORD} broke off 5 times.*What was fetched is kept"):
+    with pytest.raises(ConnectionError, match=rf"{RECORD} failed after 5 attempts.*Downloaded data are kept"):
         download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.001)
     kept = (tmp_path / f"{RECORD}.part").stat().st_size
     assert kept > len(files[RECORD]) / 2 and not (tmp_path / RECORD).exists()
@@ -137,7 +137,7 @@ def test_a_download_that_was_given_up_goes_on_by_the_same_call(server, files, tm
     assert (RECORD, f"bytes={kept}-") in server.requests and present(tmp_path) >= wanted(files)
 
 
-def test_a_part_of_another_file_is_fetched_anew(server, files, tmp_path):
+def test_a_part_of_another_file_is_downloaded_again(server, files, tmp_path):
     part = tmp_path / f"{RECORD}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"\x01" * 100)
@@ -147,7 +147,7 @@ def test_a_part_of_another_file_is_fetched_anew(server, files, tmp_path):
 
 def test_a_damaged_file_is_named_and_not_kept(server, files, tmp_path):
     server.damaged = {RECORD}
-    with pytest.raises(OSError, match=rf"{RECORD} came twice with another SHA-256 than SHA256SUMS.txt says"):
+    with pytest.raises(OSError, match=rf"{RECORD} had another SHA-256 than SHA256SUMS.txt lists"):
         download_ptbxl(tmp_path, 100, base_url=server.url)
     assert not {RECORD, f"{RECORD}.part"} & present(tmp_path)
     assert (RECORD, None) in server.requests
@@ -199,11 +199,11 @@ def test_a_zip_that_is_damaged_or_another_is_refused(zipped, files, tmp_path):
     (tmp_path / "damaged.zip").write_bytes(content)
     (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
     for name in ("damaged.zip", "cut.zip"):
-        with pytest.raises(ValueError, match=f"{name} is not a zip file, or a damaged one"):
+        with pytest.raises(ValueError, match=f"{name} is not a zip file, or is damaged"):
             for rate in (100, 500):
                 unpack_ptbxl(tmp_path / name, rate, tmp_path / "cache")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("notes.txt", "")
-    with pytest.raises(ValueError, match="does not hold ptbxl_database.csv"):
+    with pytest.raises(ValueError, match="does not contain ptbxl_database.csv"):
         load_ptbxl(tmp_path / "other.zip", "all", 100, cache_dir=tmp_path)
     assert not list(tmp_path.glob("cache/.ptbxl-zip-*"))

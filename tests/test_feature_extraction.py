@@ -155,7 +155,7 @@ def test_units_give_the_same_bits(extractor):
 
 
 def test_integers_without_units_are_refused(extractor):
-    with pytest.raises(ValueError, match="say their `units`"):
+    with pytest.raises(ValueError, match="give their `units`"):
         extract(extractor, in_microvolts(template(100, 10)))
     with pytest.raises(ValueError, match="`units` must be one of mV, uV, got `V`"):
         extract(extractor, template(100, 10), units="V")

@@ -510,10 +510,9 @@ def test_the_preprocessing_of_public_encoders_is_put_into_words():
     assert leads.startswith("The leads I, II, III, aVR")
     assert words == [
         "Resampling to 250 Hz.",
-        "2 windows of 9 s (2250 samples), evenly from the record's start to its end; a shorter record is padded with "
-        "zeros at its end.",
+        "2 windows of 9 s (2250 samples), evenly spaced over the record; shorter records are zero-padded at the end.",
         "Zero-phase filtering: above 0.67 Hz and below 40 Hz.",
-        "(x - mean) / standard deviation of the window itself, over all leads together.",
+        "Z-score: (x - mean) / standard deviation of the window, over all leads jointly.",
     ]
 
 
@@ -632,7 +631,7 @@ def test_a_repository_that_holds_another_kind_of_model(hub, alice, pushing):
     repository = hub.repositories["model", "org/bert"]
     repository.commit("main", "bert", {"config.json": File(b'{"model_type": "bert"}', False)})
     with pytest.raises(
-        ClientError, match="ValueError: `org/bert` holds a model of the type `bert`: push .* another name"
+        ClientError, match="ValueError: `org/bert` contains a model of the type `bert`: push .* another name"
     ):
         pushing("org/bert")
     assert hub.files("org/bert").keys() == {"config.json"}
@@ -665,7 +664,7 @@ for revision in ("main", "newer"):
 
 def test_a_broken_upload_publishes_nothing_and_the_next_one_all(hub, alice, pushing, published):
     ((kind, message),) = alice.run("thread.join()\nresult = broken")
-    assert kind == "ConnectionError" and "broke while pushing to `org/broken`" in message and "Push again" in message
+    assert kind == "ConnectionError" and "lost while pushing to `org/broken`" in message and "Push again" in message
     assert not hub.files("org/broken")
     with pytest.raises(ClientError, match="Unrecognized model in org/broken"):
         alice.run("from transformers import AutoModel\nAutoModel.from_pretrained('org/broken')")
@@ -678,7 +677,7 @@ def test_metadata_that_the_hub_does_not_know_publish_nothing(hub, alice, run_fol
     shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("_stages"))
     (tmp_path / "run/README.md").write_text("---\nlicense: my-own\n---\n")
     with pytest.raises(
-        ClientError, match="ValueError: The Hub does not accept the metadata .*mend them: .license. must"
+        ClientError, match="ValueError: The Hub does not accept the metadata .*correct them: .license. must"
     ):
         alice.run(f"push_model({str(tmp_path / 'run')!r}, 'org/odd')")
     assert not hub.files("org/odd")

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
+from transformers import Trainer, TrainingArguments
 
+from ecg_hf import ECGTransformerConfig, ECGTransformerForMultiLabel
 from ecg_hf.metrics import (
     ECGMultiLabelMetric,
     bootstrap_metrics,
     calibration_metrics,
     choose_thresholds,
+    compute_metrics,
     macro_auprc,
     macro_auroc,
     multilabel_metrics,
@@ -240,7 +243,7 @@ def test_weighted_areas_take_any_real_weight():
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"), [(np.ones(300), r"shape \(weightings, 300\)"), (-np.ones((1, 300)), "not negative")]
+    ("weights", "message"), [(np.ones(300), r"shape \(weightings, 300\)"), (-np.ones((1, 300)), "non-negative")]
 )
 def test_bad_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
@@ -288,7 +291,7 @@ def test_bootstrap_depends_on_the_seed_alone():
 def test_resamples_without_any_defined_label_are_left_out_with_a_warning():
     labels = np.eye(20)[:, :1]
     scores = np.linspace(1, 0, 20)[:, None]
-    with pytest.warns(UserWarning, match="of 200 resamples are left out"):
+    with pytest.warns(UserWarning, match="of 200 resamples are excluded"):
         intervals = bootstrap_metrics(labels, scores, 200)
     assert intervals["macro_auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
@@ -328,6 +331,38 @@ def test_metric_does_not_round_labels_or_pass_nan():
     metric = ECGMultiLabelMetric(keep_in_memory=True)
     with pytest.raises(ValueError, match="1 of 2 values, in 1 of 2 records, are NaN or infinite"):
         metric.compute(references=[[0], [1]], predictions=[[float("nan")], [0.2]])
+
+
+def test_a_plain_trainer_reports_the_metrics(tmp_path):
+    config = ECGTransformerConfig(
+        num_samples=50,
+        sampling_rate=100,
+        patch_size=10,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    model = ECGTransformerForMultiLabel(config).eval()
+    rng = np.random.default_rng(0)
+    signals = torch.tensor(rng.normal(size=(40, 12, 50)), dtype=torch.float32)
+    labels = (rng.random((40, 3)) < 0.4).astype(np.float32)
+    labels[5, 1] = -100
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(tmp_path), per_device_eval_batch_size=16, use_cpu=True, report_to=[], disable_tqdm=True
+        ),
+        eval_dataset=[{"input_values": signals[i], "labels": torch.tensor(labels[i])} for i in range(40)],
+        compute_metrics=compute_metrics,
+    )
+    results = trainer.evaluate()
+    with torch.no_grad():
+        expected = multilabel_metrics(labels, model(signals).logits.numpy())
+    for name in ("macro_auroc", "macro_auprc", "f_max", "num_undefined"):
+        assert results[f"eval_{name}"] == pytest.approx(expected[name], abs=1e-6)
 
 
 def test_no_warning_on_ordinary_input():

@@ -3,12 +3,15 @@ import os
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+import ecg_hf
 from ecg_hf import ECGTransformerConfig, ECGTransformerForMultiLabel, ECGTransformerModel
 from ecg_hf.ecg_transformer import modeling_ecg_transformer
 from ecg_hf.ecg_transformer.layers_ecg_transformer import drop_path
@@ -386,7 +389,7 @@ def test_a_new_head_takes_labels_and_drops_what_belonged_to_the_old_one():
         ({"label2id": {"a": 0, "b": 2, "c": 1}}, "inverse to each other"),
         ({"lead_names": ["I", "I"]}, "names a lead twice"),
         ({"num_leads": 8}, "`num_leads` is 8 but `lead_names` names 12"),
-        ({"window_aggregation": "median"}, "got median"),
+        ({"window_aggregation": "median"}, "got `median`"),
         ({"window_aggregation": ["mean_logit"]}, "has 1 values but `id2label` names 3"),
         ({"problem_type": "regression"}, "must be `multi_label_classification`"),
         ({"hidden_size": "16"}, "hidden_size"),
@@ -440,6 +443,13 @@ def test_importing_the_package_loads_neither_timm_nor_torchvision_nor_data():
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_citation_and_the_package_have_the_same_version():
+    root = pathlib.Path(__file__).parents[1]
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["version"] == project["version"] == ecg_hf.__version__
 
 
 @pytest.mark.gpu

@@ -123,7 +123,7 @@ def test_missing_samples_are_a_gap():
         (simulate()[:, :0], r"got \(12, 0\)"),
         ((simulate() * 1000).astype(np.int16), "floats in mV, got int16"),
         (simulate() * 1000, "reaches 1200: divide it by 1000"),
-        (simulate(61), "61 s long, paper takes 60 s"),
+        (simulate(61), "61 s long, the maximum is 60 s"),
     ],
 )
 def test_bad_signals_are_refused(signal, message):

@@ -134,7 +134,7 @@ def test_a_checkpoint_keeps_what_it_was_trained_with(trained, simulated_folder, 
                     pooling="cls",
                 )
             )
-    with pytest.raises(ValueError, match="`window_stride` must be a whole number from 1"):
+    with pytest.raises(ValueError, match="`window_stride` must be an integer from 1"):
         train(simulated_folder, simulated_cache, tmp_path / "run", model_name_or_path=output, window_stride_seconds=0)
     assert not (tmp_path / "run").exists()
 

@@ -13,10 +13,9 @@ import wfdb
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks, resample_poly
 
-from ecg_hf import synthetic
 from ecg_hf.ptbxl.labels import STATEMENTS
 from ecg_hf.ptbxl.records import LEAD_NAMES
-from ecg_hf.synthetic import SIMULATED_STATEMENTS, Patient, simulate_ecg, simulate_ptbxl
+from ecg_hf.synthetic import SIMULATED_STATEMENTS, Patient, ptbxl_folder, simulate_ecg, simulate_ptbxl
 
 RATE = 500  # Hz
 BEFORE, AFTER = 200, 300  # samples of a median beat on either side of the R peak
@@ -193,7 +192,7 @@ def test_patients_have_one_person_and_one_fold_and_some_come_again(folder):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_100_records_show_every_statement_in_every_fold(tmp_path, seed, monkeypatch):
-    monkeypatch.setattr(synthetic, "simulate_ecg", lambda *args, **options: np.zeros((12, 1), np.int16))
+    monkeypatch.setattr(ptbxl_folder, "simulate_ecg", lambda *args, **options: np.zeros((12, 1), np.int16))
     counts = Counter()
     for row in table(simulate_ptbxl(tmp_path / "ptbxl", 100, seed=seed)):
         counts.update((row["strat_fold"], code) for code in ast.literal_eval(row["scp_codes"]))
@@ -240,7 +239,7 @@ def test_an_interrupted_simulation_leaves_nothing_behind(tmp_path, monkeypatch):
     def full_disk(*args, **options):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(synthetic, "simulate_ecg", full_disk)
+    monkeypatch.setattr(ptbxl_folder, "simulate_ecg", full_disk)
     with pytest.raises(OSError, match="No space left"):
         simulate_ptbxl(tmp_path / "ptbxl", 2)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""From a checkpoint file to a model: the family is recognised, every tensor is accounted for."""
+"""Conversion of a checkpoint file to a model, with detection of its family and a check of all tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from transformers.utils import logging
 
+from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import (
@@ -33,29 +34,29 @@ FAMILIES = {family.name: family for family in (ST_MEM, ECG_FM, HUBERT_ECG, ECG_J
 def convert_checkpoint(
     path: str | os.PathLike, source: str | None = None, num_attention_heads: int | None = None
 ) -> tuple[ECGTransformerPreTrainedModel, ECGTransformerFeatureExtractor]:
-    """Convert a checkpoint of a public ECG Transformer; it gives what the authors' code gives.
+    """Convert a checkpoint of a public ECG Transformer; the model's outputs are those of the authors' code.
 
-    Nothing that the file names is imported or run. Every tensor is used or is on its family's list of what an encoder
-    does not need, and every parameter is set.
+    Nothing that the file refers to is imported or executed. Every tensor must be used or be on the family's list of
+    tensors to drop, and every parameter must be set.
 
     Args:
         path: The authors' file, or a folder such as HuBERT-ECG's on the Hub.
-        source: Name of the family, one of `FAMILIES`; recognised from the names of the tensors when not given.
+        source: Name of the family, one of `FAMILIES`; detected from the tensor names by default.
         num_attention_heads:
-            Where it is not given, the file's own configuration counts, else the published number if all sizes are the
-            published ones.
+            By default the value in the file's configuration, or else the published one if all sizes are those of a
+            published model.
 
     Returns:
-        The model in evaluation mode, an [`ECGTransformerForMultiLabel`] where the file has a head and an
-        [`ECGTransformerModel`] where not, with `config.provenance`; and its feature extractor.
+        The model in evaluation mode (an [`ECGTransformerForMultiLabel`] if the file has a head, else an
+        [`ECGTransformerModel`]) with `config.provenance`, and its feature extractor.
 
     Raises:
-        FileNotFoundError: there is no file.
-        ValueError: a damaged or foreign file, another family than `source`, unknown heads, tensors that are left over,
-            missing or of another shape; the message says what was found and what was expected.
+        FileNotFoundError: there is no file. ValueError: a damaged or unsupported file, another family than `source`,
+        an unknown number of heads, tensors that
+            are unexpected, missing or of another shape; the message says what was found and what was expected.
     """
-    if source is not None and source not in FAMILIES:
-        raise ValueError(f"`source` must be one of {', '.join(FAMILIES)}, got `{source}`.")
+    if source is not None:
+        check_choice("source", source, FAMILIES)
     checkpoint = read_checkpoint(path)
     family = _family(checkpoint, source)
     try:
@@ -65,8 +66,8 @@ def convert_checkpoint(
         raise ValueError(f"`{path}` was not converted as a checkpoint of {family.name}: {error}") from error
     if conversion.num_labels is not None and conversion.label_names is None:
         logger.warning(
-            f"`{path}` does not name the {conversion.num_labels} outputs of its head: they are called LABEL_0, "
-            "LABEL_1, ... Give `model.config.id2label` and `label2id` the names of the labels that it was trained for."
+            f"`{path}` does not name the {conversion.num_labels} outputs of its head: they are named LABEL_0, "
+            "LABEL_1, ... Set `model.config.id2label` and `label2id` to the labels for which it was trained."
         )
     return model, ECGTransformerFeatureExtractor(**conversion.extractor)
 
@@ -77,8 +78,8 @@ def _family(checkpoint: Checkpoint, source: str | None) -> Family:
         if len(recognised) == 1:
             return recognised[0]
         raise ValueError(
-            f"`{checkpoint.path}` is no checkpoint of {', '.join(FAMILIES)}: it holds {_some(checkpoint.tensors)}. A "
-            "head without its encoder cannot be converted."
+            f"`{checkpoint.path}` is no checkpoint of {', '.join(FAMILIES)}: it contains {_some(checkpoint.tensors)}. "
+            "A head without its encoder cannot be converted."
         )
     if FAMILIES[source] not in recognised:
         found = f"one of {recognised[0].name}" if recognised else f"{_some(checkpoint.tensors)}"
@@ -109,12 +110,12 @@ def _build(conversion: Conversion, family: Family, checkpoint: Checkpoint) -> EC
     prefix = "" if conversion.num_labels is None else f"{model_class.base_model_prefix}."
     state = _rename(conversion, prefix)
     _check_shapes(state, expected)
-    # Loading as any checkpoint is loaded sets what is not stored, too.
+    # `from_pretrained` also initialises buffers that are not saved.
     return model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32).eval()
 
 
 def _rename(conversion: Conversion, prefix: str) -> dict[str, torch.Tensor]:
-    """The model's state dict. Raises `ValueError` where a tensor has neither a rule nor a reason to be dropped."""
+    """The model's state dict. Raises `ValueError` for tensors that no rule matches and that are not to be dropped."""
     state, unused = {}, []
     for name, tensor in conversion.tensors.items():
         if any(re.fullmatch(pattern, name) for pattern in conversion.dropped):
@@ -124,16 +125,16 @@ def _rename(conversion: Conversion, prefix: str) -> dict[str, torch.Tensor]:
             unused.append(name)
             continue
         if len(tensor) % len(found):
-            raise ValueError(f"`{name}` has {len(tensor)} rows, which are not {len(found)} equal parts.")
+            raise ValueError(f"`{name}` has {len(tensor)} rows, which cannot be split into {len(found)} equal parts.")
         for target, part in zip(found, tensor.chunk(len(found)), strict=True):
             target = target if target.startswith("classifier.") else prefix + target
             if target in state:
-                raise ValueError(f"`{name}` is the second tensor for `{target}`.")
-            # Parameters must not share memory, as parts of a fused tensor do; the rest need no second copy.
+                raise ValueError(f"`{name}` is a second tensor for `{target}`.")
+            # Parts of a fused tensor are copied, since parameters must not share memory.
             is_part = part.untyped_storage().nbytes() > part.nbytes
             state[target] = part.to(torch.float32, copy=is_part).contiguous()
     if unused:
-        raise ValueError(f"it has tensors that are neither used nor known as superfluous: {_some(unused)}.")
+        raise ValueError(f"it has unexpected tensors, neither used nor known: {_some(unused)}.")
     return state
 
 
@@ -148,14 +149,13 @@ def _check_shapes(state: Mapping[str, torch.Tensor], expected: Mapping[str, torc
     lacking, superfluous = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if lacking or superfluous:
         raise ValueError(
-            f"of the model's parameters the file lacks {_some(lacking)}, and it has {_some(superfluous)} that the "
-            "model has no place for."
+            f"the file lacks {_some(lacking)} of the model's parameters and has unexpected parameters: "
+            f"{_some(superfluous)}."
         )
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise ValueError(
-                f"`{name}` must have shape {tuple(expected[name].shape)} in this model, found was "
-                f"{tuple(tensor.shape)}."
+                f"`{name}` must have shape {tuple(expected[name].shape)} in this model, found {tuple(tensor.shape)}."
             )
 
 

@@ -1,8 +1,8 @@
 """ECG-FM (arXiv 2408.05178): the wav2vec 2.0 stack on all leads, post-norm, at 500 Hz.
 
-As the authors have it, padding enters the group norm and the positional convolution: a padded record does not give
-quite the answer of the shorter one. The mean over tokens takes in every real token (theirs leaves out channels that
-are exactly 0, which does not happen).
+As in the authors' code, padding affects the group norm and the positional convolution: a padded record does not give
+exactly the output of the shorter one. The mean over tokens includes all real tokens (theirs excludes channels that are
+exactly 0, which does not occur).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CONV_LAYERS = "[(256, 2, 2)] * 4"
 # Width, depth, MLP, channels of the convolutions and heads.
 PUBLISHED = {(768, 12, 3072, (256,) * 4): 12}
 
-# Outputs of the published fine-tuned file, and how the authors put the windows of a record together.
+# Outputs of the published fine-tuned file, and how the authors aggregate the windows of a record.
 LABELS = {
     "Poor data quality": "max",
     "Sinus rhythm": "mean",
@@ -127,7 +127,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
 
 
 def _backbone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A fine-tuned file has one more `encoder.` before every name of the backbone."""
+    """In a fine-tuned file every name of the backbone has an additional prefix `encoder.`."""
     return (
         without_prefix(tensors, "encoder.")
         if "encoder.layer_norm.weight" in tensors and any(name.startswith("encoder.encoder.") for name in tensors)
@@ -136,9 +136,9 @@ def _backbone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _conv_layers(tensors: dict[str, torch.Tensor], settings: dict) -> list[dict]:
-    """Of the file's configuration; without one, the published convolutions."""
+    """The convolutions in the file's configuration, by default the published ones."""
     if settings.get("extractor_mode", "default") != "default":
-        raise ValueError(f"`extractor_mode` is {settings['extractor_mode']}; only `default` (group norm) is known.")
+        raise ValueError(f"`extractor_mode` is {settings['extractor_mode']}; `default` (group norm) is supported.")
     layers = []
     for index, (channels, kernel_size, stride) in enumerate(
         parse_layers(settings.get("conv_feature_layers", CONV_LAYERS))

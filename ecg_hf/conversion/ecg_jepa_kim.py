@@ -1,8 +1,8 @@
-"""ECG-JEPA of Kim (arXiv 2410.08559): tokens of eight single leads, which see the same lead or the same time.
+"""ECG-JEPA of Kim (arXiv 2410.08559): single-lead tokens of eight leads, with attention to the same lead or time.
 
-The authors apply no batch norm before the head, though its buffers are in their files; these are dropped. Their
-encoder ignores a permuted full list of leads; here `lead_ids` always says which lead a row is. Their table of
-positions is never trained; here it is a parameter like any other.
+The authors do not apply the batch norm before the head whose buffers are in their files; these are dropped. Their
+encoder ignores the order of a permuted full list of leads; here `lead_ids` always identifies the lead of a row. Their
+position table is never trained; here it is a trainable parameter.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
     num_positions, width = shape(tensors, "pos_embed")
     patch_size = shape(tensors, "W_P.weight")[1]
     if num_positions % len(LEADS):
-        raise ValueError(f"`pos_embed` has {num_positions} rows, which are not the same for {len(LEADS)} leads.")
+        raise ValueError(f"`pos_embed` has {num_positions} rows, which is not a multiple of {len(LEADS)} leads.")
     num_patches = num_positions // len(LEADS)
     tensors["pos_embed"] = tensors["pos_embed"].view(len(LEADS), num_patches, width)
     depth = count(tensors, r"encoder_blocks\.blocks\.(\d+)\..*")
@@ -48,7 +48,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
     head_dim(width, heads)
     num_samples = num_patches * patch_size
     is_finetuned = "fc.fc.weight" in tensors
-    # Only the authors' fine-tuning filters.
+    # The authors filter in fine-tuning only.
     filters = {"bandpass": [0.67, 40.0], "bandpass_order": 5} if is_finetuned else {}
     return Conversion(
         config={

@@ -1,8 +1,9 @@
-"""ECG-JEPA of Weimann and Conrad (arXiv 2410.13867): all leads of 25 samples in one token, registers, no biases.
+"""ECG-JEPA of Weimann and Conrad (arXiv 2410.13867): one token for 25 samples of all leads, registers, no biases.
 
-Of a pre-training file the moving-average encoder is taken, as the authors evaluate. Its extractor gives one window of
-the pre-trained length, normalised by the numbers with which PTB-XL went into the pre-training; that of a fine-tuned
-file gives the crops of its evaluation. Both work in float16 like the authors' data, and agree to its rounding.
+From a pre-training file the exponential-moving-average encoder is used, as in the authors' evaluation. Its extractor
+gives one window of the pre-training length, normalised by the statistics of PTB-XL in pre-training; that of a
+fine-tuned file gives the crops of its evaluation. Both round to float16 like the authors' data, and agree up to this
+rounding.
 """
 
 from __future__ import annotations
@@ -32,17 +33,17 @@ RULES = {
     r"attn_pool\.query_token": "pooler.query_token",
     r"attn_pool\.cross_attention_block\.q\.(weight|bias)": "pooler.q_proj.{}",
     r"attn_pool\.cross_attention_block\.kv\.(weight|bias)": ("pooler.k_proj.{}", "pooler.v_proj.{}"),
-    # The projection of the attentive pooling is the head.
+    # The output projection of the attention pooling is the head.
     r"attn_pool\.cross_attention_block\.proj\.(weight|bias)": "classifier.{}",
     r"fc\.(weight|bias)": "classifier.{}",
 }
-# Beside the moving average, of a pre-training file.
+# Of a pre-training file, besides the moving average.
 DROPPED = (r"online\..*", r"predictor\..*")
 
-# How the authors' names of data sets are written elsewhere.
+# The usual spelling of the authors' data set names.
 DATASETS = {"mimic-iv-ecg": "MIMIC-IV-ECG", "ptb-xl": "PTB-XL", "code-15": "CODE-15"}
 
-# mV, in the order of the standard leads: PTB-XL's in the authors' pre-training, which used their float16 roundings.
+# mV, in the order of the standard leads: statistics of PTB-XL in the authors' pre-training, which rounds to float16.
 PTBXL_MEAN = (-0.002, -0.002, 0.0, 0.002, -0.001, -0.001, 0.0, -0.001, -0.002, -0.001, -0.001, -0.001)
 PTBXL_STD = (0.191, 0.166, 0.173, 0.142, 0.149, 0.147, 0.235, 0.338, 0.335, 0.299, 0.294, 0.242)
 
@@ -51,7 +52,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
     settings = section(checkpoint.content, "config")
     evaluation = section(checkpoint.content, "eval_config")
     if lacking := [name for name in ("channels", "channel_size", "sampling_frequency") if name not in settings]:
-        raise ValueError(f"the file's `config` lacks {', '.join(lacking)}, which no tensor tells.")
+        raise ValueError(f"the file's `config` lacks {', '.join(lacking)}, which cannot be read from tensors.")
     tensors = _encoder(checkpoint, bool(evaluation))
     width, num_leads, patch_size = shape(tensors, "patch_embed.proj.weight")
     lead_names = _lead_names(settings["channels"], num_leads)
@@ -83,7 +84,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
             "intermediate_size": shape(tensors, "blocks.0.mlp.fc1.weight")[0],
             "use_bias": "blocks.0.attn.proj.bias" in tensors,
             "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
-            # In the first public revision the norms have biases though nothing else does.
+            # In the first public revision only the norms have biases.
             "norm_bias": "norm.bias" in tensors,
             "layer_norm_eps": settings.get("norm_eps", 1e-6),
             "layer_scale_init_value": _layer_scale(tensors, settings),
@@ -150,7 +151,7 @@ def _pooling(tensors, evaluation) -> str:
 
 
 def _statistics(checkpoint: Checkpoint, lead_names: list[str]) -> dict[str, list[float]]:
-    """Mean and deviation of the model's leads; the file's are in the order of PTB-XL."""
+    """Mean and standard deviation of the model's leads; those in the file are in PTB-XL's order."""
     stored = section(checkpoint.content, "preprocess")
     mean, std = (
         [float(value) for value in (stored[name] if name in stored else torch.tensor(default, dtype=torch.float16))]
@@ -163,7 +164,7 @@ def _statistics(checkpoint: Checkpoint, lead_names: list[str]) -> dict[str, list
 
 
 def _label_names(task: str | None, num_labels: int | None) -> list[str] | None:
-    """The statements of the PTB-XL task, in the authors' (sorted) order, where their number is the head's."""
+    """The labels of the PTB-XL task, in the authors' (sorted) order, if their number matches the head."""
     try:
         labels = task_labels(task)
     except ValueError:

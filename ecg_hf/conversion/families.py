@@ -1,4 +1,4 @@
-"""What every checkpoint family has in common: its name, its rules for tensors, and what a conversion is made of."""
+"""Common definitions of the checkpoint families: `Family`, `Conversion` and helpers for their modules."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .reading import Checkpoint
 
 @dataclass
 class Conversion:
-    """What a family's module makes of a checkpoint."""
+    """The result of a family's module for a checkpoint."""
 
     config: dict
     """Fields of `ECGTransformerConfig`."""
     tensors: dict[str, torch.Tensor]
-    """The file's tensors, where parts of one parameter are put together already."""
+    """The tensors of the file, with the parts of a parameter already joined."""
     rules: dict[str, str | tuple[str, ...]]
-    """From a pattern of the file's names to the model's name, or names where a tensor is split along its first axis.
-    `{}` stands for what the pattern's groups have found."""
+    """From a pattern for the file's tensor names to the model's name, or to several names if the tensor is split along
+    its first axis. `{}` is replaced by the groups of the pattern."""
     dropped: Sequence[str]
-    """Patterns of the file's names that the encoder does not need."""
+    """Patterns for the file's tensor names that are not needed."""
     extractor: dict
     """Fields of `ECGTransformerFeatureExtractor`."""
     num_labels: int | None = None
-    """Of the file's head; None for an encoder."""
+    """Number of outputs of the file's head; None for an encoder."""
     label_names: Sequence[str] | None = None
-    """Of the head's outputs, where the file or its authors name them."""
+    """Names of the head's outputs, if given by the file or its authors."""
     pretraining_data: Sequence[str] | None = None
-    """Names of data sets, where the file says them; else the family's."""
+    """Names of data sets, if the file gives them; by default those of the family."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Family:
 
     name: str
     signature: tuple[str, ...]
-    """Patterns of names, each of which one of the file's tensors matches; they tell it from all other families."""
+    """Patterns for tensor names that must each match; together they distinguish the family from all others."""
     license: str
     pretraining_data: tuple[str, ...] | None
-    """Names of data sets; None where it is not known."""
+    """Names of data sets; None if unknown."""
     convert: Callable[[Checkpoint, int | None], Conversion] = field(repr=False)
 
     def recognises(self, names: Iterable[str]) -> bool:
@@ -52,14 +52,14 @@ class Family:
 
 
 def shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...]:
-    """Of the tensor of that name. Raises `ValueError` where the file lacks it."""
+    """The shape of a tensor. Raises `ValueError` if the file lacks it."""
     if name not in tensors:
         raise ValueError(f"the checkpoint lacks `{name}`, from which its sizes are read.")
     return tuple(tensors[name].shape)
 
 
 def count(tensors: Mapping[str, torch.Tensor], pattern: str) -> int:
-    """How many numbers the first group of `pattern` takes among the names: the number of blocks, for instance."""
+    """Number of distinct indices in the first group of `pattern`, such as the number of blocks."""
     numbers = {int(match[1]) for name in tensors if (match := re.fullmatch(pattern, name))}
     if numbers != set(range(len(numbers))):
         raise ValueError(
@@ -74,14 +74,14 @@ def has_any(tensors: Mapping[str, torch.Tensor], pattern: str) -> bool:
 
 
 def without_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors, those with the prefix without it."""
+    """The tensors, with the prefix removed from their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def fold_weight_norm(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """Replace magnitude and direction of a weight-normed convolution, in either spelling of torch, by `name`.weight.
+    """Replace magnitude and direction of a weight-normalised convolution, in either naming of torch, by `name`.weight.
 
-    The norm is taken over the first two axes: there is one magnitude for each tap of the kernel.
+    The norm is taken over the first two axes: there is one magnitude for each kernel position.
     """
     for magnitude, direction in (
         ("weight_g", "weight_v"),
@@ -97,9 +97,9 @@ def fold_weight_norm(tensors: dict[str, torch.Tensor], name: str) -> dict[str, t
 
 
 def resolve_heads(argument: int | None, configured: int | None, published: int | None, sizes: str) -> int:
-    """Attention heads, which tensors do not tell: the argument, else the file's configuration, else the published.
+    """Number of attention heads: the argument, else the value in the file's configuration, else the published one.
 
-    Raises `ValueError` where nobody says it; `sizes` tells what the file holds instead of a published model.
+    Raises `ValueError` if it is unknown; `sizes` describes the file in the message.
     """
     for heads in (argument, configured, published):
         if heads is not None:
@@ -107,20 +107,20 @@ def resolve_heads(argument: int | None, configured: int | None, published: int |
                 raise ValueError(f"`num_attention_heads` must be above 0, got {heads}.")
             return int(heads)
     raise ValueError(
-        f"the number of attention heads cannot be read from the tensors, the file does not say it, and its sizes "
+        f"the number of attention heads cannot be read from the tensors or the file's configuration, and its sizes "
         f"({sizes}) are not the published ones: give `num_attention_heads`."
     )
 
 
 def head_dim(width: int, heads: int) -> int:
-    """Channels of one head. Raises `ValueError` where they do not come out even."""
+    """Channels of one head. Raises `ValueError` unless the width is a multiple of the heads."""
     if width % heads:
         raise ValueError(f"{heads} attention heads do not divide the {width} channels of the file's attention.")
     return width // heads
 
 
 def section(content: Mapping, *names: str) -> dict:
-    """A dictionary some levels down in a file's configuration; empty where there is none."""
+    """A nested dictionary of a file's configuration; empty if there is none."""
     for name in names:
         content = content.get(name) if isinstance(content, Mapping) else None
     return dict(content) if isinstance(content, Mapping) else {}

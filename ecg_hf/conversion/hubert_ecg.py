@@ -1,9 +1,10 @@
-"""HuBERT-ECG (medRxiv 2024.11.14.24317328): the HuBERT stack on the leads one after another in time, post-norm.
+"""HuBERT-ECG (medRxiv 2024.11.14.24317328): the HuBERT stack on the leads concatenated in time, post-norm.
 
-The model takes (batch, 12, 500) and stacks the leads itself. An attention mask counts the real samples of all leads,
-and so many of the first tokens are real, wherever the ones stand: this is how the authors have it, and why padding the
-end of each lead masks the last leads instead; their evaluation passes none. The extractor decimates the stacked leads
-exactly as they do, smeared borders included, and gives every whole window of 5 s, where theirs reads the first.
+The model takes (batch, 12, 500) and concatenates the leads. As in the authors' code, the number of ones in the
+attention mask, over all leads, determines how many of the first tokens are real, regardless of their positions:
+masking the end of each lead therefore masks the last leads. Their evaluation passes no mask. The extractor decimates
+the concatenated leads exactly as theirs, including the blurred lead boundaries, and gives every complete window of 5
+s, whereas theirs gives only the first.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ RULES = {
     r"classifier\.(weight|bias)": "classifier.{}",
     r"label_embedding\.weight": "classifier.weight",
 }
-# Of the pre-training: the mask vector, and a head and an embedding for each codebook.
+# Of pre-training: the mask vector, and a head and an embedding for each codebook.
 DROPPED = (r"masked_spec_embed", r"final_proj\.\d+\..*", r"label_embedding\.\d+\..*")
 
 # Width, depth, MLP, channels of the convolutions and heads of small, base and large.
@@ -59,7 +60,7 @@ PUBLISHED = {
     (768, 12, 3072, (512,) * 5): 12,
     (960, 16, 3840, (512,) * 5): 12,
 }
-# From the kernels of the convolutions to their strides and the rate that they were made for.
+# From the kernel sizes of the convolutions to their strides and intended sampling rate.
 STACKS = {
     (10, 3, 3, 2, 2): ((4, 2, 2, 2, 2), 100),
     (10, 3, 3, 3, 3, 2, 2): ((5, 2, 2, 2, 2, 2, 2), 500),
@@ -140,11 +141,11 @@ def _check_settings(settings: dict):
         ("conv_pos_batch_norm", False),
     ):
         if settings.get(name, known) != known:
-            raise ValueError(f"the configuration has `{name}` {settings[name]}; only {known} is known.")
+            raise ValueError(f"the configuration has `{name}` {settings[name]}; only {known} is supported.")
 
 
 def _conv_layers(tensors: dict[str, torch.Tensor], settings: dict) -> tuple[list[dict], int]:
-    """The convolutions, and the sampling rate in Hz that their kernels are for."""
+    """The convolutions, and their intended sampling rate in Hz."""
     number = count(tensors, r"feature_extractor\.conv_layers\.(\d+)\..*")
     shapes = [shape(tensors, f"feature_extractor.conv_layers.{index}.conv.weight") for index in range(number)]
     kernels = tuple(found[2] for found in shapes)
@@ -152,8 +153,8 @@ def _conv_layers(tensors: dict[str, torch.Tensor], settings: dict) -> tuple[list
     strides = settings.get("conv_stride", strides)
     if strides is None or len(strides) != number:
         raise ValueError(
-            f"the strides of convolutions with the kernels {kernels} are neither in the file's configuration nor "
-            f"among the known ones: {', '.join(map(str, STACKS))}."
+            f"the strides for the kernel sizes {kernels} are neither in the file's configuration nor known; known "
+            f"are {', '.join(map(str, STACKS))}."
         )
     return [
         {
@@ -168,13 +169,13 @@ def _conv_layers(tensors: dict[str, torch.Tensor], settings: dict) -> tuple[list
 
 
 def _head(tensors: dict[str, torch.Tensor], settings: dict) -> tuple[dict, int | None]:
-    """Fields of the head, and how many labels it has."""
+    """Configuration fields of the head, and its number of labels."""
     task = settings.get("task_type", "multi_label")
     if task != "multi_label":
-        logger.warning(f"The file's head is for `{task}`, this model takes its labels as independent of each other.")
+        logger.warning(f"The file's head is for `{task}`, but this model treats its labels as independent.")
     if "classifier.2.weight" in tensors:
         num_labels, hidden_size = shape(tensors, "classifier.2.weight")
-        # Files of the first code never say the activation, which is tanh throughout.
+        # Files of the first code version do not give the activation, which is always tanh.
         activation = settings.get("activation", "tanh")
         return {
             "classifier_type": "mlp",

@@ -1,6 +1,6 @@
-"""MTECG (arXiv 2309.07136): all leads of 25 samples in one token. No weights are public; the architecture is.
+"""MTECG (arXiv 2309.07136): one token for 25 samples of all leads. The architecture is public, the weights are not.
 
-The names are those of timm and MAE. The preprocessing is assumed: millivolt at 500 Hz as they are.
+The tensor names are those of timm and MAE. The preprocessing is an assumption: unnormalised mV at 500 Hz.
 """
 
 from __future__ import annotations

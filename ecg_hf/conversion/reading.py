@@ -1,4 +1,4 @@
-"""Reading a stranger's checkpoint: its tensors and plain values, without importing or running anything it names."""
+"""Safe reading of untrusted checkpoints: tensors and plain values, without importing or executing anything."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
-# What torch raises, beside its own error, at files that are cut short or made up.
+# Further exceptions that torch raises for truncated or crafted files.
 _DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, AttributeError, TypeError)
 
-# What training wrappers put before every name.
+# Prefixes that training wrappers add to every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
 class InertObject:
-    """Stands for an object of a class that the file names: it keeps the state that the file gives it, no more."""
+    """Placeholder for an object of any class in the file: it only stores the state given by the file."""
 
     def __new__(cls, *args, **kwargs):
         return object.__new__(cls)
@@ -38,7 +38,7 @@ class InertObject:
 
 
 def plain(value):
-    """`value` with its objects as the dictionaries and lists that their fields hold, as far as these are known."""
+    """`value` with its objects replaced by the dictionaries and lists in their fields, if these are known."""
     if isinstance(value, InertObject):
         state = getattr(value, "state", None)
         if not isinstance(state, Mapping):
@@ -56,7 +56,7 @@ def plain(value):
 
 @dataclass
 class Checkpoint:
-    """What a file holds."""
+    """The content of a checkpoint file."""
 
     path: pathlib.Path
     sha256: str
@@ -64,22 +64,22 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor]
     """The state dict, without the prefixes of training wrappers."""
     content: dict = field(default_factory=dict)
-    """Everything else at the top level, objects as dictionaries."""
+    """All other top-level entries, with objects as dictionaries."""
 
 
 def read_checkpoint(path) -> Checkpoint:
-    """Read a file of torch or safetensors, or a folder with `config.json` and one of these.
+    """Read a torch or safetensors file, or a folder with `config.json` and such a file.
 
     Raises:
         FileNotFoundError: there is no such file, or no weights in the folder.
-        ValueError: the file is damaged, holds no tensors, or names what the reader refuses to stand in for.
+        ValueError: the file is damaged, has no tensors, or contains objects that the reader rejects.
     """
     path = pathlib.Path(path)
     file, config = path, {}
     if path.is_dir():
         found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
         if not found:
-            raise FileNotFoundError(f"The folder `{path}` holds none of {', '.join(WEIGHT_FILES)}.")
+            raise FileNotFoundError(f"The folder `{path}` has none of {', '.join(WEIGHT_FILES)}.")
         file = found[0]
         if (path / "config.json").is_file():
             config = {"config": json.loads((path / "config.json").read_text())}
@@ -95,7 +95,7 @@ def read_checkpoint(path) -> Checkpoint:
 
 def _read_safetensors(file: pathlib.Path) -> dict[str, torch.Tensor]:
     try:
-        # Copies, since the file is mapped and may be written over while the model lives.
+        # Copies, since the file is memory-mapped and may be overwritten later.
         return {name: tensor.clone() for name, tensor in load_file(file).items()}
     except SafetensorError as error:
         raise ValueError(f"`{file}` is no whole safetensors file ({error}): download it again.") from error
@@ -109,34 +109,34 @@ def _read_torch(file: pathlib.Path):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if is_zip:
-            reason = error.__context__ or error  # torch puts advice around it that would run the file
+            reason = error.__context__ or error  # torch wraps it in advice that would execute the file
             raise ValueError(
-                f"`{file}` was not read: it holds more than tensors, plain values and plain objects ({reason})."
+                f"`{file}` was rejected: it contains more than tensors, plain values and plain objects ({reason})."
             ) from error
         raise ValueError(
-            f"`{file}` is no whole file of `torch.save`: it is damaged, cut short or of another kind. Files of before "
-            "torch 1.6 must hold nothing but tensors and plain values."
+            f"`{file}` is not a complete file of `torch.save`: it is damaged, cut short or of another format. Files "
+            "from before torch 1.6 may contain only tensors and plain values."
         ) from error
     except _DAMAGE as error:
-        raise ValueError(f"`{file}` is damaged or of another kind ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"`{file}` is damaged or of another format ({type(error).__name__}: {error}).") from error
 
 
 def _stand_in(name: str):
-    if name == "collections.defaultdict":  # the reader fills nothing but true dictionaries
+    if name == "collections.defaultdict":  # the reader only fills true dictionaries
         return (lambda *args: {}, name)
     return (type(name.rpartition(".")[2], (InertObject,), {}), name)
 
 
 def _split_state_dict(content, file: pathlib.Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """The state dict, at the top or one level below, and what else the top level holds."""
+    """The state dict, at the top level or one below, and the other top-level entries."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"`{file}` holds a {type(content).__name__}, where a dictionary of tensors was expected.")
+        raise ValueError(f"`{file}` contains a {type(content).__name__}, but a dictionary of tensors was expected.")
     if _is_state_dict(content):
         return dict(content), {}
     for name in ("model", "model_state_dict", "encoder", "state_dict"):
         if _is_state_dict(content.get(name)):
             return dict(content[name]), {key: value for key, value in content.items() if key != name}
-    raise ValueError(f"`{file}` holds no state dict, only {', '.join(map(repr, list(content)[:10]))}.")
+    raise ValueError(f"`{file}` contains no state dict, only {', '.join(map(repr, list(content)[:10]))}.")
 
 
 def _is_state_dict(value) -> bool:

@@ -1,9 +1,9 @@
-"""ST-MEM (arXiv 2402.09450): tokens of single leads, with separators and lead embeddings.
+"""ST-MEM (arXiv 2402.09450): single-lead tokens, with separators and lead embeddings.
 
-The authors' limb-lead and single-lead models use the first lead embeddings whatever the leads are; here each lead has
-its own, and `lead_ids` of 0 gives their result for lead II alone. Their 12-lead model given one lead repeats it twelve
-times, which has no counterpart: the tokens of the other leads are simply not there. A window longer than the table of
-positions is an error.
+The authors' limb-lead and single-lead models use the first lead embeddings regardless of the leads; here each lead has
+its own, and `lead_ids` of 0 gives their result for lead II alone. Their 12-lead model repeats a single lead twelve
+times, which has no counterpart here: missing leads have no tokens. A window longer than the position table is an
+error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RULES = {
     r"norm\.(weight|bias)": "norm.{}",
     r"head\.(weight|bias)": "classifier.{}",
 }
-# Of the model that is pre-trained, which also holds the patch embedding a second time under another name.
+# Of the pre-training model, which also contains the patch embedding a second time under another name.
 DROPPED = (r"mask_embedding", r"decoder_.*", r"to_decoder_embedding\..*", r"duplicate\..*")
 
 # Width, depth, MLP, attention channels and heads of the base and the small encoder.
@@ -55,7 +55,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
         PUBLISHED.get(sizes),
         f"width {width}, {depth} blocks, {inner} channels in attention",
     )
-    # With one head as wide as the model the authors leave the projection after attention out.
+    # With a single head as wide as the model, the authors omit the output projection of the attention.
     if "block0.attn.fn.to_out.0.weight" not in tensors and heads == 1 and inner == width:
         for index in range(depth):
             tensors[f"block{index}.attn.fn.to_out.0.weight"] = torch.eye(width)
@@ -83,7 +83,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
             "qkv_bias": "block0.attn.fn.to_qkv.bias" in tensors,
             "layer_norm_eps": 1e-5,
             "pooling": "mean",
-            # Pre-training norms every token; fine-tuning the pooled vector alone.
+            # Pre-training normalises every token, fine-tuning only the pooled feature.
             "norm_last_hidden_state": not is_finetuned,
             "window_aggregation": "mean_probability",
         },

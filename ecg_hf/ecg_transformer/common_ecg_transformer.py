@@ -1,4 +1,4 @@
-"""What everything that reads or classifies ECGs agrees on: leads, units, and the marks of what is not known."""
+"""Shared definitions: lead names, units, and the markers of unknown values."""
 
 from collections.abc import Iterable
 
@@ -6,20 +6,20 @@ LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5
 """The canonical spelling and order of the twelve leads."""
 
 MICROVOLTS = {"v": 1e6, "mv": 1e3, "uv": 1.0, "μv": 1.0, "nv": 1e-3}
-"""µV in one of each unit of voltage, by the unit's name after `str.casefold()` (which makes U+00B5 the Greek mu)."""
+"""µV per unit of voltage, by the unit's name after `str.casefold()` (which maps U+00B5 to the Greek mu)."""
 
 MAX_MICROVOLTS = 2**15 - 1
-"""The largest voltage of a record, 32.767 mV: the range of int16 in µV, which is PTB-XL's."""
+"""The maximum voltage of a record, 32.767 mV: the range of int16 in µV, as in PTB-XL."""
 
 MISSING_SAMPLE = -(2**15)
-"""The int16 that marks a missing sample in WFDB's format 16."""
+"""The int16 value of a missing sample in WFDB's format 16."""
 
 UNKNOWN_LABEL = -100
-"""The label of a record of which it is not known whether it is present."""
+"""Marks a label of which it is unknown whether it is present."""
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """`ValueError` unless the argument `name` is one of its choices."""
+    """Raise `ValueError` unless the argument `name` has one of the values `choices`."""
     choices = list(choices)
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(str, choices))}, got `{value}`.")

@@ -13,7 +13,7 @@ from .common_ecg_transformer import LEAD_NAMES, check_choice
 
 WINDOW_AGGREGATIONS = ("mean_logit", "mean_probability", "max_probability")
 
-# What an entry of `conv_layers` may leave out.
+# Defaults of the optional keys of an entry of `conv_layers`.
 CONV_LAYER_DEFAULTS = {
     "stride": 1,
     "padding": 0,
@@ -23,7 +23,7 @@ CONV_LAYER_DEFAULTS = {
     "residual": False,
 }
 
-# Fields that name one of several ways.
+# Fields with a fixed set of values.
 CHOICES = {
     "lead_layout": ("channels", "tokens", "time"),
     "position_embedding_type": ("learned", "sincos", "convolution"),
@@ -31,7 +31,7 @@ CHOICES = {
     "pooling": ("cls", "register", "mean", "norm_mean", "attention"),
     "classifier_type": ("linear", "mlp", "cosine"),
 }
-# Fields that only mean something where each lead has tokens of its own.
+# Fields that apply only where each lead has its own tokens.
 LEAD_TOKEN_FIELDS = (
     "patch_norm",
     "position_per_lead",
@@ -67,7 +67,7 @@ PRESETS = {
     },
 }
 
-# What a saved configuration holds that is no field of it; a Trainer writes `use_cache`.
+# Entries of a saved configuration that are not fields; `use_cache` is written by a Trainer.
 SAVED_BESIDE_FIELDS = (
     "auto_map",
     "custom_pipelines",
@@ -96,85 +96,85 @@ CUSTOM_PIPELINES = {
 class ECGTransformerConfig(PreTrainedConfig):
     r"""
     Configuration of an [`ECGTransformerModel`]. The defaults are the preset `tiny`, the encoder of MTECG
-    (arXiv 2309.07136): 10 s at 500 Hz, all leads of 25 samples (50 ms) in one token. The other fields of
-    the encoder are what the public ECG Transformers need that `ecg_hf.conversion` reads.
+    (arXiv 2309.07136): 10 s at 500 Hz, with one token for 25 samples (50 ms) of all leads. The other
+    fields of the encoder are needed by the public ECG Transformers that `ecg_hf.conversion` converts.
 
     Args:
         lead_names (`list[str]`, *optional*, defaults to the 12 standard leads):
             The rows of `input_values`, in order. Canonical names: I II III aVR aVL aVF V1 ... V6.
-        num_leads (`int`, *optional*): Number of rows; follows from `lead_names`.
+        num_leads (`int`, *optional*): Number of rows; derived from `lead_names`.
         num_samples (`int`, defaults to 5000):
-            Samples of one window; the longest input of the model, unless the positions reach further.
-        sampling_rate (`int` or `float`, defaults to 500): Hz at which the model reads its input.
+            Samples of one window; the maximum input length, unless there are more positions.
+        sampling_rate (`int` or `float`, defaults to 500): Sampling rate of the model's input in Hz.
         lead_layout (`str`, defaults to `"channels"`):
-            How the leads come together: as `"channels"` of the same tokens, as `"tokens"` of their own (any of the
-            leads may be absent), or one after another in `"time"`, as a single channel (with `conv_layers`).
+            How leads are mapped to tokens: as `"channels"` of shared tokens, as separate `"tokens"` for each lead (any
+            lead may be missing), or concatenated in `"time"` as a single channel (with `conv_layers`).
         patch_size (`int`, *optional*, defaults to 25):
-            Samples of one token; where convolutions make the tokens, samples from one to the next.
+            Samples of one token; with `conv_layers`, the samples between successive tokens.
         conv_layers (`list[dict]`, *optional*):
-            Instead of patches, a stack of convolutions over time makes the tokens. Each entry has `channels` and
-            `kernel_size`, and where they differ from `CONV_LAYER_DEFAULTS` `stride`, `padding`, `bias`, `norm_groups`
-            (of a group norm; 0 for none), `activation` (`hidden_act` after the norm, or none) and `residual`.
+            A stack of convolutions over time that computes the tokens, instead of patches. Each entry has `channels`
+            and `kernel_size`, and optionally `stride`, `padding`, `bias`, `norm_groups` (of a group norm; 0 for none),
+            `activation` (whether `hidden_act` follows the norm) and `residual` (defaults: `CONV_LAYER_DEFAULTS`).
         conv_norm, conv_projection (`bool`, default to `False`):
-            Whether a layer norm, and a linear map to `hidden_size`, follow the convolutions.
-        patch_norm (`bool`, defaults to `False`): Whether a layer norm stands before and after the patch projection.
-        use_cls_token (`bool`, defaults to `True`): Whether a CLS token stands before the patches.
-        num_registers (`int`, defaults to 0): Learned tokens without a position, before all others.
+            Whether a layer norm, and a linear projection to `hidden_size`, follow the convolutions.
+        patch_norm (`bool`, defaults to `False`): Whether to use a layer norm before and after the patch projection.
+        use_cls_token (`bool`, defaults to `True`): Whether a CLS token precedes the patches.
+        num_registers (`int`, defaults to 0): Number of learned tokens without positions, before all others.
         keep_registers (`bool`, defaults to `True`):
             Whether `last_hidden_state` and attentive pooling include the registers.
         use_lead_separators (`bool`, defaults to `False`):
-            Whether a learned token stands left and right of each lead's tokens.
-        use_lead_embeddings (`bool`, defaults to `False`): Whether all tokens of a lead get a learned vector added.
+            Whether a learned token precedes and follows the tokens of each lead.
+        use_lead_embeddings (`bool`, defaults to `False`): Whether a learned vector is added to all tokens of a lead.
         position_embedding_type (`str`, defaults to `"learned"`):
-            `"learned"`, a table with rows for CLS or separators; `"sincos"`, a fixed table, which is not stored; or
+            `"learned"`, a table that includes CLS or separators; `"sincos"`, a fixed table, which is not saved; or
             `"convolution"`, computed from the tokens.
         max_position_embeddings (`int`, *optional*):
-            Rows of the table for tokens in time, where it is longer than a window.
+            Number of positions in time, where the table is longer than a window.
         position_scale (`float`, defaults to 1.0): Factor of the fixed table.
-        position_per_lead (`bool`, defaults to `False`): Whether each lead has a table of its own.
+        position_per_lead (`bool`, defaults to `False`): Whether each lead has a separate table.
         position_every_layer (`bool`, defaults to `False`): Whether the positions are added again before every block.
         position_conv_kernel_size, position_conv_groups (`int`, default to 128 and 16): Of the convolution.
         position_conv_reads_padding (`bool`, defaults to `False`):
-            Whether padded tokens are zeroed only after the convolution has read them.
+            Whether padded tokens are set to zero only after the position convolution.
         head_dim (`int`, *optional*, defaults to `hidden_size / num_attention_heads`): Channels of one head.
         use_bias, qkv_bias (`bool`, default to `True`):
-            Biases of the linear maps and norms, and of query, key and value.
-        norm_bias (`bool`, *optional*, defaults to `use_bias`): Biases of the norms, where they differ.
+            Whether linear layers and norms have biases, and query, key and value.
+        norm_bias (`bool`, *optional*, defaults to `use_bias`): Whether the norms have biases, if different.
         norm_first (`bool`, defaults to `True`):
-            Norms before attention and MLP and one after the last block; or after each of the two and one before the
-            first block.
+            Pre-norm (norms before attention and MLP, and one after the last block) or post-norm (norms after attention
+            and MLP, and one before the first block).
         layer_scale_init_value (`float`, defaults to 0.0):
-            First value of a learned factor for each channel of a branch; 0 for no factors.
+            Initial value of the layer scale of the residual branches; 0 for no layer scale.
         attention_pattern (`str`, defaults to `"full"`):
-            Which tokens a token attends to: all (`"full"`), or those of the same lead or the same time
+            The tokens to which a token attends: all (`"full"`), or those of the same lead or the same time
             (`"same_lead_or_time"`).
         drop_path_rate (`float`, defaults to 0.0):
-            Stochastic depth in training: the rate of the last block, growing linearly from 0 at the first.
+            Stochastic depth in training: the rate of the last block, increasing linearly from 0 at the first.
         pooling (`str`, defaults to `"cls"`):
-            What the head reads: `"cls"` (the CLS token after the final norm), `"mean"` (the mean of the patch tokens
+            The pooled feature: `"cls"` (the CLS token after the final norm), `"mean"` (the mean of the patch tokens
             of the last block, then the norm), `"norm_mean"` (the mean of the patch tokens after the norm),
-            `"register"` (the first register) or `"attention"` (a learned query attends to the normed tokens).
+            `"register"` (the first register) or `"attention"` (a learned query attends to the normalised tokens).
         norm_last_hidden_state (`bool`, defaults to `False`):
-            With `pooling` `"mean"`, whether the tokens that are returned are normed as well.
+            With `pooling` `"mean"`, whether the returned tokens are normalised as well.
         classifier_type (`str`, defaults to `"linear"`):
-            Form of the head: `"linear"`, `"mlp"` (one hidden layer) or `"cosine"` (with an embedding of each label).
+            Type of the head: `"linear"`, `"mlp"` (one hidden layer) or `"cosine"` (with an embedding of each label).
         classifier_bias (`bool`, defaults to `True`): Bias of the linear head.
         classifier_hidden_size (`int`, *optional*), classifier_act (`str`, defaults to `"tanh"`): Of the MLP head.
         label_names (`dict[str, str]`, *optional*): Full name of each label code.
         thresholds (`list[float]`, *optional*):
-            In label order, the probability from which a label counts as present; `None` means 0.5.
+            In label order, the minimum probability at which a label is predicted as present; `None` means 0.5.
         temperature (`float`, defaults to 1.0): Divides the logits of the windows before they are aggregated.
         window_aggregation (`str` or `list[str]`, defaults to `"mean_logit"`):
-            How the windows of a record make its score: `"mean_logit"`, `"mean_probability"` or `"max_probability"`,
-            one for all labels or one for each.
-        projection_size (`int`, defaults to 128): Pre-training: size of the features that crops are compared by.
+            How the outputs of a record's windows are aggregated: `"mean_logit"`, `"mean_probability"` or
+            `"max_probability"`, one rule for all labels or one for each.
+        projection_size (`int`, defaults to 128): Pre-training: size of the projected features.
         contrastive_temperature (`float`, defaults to 0.1): Pre-training: divides the cosine similarities.
         provenance (`dict`, *optional*):
-            Where the weights come from: `source`, `sha256`, `license`, `pretraining_data`.
+            Origin of the weights: `source`, `sha256`, `license`, `pretraining_data`.
     """
 
     model_type = "ecg_transformer"
-    # A Trainer gathers what is not listed here: the logits.
+    # A Trainer gathers the other outputs: the logits.
     keys_to_ignore_at_inference = ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
 
     # Input
@@ -252,7 +252,7 @@ class ECGTransformerConfig(PreTrainedConfig):
             self.patch_size = 25 if self.conv_layers is None else _joint_stride(self.conv_layers)
         if self.head_dim is None and self.hidden_size % self.num_attention_heads == 0:
             self.head_dim = self.hidden_size // self.num_attention_heads
-        # Where the package is installed its own pipeline is registered; the entry would ask for trust in remote code.
+        # Where the package is installed its pipeline is registered; the entry would require `trust_remote_code`.
         if not __name__.startswith("transformers_modules"):
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
@@ -263,20 +263,20 @@ class ECGTransformerConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As in the library; another `model_type` is refused, and fields that this code does not know are named."""
+        """As in the library; another `model_type` is an error, and unknown fields are reported in a warning."""
         path = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         source = f"`{path}`" if path else "The configuration"
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
             raise ValueError(
-                f"{source} is of a model of the type `{kind}`, not `{cls.model_type}`: load it by `AutoModel`, or "
+                f"{source} is for a model of the type `{kind}`, not `{cls.model_type}`: load it with `AutoModel`, or "
                 "convert it first if it is an ECG encoder."
             )
         known = {field.name for field in dataclasses.fields(cls)} | set(cls().to_dict()) | set(SAVED_BESIDE_FIELDS)
         if unknown := sorted(name for name in config_dict if name not in known and not name.startswith("_")):
             warnings.warn(
-                f"{source} has fields that this version of the code does not know: {', '.join(unknown)}. A "
-                "newer version may have written them, and its model may compute something else: update the package.",
+                f"{source} has fields that are unknown to this version of the code: {', '.join(unknown)}. They may be "
+                "from a newer version, whose model may give other results: update the package.",
                 stacklevel=2,
             )
         return super().from_dict(config_dict, **kwargs)
@@ -285,8 +285,8 @@ class ECGTransformerConfig(PreTrainedConfig):
     def from_preset(cls, name: str, **overrides) -> "ECGTransformerConfig":
         """The configuration of a preset; keyword arguments override its fields.
 
-        `tiny`, `small` and `base` are sizes of the default encoder. `ptbxl_100hz` (1.66 M parameters) reads 2.5 s at
-        100 Hz and learns all 71 statements of PTB-XL from random weights.
+        `tiny`, `small` and `base` are sizes of the default encoder. `ptbxl_100hz` (1.66 M parameters, windows of 2.5 s
+        at 100 Hz) can be trained from random weights on all 71 statements of PTB-XL.
         """
         check_choice("name", name, PRESETS)
         return cls(**{**PRESETS[name], **overrides})
@@ -298,9 +298,9 @@ class ECGTransformerConfig(PreTrainedConfig):
 
     @property
     def num_patches(self) -> int:
-        """Tokens of one window (of one lead, where each has its own), without CLS, registers and separators.
+        """Tokens of one window (of one lead, where leads have separate tokens), without CLS, registers and separators.
 
-        Samples after the last whole patch are not read.
+        Samples after the last complete patch are ignored.
         """
         if self.conv_layers is None:
             return self.num_samples // self.patch_size
@@ -312,17 +312,17 @@ class ECGTransformerConfig(PreTrainedConfig):
 
     @property
     def min_samples(self) -> int:
-        """The shortest input: samples that give one token (of all leads together, where they stand in time)."""
+        """The minimum input length: samples that give one token (of all leads, where they are concatenated)."""
         return self._samples_of(1)
 
     @property
     def num_positions(self) -> int:
-        """Rows of a table of positions for tokens in time."""
+        """Number of positions in time."""
         return self.num_patches if self.max_position_embeddings is None else self.max_position_embeddings
 
     @property
     def max_samples(self) -> int | None:
-        """The longest input, None where there is no limit: convolutions make positions for any length."""
+        """The maximum input length; None where position convolutions allow any length."""
         if self.position_embedding_type == "convolution":
             return None
         return max(self.num_samples, self._samples_of(self.num_positions))
@@ -354,13 +354,13 @@ class ECGTransformerConfig(PreTrainedConfig):
         for index, layer in enumerate(self.conv_layers):
             if set(layer) != known:
                 raise ValueError(
-                    f"Entry {index} of `conv_layers` needs `channels` and `kernel_size` and may have "
+                    f"Entry {index} of `conv_layers` requires `channels` and `kernel_size` and accepts "
                     f"{', '.join(CONV_LAYER_DEFAULTS)}; got {', '.join(layer)}."
                 )
         if self.patch_size != _joint_stride(self.conv_layers):
             raise ValueError(
-                f"`patch_size` is {self.patch_size} but the strides of `conv_layers` make one token of "
-                f"{_joint_stride(self.conv_layers)} samples: leave `patch_size` out."
+                f"`patch_size` is {self.patch_size} but the strides of `conv_layers` give one token for "
+                f"{_joint_stride(self.conv_layers)} samples: omit `patch_size`."
             )
         if self.conv_layers[-1]["channels"] != self.hidden_size and not self.conv_projection:
             raise ValueError(
@@ -395,7 +395,9 @@ class ECGTransformerConfig(PreTrainedConfig):
         if self.pooling == "attention" and self.hidden_size % self.num_attention_heads:
             raise ValueError("`pooling` is `attention`: `hidden_size` must be a multiple of `num_attention_heads`.")
         if self.norm_last_hidden_state and self.pooling != "mean":
-            raise ValueError("`norm_last_hidden_state` is for `pooling` `mean`; the others norm the tokens anyway.")
+            raise ValueError(
+                "`norm_last_hidden_state` is for `pooling` `mean`; the others normalise the tokens anyway."
+            )
 
     def _check_leads(self):
         if self.lead_layout == "time" and self.conv_layers is None:
@@ -406,7 +408,7 @@ class ECGTransformerConfig(PreTrainedConfig):
             others["position_embedding_type"] = self.position_embedding_type != "learned"
             if wrong := [name for name, value in others.items() if value]:
                 raise ValueError(
-                    f"`lead_layout` is `tokens`: it has learned positions, and no convolutions, CLS or registers; "
+                    f"`lead_layout` `tokens` requires learned positions, and no convolutions, CLS or registers: "
                     f"change {', '.join(f'`{name}`' for name in wrong)}."
                 )
         elif wrong := [name for name in LEAD_TOKEN_FIELDS if getattr(self, name)]:
@@ -420,11 +422,11 @@ class ECGTransformerConfig(PreTrainedConfig):
     def validate_labels(self):
         if self.problem_type != "multi_label_classification":
             raise ValueError(
-                f"`problem_type` must be `multi_label_classification`, got `{self.problem_type}`: the head gives one "
-                "probability for each label."
+                f"`problem_type` must be `multi_label_classification`, got `{self.problem_type}`: the head gives an "
+                "independent probability for each label."
             )
         if (self.classifier_type == "mlp") != (self.classifier_hidden_size is not None):
-            raise ValueError("`classifier_hidden_size` is for `classifier_type` `mlp`, and needed there.")
+            raise ValueError("`classifier_hidden_size` is for `classifier_type` `mlp`, where it is required.")
         num_labels = len(self.id2label)
         if {name: index for index, name in self.id2label.items()} != self.label2id:
             raise ValueError("`id2label` and `label2id` must be inverse to each other: give both.")
@@ -436,16 +438,14 @@ class ECGTransformerConfig(PreTrainedConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         rules = [self.window_aggregation] if isinstance(self.window_aggregation, str) else self.window_aggregation
-        if unknown := set(rules) - set(WINDOW_AGGREGATIONS):
-            raise ValueError(
-                f"`window_aggregation` knows {', '.join(WINDOW_AGGREGATIONS)}; got {', '.join(sorted(unknown))}."
-            )
+        for rule in rules:
+            check_choice("window_aggregation", rule, WINDOW_AGGREGATIONS)
         if not isinstance(self.window_aggregation, str) and len(rules) != num_labels:
             raise ValueError(f"`window_aggregation` has {len(rules)} values but `id2label` names {num_labels} labels.")
 
 
 def conv_output_length(conv_layers: list[dict], length):
-    """Tokens that `length` samples give: a number, or an integer tensor of several."""
+    """Number of tokens for `length` samples, an integer or an integer tensor."""
     for layer in conv_layers:
         length = (length + 2 * layer["padding"] - layer["kernel_size"]) // layer["stride"] + 1
     return length
@@ -456,7 +456,7 @@ def _joint_stride(conv_layers: list[dict]) -> int:
 
 
 def copy_code_files(folder) -> None:
-    """Copy the modelling code into a checkpoint folder, so that it loads by `trust_remote_code=True` alone."""
+    """Copy the modelling code to a checkpoint folder, so that it loads with `trust_remote_code=True`."""
     for file in sorted(pathlib.Path(__file__).parent.glob("[!_]*.py")):
         target = pathlib.Path(folder) / file.name
         if not (target.exists() and target.samefile(file)):

@@ -1,4 +1,4 @@
-"""Tokens of the ECG Transformer: patches or convolutions of the signal, positions, and the tokens put beside them."""
+"""Embeddings of the ECG Transformer: patches or convolutions of the signal, positions, and additional tokens."""
 
 import math
 
@@ -11,14 +11,14 @@ from .layers_ecg_transformer import layer_norm
 
 
 def sincos_positions(num_positions: int, size: int) -> torch.Tensor:
-    """(num_positions, size): sine and cosine in turn, of frequencies 10000^(-2k / size), positions from 0."""
+    """(num_positions, size): alternating sine and cosine of frequencies 10000^(-2k / size), positions from 0."""
     frequencies = torch.exp(torch.arange(0, size, 2, dtype=torch.float32) * (-math.log(10000.0) / size))
     angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class ECGTransformerPatchEmbeddings(nn.Module):
-    """(batch, leads, samples) to (batch, tokens, hidden): all leads of `patch_size` samples make one token."""
+    """(batch, leads, samples) to (batch, tokens, hidden): one token for `patch_size` samples of all leads."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
@@ -35,12 +35,12 @@ class ECGTransformerPatchEmbeddings(nn.Module):
         return self.projection(input_values.to(self.projection.weight.dtype)).transpose(1, 2)
 
     def token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, samples) to (batch, tokens): a token with any real sample is real."""
+        """(batch, samples) to (batch, tokens): true for tokens with any real sample."""
         return attention_mask.bool().unfold(1, self.patch_size, self.patch_size).any(dim=-1)
 
 
 class ECGTransformerLeadPatchEmbeddings(nn.Module):
-    """(batch, leads, samples) to (batch, leads, patches, hidden): `patch_size` samples of one lead make one token."""
+    """(batch, leads, samples) to (batch, leads, patches, hidden): one token for `patch_size` samples of one lead."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
@@ -81,8 +81,8 @@ class ECGTransformerConvLayer(nn.Module):
 class ECGTransformerConvEmbeddings(nn.Module):
     """(batch, channels, samples) to (batch, tokens, hidden): convolutions over time, then a norm and a projection.
 
-    The channels are the leads, or a single one where the leads stand one after another in time. A group norm takes in
-    padding as well: a padded input does not give quite what the shorter one would.
+    The channels are the leads, or a single channel where the leads are concatenated in time. Group norm statistics
+    include padding: a padded input does not give exactly the result of the shorter one.
     """
 
     def __init__(self, config: ECGTransformerConfig):
@@ -104,14 +104,14 @@ class ECGTransformerConvEmbeddings(nn.Module):
         return self.projection(self.norm(hidden_states.transpose(1, 2)))
 
     def token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, samples) to (batch, tokens): as many of the first tokens are real as the real samples would give."""
+        """(batch, samples) to (batch, tokens): true for the first tokens, as many as the real samples would give."""
         num_tokens = conv_output_length(self.conv_layers, attention_mask.shape[-1])
         num_real = conv_output_length(self.conv_layers, attention_mask.bool().sum(dim=-1))
         return torch.arange(num_tokens, device=attention_mask.device) < num_real[:, None]
 
 
 class ECGTransformerConvPositions(nn.Module):
-    """Positions of (batch, tokens, hidden) by a grouped convolution over the tokens, of the same shape."""
+    """Position embeddings of (batch, tokens, hidden), computed by a grouped convolution over the tokens."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
@@ -126,7 +126,7 @@ class ECGTransformerConvPositions(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        # An even kernel gives one position too many.
+        # An even kernel size gives one extra position.
         positions = self.convolution(tokens.transpose(1, 2))[..., : tokens.shape[1]]
         return self.activation(positions).transpose(1, 2)
 
@@ -150,12 +150,12 @@ class ECGTransformerEmbeddings(nn.Module):
             self.register_buffer("position_embeddings", self.fixed_positions(), persistent=False)
         else:
             self.position_convolution = ECGTransformerConvPositions(config)
-        # A post-norm block expects normed input and leaves normed output.
+        # A post-norm block expects normalised input.
         self.norm = nn.Identity() if config.norm_first else layer_norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def fixed_positions(self) -> torch.Tensor:
-        """(1, tokens, hidden): the table where it is not learned. CLS has no place in it."""
+        """(1, tokens, hidden): the fixed position table, without CLS."""
         table = sincos_positions(self.config.num_positions, self.config.hidden_size)
         return self.config.position_scale * table.unsqueeze(0)
 
@@ -165,10 +165,10 @@ class ECGTransformerEmbeddings(nn.Module):
         attention_mask: torch.Tensor | None = None,
         lead_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        """-> tokens, their mask, and None: nothing is added again before the later blocks."""
+        """-> tokens, their mask, and None: no positions to add before later blocks."""
         if lead_ids is not None:
             raise ValueError(
-                "`lead_ids` is for models with tokens of single leads; this one has all leads in a token."
+                "`lead_ids` is for models with single-lead tokens; in this one each token contains all leads."
             )
         _check_input(input_values, attention_mask, self.config)
         if self.config.lead_layout == "time":
@@ -194,7 +194,7 @@ class ECGTransformerEmbeddings(nn.Module):
         return tokens + self.position_convolution(tokens)
 
     def _prepend_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Add positions of a table, and put CLS and registers in front; registers have no position."""
+        """Add the position table, and prepend registers and CLS; registers have no position."""
         config, prepended = self.config, []
         if config.num_registers:
             prepended.append(self.registers)
@@ -209,9 +209,9 @@ class ECGTransformerEmbeddings(nn.Module):
 
 
 class ECGTransformerLeadEmbeddings(nn.Module):
-    """(batch, leads, samples) to (batch, leads x tokens, hidden): the tokens of one lead after those of another.
+    """(batch, leads, samples) to (batch, leads x tokens, hidden): the tokens of the leads, concatenated.
 
-    A lead has tokens only where it is given. With separators its tokens are separator, patches, separator.
+    Only given leads have tokens. With separators the tokens of a lead are separator, patches, separator.
     """
 
     def __init__(self, config: ECGTransformerConfig):
@@ -233,7 +233,7 @@ class ECGTransformerLeadEmbeddings(nn.Module):
         attention_mask: torch.Tensor | None = None,
         lead_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """-> tokens, their mask, and where the configuration asks for it the positions to add before later blocks."""
+        """-> tokens, their mask, and the positions to add before later blocks (None unless configured)."""
         config = self.config
         _check_input(input_values, attention_mask, config, lead_ids)
         tokens = self.patch_embeddings(input_values)
@@ -245,7 +245,7 @@ class ECGTransformerLeadEmbeddings(nn.Module):
         if config.use_lead_separators:
             separators = self.lead_separator.expand(*tokens.shape[:2], 1, -1)
             tokens = torch.cat([separators, tokens, separators], dim=2)
-            # A shorter input has the first positions, but the separator after it keeps the last.
+            # A shorter input has the first positions, but the final separator keeps the last one.
             positions = torch.cat([tables[:, :, : num_patches + 1], tables[:, :, -1:]], dim=2)
         tokens = tokens + positions
         if config.use_lead_embeddings:
@@ -267,7 +267,7 @@ def _check_input(input_values, attention_mask, config: ECGTransformerConfig, lea
         num_rows = lead_ids.shape[-1]
         if len(shape) != 3 or tuple(lead_ids.shape) != shape[:2]:
             raise ValueError(
-                f"`lead_ids` must say of each row which lead it is: `input_values` has shape {shape}, `lead_ids` "
+                f"`lead_ids` must say for each row which lead it is: `input_values` has shape {shape}, `lead_ids` "
                 f"{tuple(lead_ids.shape)}."
             )
     elif len(shape) != 3 or (shape[1] != num_rows and not stacked):
@@ -295,7 +295,7 @@ def _check_input(input_values, attention_mask, config: ECGTransformerConfig, lea
 
 
 def _stack_in_time(input_values, attention_mask):
-    """(batch, leads, samples) to (batch, 1, leads x samples), and the mask to (batch, leads x samples)."""
+    """Concatenate (batch, leads, samples) to (batch, 1, leads x samples), and the mask to (batch, leads x samples)."""
     if attention_mask is not None:
         if attention_mask.dim() == 2:
             attention_mask = attention_mask.unsqueeze(1).expand(input_values.shape)

@@ -1,17 +1,16 @@
-"""Feature extractor of the ECG Transformer: raw records of any source become the model's input windows."""
+"""Feature extractor of the ECG Transformer: converts raw records of any source to the model's input windows."""
 
-import numbers
 import pathlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
-from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, MISSING_SAMPLE, check_choice
+from .common_ecg_transformer import LEAD_NAMES, check_choice
 from .configuration_ecg_transformer import AUTO_MAP, copy_code_files
+from .inputs_ecg_transformer import Batch, group_records, is_count, is_number
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
     bandpass_filter,
@@ -24,106 +23,74 @@ from .signal_steps_ecg_transformer import (
     zscore,
 )
 
-UNITS_PER_MILLIVOLT = {unit: MICROVOLTS["mv"] / MICROVOLTS[unit.casefold()] for unit in ("mV", "uV")}
-MAX_MILLIVOLTS = MAX_MICROVOLTS / MICROVOLTS["mv"]
-
-
-@dataclass
-class _Batch:
-    """Equal records (shape, data type, sampling rate, leads) on their way through the steps."""
-
-    label: str
-    """How messages name the first of them."""
-    records: np.ndarray
-    """(rows,): the record of each row of `values`."""
-    values: np.ndarray
-    """(rows, leads, samples): a row is a record and, after the step `windows`, one of its windows."""
-    lead_names: tuple[str, ...]
-    """The leads of `values`, canonical names."""
-    sampling_rate: float
-    units: str | None
-    """Of `values`; None once these are float mV."""
-    crop_positions: np.ndarray | None = None
-    absent_leads: tuple[str, ...] = ()
-    """Those of `lead_names` that the record lacks and that cannot be computed."""
-
-    def in_millivolts(self) -> np.ndarray:
-        """`values` in float mV. Left as they came until a step needs that, since windows of int16 are cut faster."""
-        if self.units is not None:
-            self.values = self.values.astype(np.float32)
-            # Dividing gives the float32 nearest to the true value, so that µV and mV give the same bits.
-            self.values /= UNITS_PER_MILLIVOLT[self.units]
-            self.units = None
-        return self.values
-
 
 class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
     r"""
-    Turns raw ECG records into the `input_values` of an ECG Transformer: float32, (windows of all records, leads,
-    samples). It takes any sampling rate, any order and spelling of the leads, records shorter or longer than the
-    model's window, and missing leads. It refuses what it would have to guess.
+    Converts raw ECG records to the `input_values` of an ECG Transformer: float32, (windows of all records, leads,
+    samples). It accepts any sampling rate, any order and spelling of the leads, records shorter or longer than the
+    model's window, and missing leads. Anything that would have to be guessed is an error.
 
-    The work is the ordered list `steps`, each of which reads its numbers from the attributes below:
+    The ordered list `steps` defines the processing; the parameters of each step are the attributes below:
 
-    - `leads`: the model's leads, in the model's order, picked by name (case and blanks around do not matter). Any two
-      of I, II and III give the other four limb leads exactly; these are computed where they are missing.
+    - `leads`: the model's leads, in the model's order, selected by name (ignoring case and surrounding whitespace).
+      Any two of I, II and III determine the other four limb leads exactly; these are computed where they are missing.
     - `resample`: to `sampling_rate` (times `decimation`), by default through polyphase filtering
-      (`scipy.signal.resample_poly`). Both ends are continued by their point reflection: on PTB-XL records from 500 to
-      100 Hz the error at the ends is half that of a straight line, and a seventh of that of zeros.
+      (`scipy.signal.resample_poly`). Both ends are extended by point reflection: on PTB-XL records from 500 to 100 Hz
+      the error at the ends is half that of linear extension, and a seventh of that of zero padding.
     - `bandpass`: zero-phase Butterworth filters, the high-pass before the low-pass, or a zero-phase FIR filter;
       skipped if `bandpass` is None.
-    - `windows`: windows of `num_samples`, one every `window_stride` samples from the record's start. Where the last
-      one does not reach the record's end, one more is cut that ends there, so that every sample is seen: 12.3 s in
-      windows of 5 s give those from 0, 5 and 7.3 s. A record shorter than a window gives one. `num_windows` and
-      `cover_end` change that.
+    - `windows`: windows of `num_samples`, one every `window_stride` samples from the start of the record. If the last
+      one does not reach the end of the record, one more window is aligned with the end, so that all samples are
+      covered: 12.3 s in windows of 5 s give windows starting at 0, 5 and 7.3 s. A record shorter than a window gives
+      one window. `num_windows` and `cover_end` change this.
     - `normalize`: `(x - mean) / std`, then `clip`.
 
-    Public encoders were trained on other steps, and some on another order of them:
+    Public encoders were trained with other steps, some in another order:
 
-    - `zscore`: `(x - mean) / std` by the signal's own mean and standard deviation: those of the record before the
-      step `windows`, those of the window after it. What is constant becomes zero.
-    - `minmax`: each lead from its smallest and largest value, of the record or the window likewise, to -1 and 1.
-    - `decimate`: every `decimation`-th sample after a low-pass (`scipy.signal.decimate`), of the leads put end to end.
-      This is exactly what the authors of HuBERT-ECG do; it smears the borders between leads over some 10 samples.
+    - `zscore`: `(x - mean) / std` with the mean and standard deviation of the signal itself: of the record before the
+      step `windows`, of the window after it. Constant signals become zero.
+    - `minmax`: min-max scaling of each lead to [-1, 1], likewise over the record or the window.
+    - `decimate`: every `decimation`-th sample after a low-pass filter (`scipy.signal.decimate`) on the concatenated
+      leads. This is exactly what the authors of HuBERT-ECG do; it blurs the lead boundaries over about 10 samples.
 
-    Afterwards a window that is too short is padded with zeros at its end, and absent leads become zero: both are the
-    mean of normalised signals.
+    Finally, windows that are too short are zero-padded at the end and missing leads are set to zero: zero is the mean
+    of normalised signals.
 
     Args:
-        sampling_rate (`int` or `float`, defaults to 500): The model's rate in Hz; all numbers of samples are at it.
+        sampling_rate (`int` or `float`, defaults to 500): The model's rate in Hz; all sample counts refer to it.
         num_samples (`int`, defaults to 5000): Samples of a window, at the model's rate.
         lead_names (`list[str]`, *optional*, defaults to the 12 standard leads): The model's leads, in order.
         mean, std (`float` or `list[float]`, default to 0 and 1):
-            Of the training data in mV, one number or one for each lead of `lead_names`.
-        clip (`float`, *optional*): Normalised values are limited to ±`clip`.
-        bandpass (`[float | None, float | None]`, *optional*): Low and high edge in Hz; None leaves a side open.
+            Of the training data in mV, a scalar or one value for each lead of `lead_names`.
+        clip (`float`, *optional*): Normalised values are clipped to ±`clip`.
+        bandpass (`[float | None, float | None]`, *optional*): Low and high cutoff in Hz; None leaves a side open.
         bandpass_order (`int`, defaults to 2): Order of each of the two filters (applied forward and backward).
         bandpass_fir_seconds (`float`, *optional*):
-            Length of a FIR filter (Hamming window, number of taps made odd) that replaces the Butterworth filters.
+            Length of a FIR filter (Hamming window, odd number of taps) that replaces the Butterworth filters.
         resample_method (`str`, defaults to `"polyphase"`):
-            `"polyphase"`, `"fourier"` (`scipy.signal.resample`) or `"linear"` (interpolation that keeps the first and
-            the last sample).
-        window_stride (`int`, *optional*, defaults to `num_samples`): Samples from one window's start to the next.
+            `"polyphase"`, `"fourier"` (`scipy.signal.resample`) or `"linear"` (interpolation that preserves the first
+            and the last sample).
+        window_stride (`int`, *optional*, defaults to `num_samples`): Samples between window starts.
         num_windows (`int`, *optional*):
-            Instead of `window_stride`: this many windows of each record, evenly from its start to its end. There are
-            gaps between them in a record of more than `num_windows * num_samples` samples.
-        cover_end (`bool`, defaults to `True`): Whether a window is added for what remains at a record's end.
+            Instead of `window_stride`: the number of windows of each record, evenly spaced from its start to its end.
+            Records of more than `num_windows * num_samples` samples have gaps between the windows.
+        cover_end (`bool`, defaults to `True`): Whether a window is added for the remainder at the end of a record.
         zscore_per_lead (`bool`, defaults to `True`):
-            Whether `zscore` works on each lead by itself or on all leads together.
+            Whether `zscore` works on each lead separately or on all leads jointly.
         normalization_eps (`float`, defaults to 0): Added to the divisor of `zscore` and `minmax`.
         decimation (`int`, defaults to 1):
-            Of the step `decimate`; what stands between `resample` and it works at this multiple of `sampling_rate`.
+            Factor of the step `decimate`; steps between `resample` and it work at this multiple of `sampling_rate`.
         round_to_float16 (`bool`, defaults to `False`):
             Round to float16 before and after resampling and after each operation of `normalize`, which is the
             precision of the signals that Weimann's ECG-JEPA was trained on.
         lead_tokens (`bool`, defaults to `False`):
-            For models with tokens of single leads: exactly the leads given are kept, in the model's order, none is
-            computed or zero, and `lead_ids` says which they are.
-        return_attention_mask (`bool`, defaults to `False`): Tell the model by `attention_mask` what is padding.
+            For models with single-lead tokens: exactly the given leads are kept, in the model's order, none is
+            computed or zero-filled, and `lead_ids` identifies them.
+        return_attention_mask (`bool`, defaults to `False`): Whether to return an `attention_mask` for padding.
         steps (`list[str]`, *optional*): Names and order of the steps.
 
-    `num_samples`, `mean`, `std` and the others may also be set as attributes. `to_json_string()` holds every number
-    that the output depends on, and so serves as the key of a cache.
+    All of these can also be set as attributes. `to_json_string()` contains every parameter on which the output
+    depends, so that it can be used as a cache key.
     """
 
     model_input_names = ["input_values"]
@@ -152,10 +119,10 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         steps: Sequence[str] = ("leads", "resample", "bandpass", "windows", "normalize"),
         **kwargs,
     ):
-        # Files written before version 0.2 have the earlier name of a field.
+        # Files written before version 0.2 use the former name of this field.
         if "float16" in kwargs:
             round_to_float16 = kwargs.pop("float16")
-        # What a saved file holds beside the fields.
+        # Entries of a saved file that are not fields.
         for name in ("auto_map", "feature_extractor_type", "processor_class"):
             kwargs.pop(name, None)
         if kwargs:
@@ -199,36 +166,36 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         Args:
             signal (array of shape `(leads, samples)`, or a list or array of such):
                 One record or several, which may differ in everything but their units.
-            sampling_rate (`float`, or one for each record): At how many Hz `signal` was sampled.
-            lead_names (`list[str]`, or one list for each record): The leads of `signal`, in its order.
+            sampling_rate (`float`, or one for each record): Sampling rate of `signal` in Hz.
+            lead_names (`list[str]`, or one list for each record): The leads of `signal`, in order.
             units (`str`, *optional*):
-                `"mV"` or `"uV"`. Floats are mV unless told otherwise, integers need it (PTB-XL's int16 is µV).
+                `"mV"` or `"uV"`. The default is mV for floats; required for integers (PTB-XL's int16 is µV).
             missing_leads (`str`, defaults to `"zero"`):
-                Leads of the model that a record lacks and that cannot be computed: `"zero"` makes them zero and warns
-                (a model with lead tokens goes without them), `"error"` refuses.
+                Handling of model leads that a record lacks and that cannot be computed: `"zero"` sets them to zero
+                with a warning (a model with lead tokens omits them), `"error"` raises an error.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` for torch, `"np"` or None for NumPy.
-            return_record_index (`bool`, defaults to `False`): Also give `record_index`.
+            return_record_index (`bool`, defaults to `False`): Whether to return `record_index`.
             crop_positions (`float` in [0, 1), or an array `(records,)` or `(records, crops)` of such, *optional*):
-                Instead of all windows of a record, give those that begin at
+                Instead of all windows of a record, return those that start at
                 `floor(position * (length - num_samples + 1))`, both at the rate at which windows are cut.
 
         Returns:
             [`BatchFeature`] with
 
             - `input_values` (windows of all records in order, leads, `num_samples`), float32;
-            - with `lead_tokens`, `lead_ids` (windows, leads), int64: the place of each lead in `self.lead_names`;
+            - with `lead_tokens`, `lead_ids` (windows, leads), int64: the index of each lead in `self.lead_names`;
             - with `return_attention_mask`, where any window is padded, `attention_mask` (windows, `num_samples`),
               int64: 1 for samples of the record;
             - with `return_record_index`, `record_index` (windows,), int64: the record of each window.
 
         Raises:
-            ValueError: a missing or impossible rate, lead name or unit, swapped axes, an empty record, values that are
-                missing (NaN) or beyond ±32.767 mV; the message names the record and the lead.
-            TypeError: values that are not numbers.
+            ValueError: a missing or invalid rate, lead name or unit, swapped axes, an empty record, missing values
+                (NaN) or values beyond ±32.767 mV; the message names the record and the lead.
+            TypeError: values that are not numeric.
         """
         self._check_settings()
         check_choice("missing_leads", missing_leads, ("zero", "error"))
-        batches = self._group_records(signal, sampling_rate, lead_names, units, crop_positions)
+        batches = group_records(signal, sampling_rate, lead_names, units, crop_positions)
         for batch in batches:
             for step in self.steps:
                 try:
@@ -239,7 +206,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         return self._collect(batches, return_tensors, return_record_index)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """As in the library; the folder also gets the code, so that it loads where this package is not installed."""
+        """As in the library; also copies the code, so that the folder loads where this package is not installed."""
         repo_id = kwargs.pop("repo_id", pathlib.Path(save_directory).resolve().name)
         saved = super().save_pretrained(save_directory)
         copy_code_files(save_directory)
@@ -248,7 +215,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         return saved
 
     def to_dict(self) -> dict:
-        """All fields as Python values, and where the Hub finds this class."""
+        """All fields as Python values, and the `auto_map` that locates this class on the Hub."""
         fields = {
             name: value.tolist() if hasattr(value, "tolist") else value for name, value in super().to_dict().items()
         }
@@ -257,44 +224,44 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
     # Settings
 
     def _check_settings(self):
-        if not _is_number(self.sampling_rate) or not 0 < self.sampling_rate < np.inf:
+        if not is_number(self.sampling_rate) or not 0 < self.sampling_rate < np.inf:
             raise ValueError(f"`sampling_rate` must be a number above 0 Hz, got {self.sampling_rate!r}.")
         self._check_windows()
         self._check_filters()
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"`clip` must be above 0 standard deviations, got {self.clip}.")
         if not 0 <= self.normalization_eps < np.inf:
-            raise ValueError(f"`normalization_eps` must be a number from 0 on, got {self.normalization_eps}.")
+            raise ValueError(f"`normalization_eps` must be finite and at least 0, got {self.normalization_eps}.")
         self._per_lead("mean")
         if not (self._per_lead("std") > 0).all():
             raise ValueError(f"`std` must be above 0 mV, got {self.std}.")
         self._check_steps()
 
     def _check_windows(self):
-        if not _is_count(self.num_samples):
-            raise ValueError(f"`num_samples` must be a whole number above 0, got {self.num_samples!r}.")
+        if not is_count(self.num_samples):
+            raise ValueError(f"`num_samples` must be an integer above 0, got {self.num_samples!r}.")
         stride = self.num_samples if self.window_stride is None else self.window_stride
-        if not _is_count(stride) or stride > self.num_samples:
+        if not is_count(stride) or stride > self.num_samples:
             raise ValueError(
-                f"`window_stride` must be a whole number from 1 to `num_samples` ({self.num_samples}), got {stride!r}."
+                f"`window_stride` must be an integer from 1 to `num_samples` ({self.num_samples}), got {stride!r}."
             )
-        if self.num_windows is not None and not (_is_count(self.num_windows) and self.window_stride is None):
+        if self.num_windows is not None and not (is_count(self.num_windows) and self.window_stride is None):
             raise ValueError(
-                "`num_windows` must be a whole number above 0, and needs `window_stride` to be None; got "
+                "`num_windows` must be an integer above 0, and needs `window_stride` to be None; got "
                 f"{self.num_windows!r} and {self.window_stride!r}."
             )
 
     def _check_filters(self):
         check_choice("resample_method", self.resample_method, RESAMPLE_METHODS)
-        if not _is_count(self.decimation):
-            raise ValueError(f"`decimation` must be a whole number above 0, got {self.decimation!r}.")
+        if not is_count(self.decimation):
+            raise ValueError(f"`decimation` must be an integer above 0, got {self.decimation!r}.")
         if self.bandpass_fir_seconds is not None and not self.bandpass_fir_seconds > 0:
             raise ValueError(f"`bandpass_fir_seconds` must be above 0 s, got {self.bandpass_fir_seconds}.")
         if self.bandpass is None:
             return
         edges = [edge for edge in self.bandpass if edge is not None]
         if len(self.bandpass) != 2 or edges != sorted(set(edges)) or any(edge <= 0 for edge in edges):
-            raise ValueError(f"`bandpass` must be a lower and a higher edge above 0 Hz, got {self.bandpass}.")
+            raise ValueError(f"`bandpass` must be a low and a high cutoff above 0 Hz, got {self.bandpass}.")
 
     def _check_steps(self):
         needed = ["leads", "resample", "windows"]
@@ -303,56 +270,26 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         unknown = [step for step in self.steps if step not in _STEPS]
         if unknown or not set(needed) <= set(self.steps) or len(set(self.steps)) != len(self.steps):
             raise ValueError(
-                f"`steps` are some of {', '.join(_STEPS)}, each once, among them {', '.join(needed)}; "
+                f"`steps` must be from {', '.join(_STEPS)}, without duplicates, and include {', '.join(needed)}; "
                 f"got {', '.join(self.steps)}."
             )
         place = {step: index for index, step in enumerate(self.steps)}
         if place["resample"] > min(place["windows"], place.get("decimate", len(place))):
-            raise ValueError(f"`steps`: resample comes before windows and decimate; got {', '.join(self.steps)}.")
+            raise ValueError(f"`steps`: resample must come before windows and decimate; got {', '.join(self.steps)}.")
 
     def _per_lead(self, name: str) -> np.ndarray:
         """The statistic `mean` or `std` as (leads,) float32."""
         value = np.asarray(getattr(self, name), dtype=np.float32)
         if value.shape not in ((), (len(self.lead_names),)) or not np.isfinite(value).all():
             raise ValueError(
-                f"`{name}` must be one number in mV or one for each of the {len(self.lead_names)} leads, got "
+                f"`{name}` must be a number in mV or one for each of the {len(self.lead_names)} leads, got "
                 f"{getattr(self, name)}."
             )
         return np.broadcast_to(value, len(self.lead_names))
 
-    # Input
-
-    def _group_records(self, signal, sampling_rate, lead_names, units, crop_positions) -> list[_Batch]:
-        """Check the arguments and put equal records together, so that the steps work on few large arrays."""
-        arrays, is_single = _as_records(signal)
-        count = len(arrays)
-        labels = ["The record"] if is_single else [f"Record {index}" for index in range(count)]
-        rates = _sampling_rates(sampling_rate, count)
-        names = _lead_names_of_records(lead_names, count)
-        positions = _crop_positions(crop_positions, count)
-
-        groups = {}
-        for index, array in enumerate(arrays):
-            _check_array(array, names[index], units, labels[index])
-            groups.setdefault((array.shape, array.dtype, rates[index], names[index]), []).append(index)
-        batches = []
-        for (_, _, rate, leads), indices in groups.items():
-            batch = _Batch(
-                label=labels[indices[0]],
-                records=np.array(indices, dtype=np.int64),
-                values=np.stack([arrays[index] for index in indices]),
-                lead_names=leads,
-                sampling_rate=rate,
-                units=units or "mV",
-                crop_positions=None if positions is None else positions[indices],
-            )
-            _check_values(batch, labels)
-            batches.append(batch)
-        return batches
-
     # Steps
 
-    def _select_leads(self, batch: _Batch):
+    def _select_leads(self, batch: Batch):
         given = {name: row for row, name in enumerate(batch.lead_names)}
         if not given.keys() & set(self.lead_names):
             raise ValueError(
@@ -370,7 +307,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             batch.absent_leads = tuple(name for name in wanted if name not in leads)
         batch.lead_names = wanted
 
-    def _resample(self, batch: _Batch):
+    def _resample(self, batch: Batch):
         rate = self.sampling_rate * self.decimation
         if batch.sampling_rate == rate:
             return
@@ -378,16 +315,16 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         batch.values = self._round(resample(values, batch.sampling_rate, rate, self.resample_method))
         batch.sampling_rate = rate
 
-    def _filter(self, batch: _Batch):
+    def _filter(self, batch: Batch):
         if not any(self.bandpass or ()):
             return
         batch.values = bandpass_filter(
             batch.in_millivolts(), batch.sampling_rate, self.bandpass, self.bandpass_order, self.bandpass_fir_seconds
         )
 
-    def _cut_windows(self, batch: _Batch):
+    def _cut_windows(self, batch: Batch):
         num_records, num_leads, length = batch.values.shape
-        # Above 1 before the step `decimate`.
+        # Larger than 1 before the step `decimate`.
         scale = round(batch.sampling_rate / self.sampling_rate)
         size = min(self.num_samples * scale, length)
         if batch.crop_positions is None:
@@ -400,12 +337,12 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     def _window_starts(self, last: int, scale: int) -> np.ndarray:
         if self.num_windows is not None:
-            # The same start several times, which `unique` undoes, where a record is hardly longer than a window.
+            # `unique` removes duplicate starts, for records hardly longer than a window.
             return np.unique(np.arange(self.num_windows) * (last // max(self.num_windows - 1, 1)))
         starts = np.arange(0, last + 1, (self.window_stride or self.num_samples) * scale)
         return np.append(starts, last) if self.cover_end and starts[-1] != last else starts
 
-    def _normalize(self, batch: _Batch):
+    def _normalize(self, batch: Batch):
         rows = self._lead_ids(batch)
         values = self._round(batch.in_millivolts())
         values -= self._per_lead("mean")[rows, None]
@@ -419,13 +356,13 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
     def _round(self, values: np.ndarray) -> np.ndarray:
         return round_to_float16(values) if self.round_to_float16 else values
 
-    def _zscore(self, batch: _Batch):
+    def _zscore(self, batch: Batch):
         batch.values = zscore(batch.in_millivolts(), self.zscore_per_lead, self.normalization_eps)
 
-    def _minmax(self, batch: _Batch):
+    def _minmax(self, batch: Batch):
         batch.values = minmax(batch.in_millivolts(), self.normalization_eps)
 
-    def _decimate(self, batch: _Batch):
+    def _decimate(self, batch: Batch):
         if self.decimation == 1:
             return
         batch.values = decimate_stacked(batch.in_millivolts(), self.decimation)
@@ -433,29 +370,29 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     # Output
 
-    def _lead_ids(self, batch: _Batch) -> list[int]:
+    def _lead_ids(self, batch: Batch) -> list[int]:
         return [self.lead_names.index(name) for name in batch.lead_names]
 
-    def _report_absent_leads(self, batch: _Batch, missing_leads: str):
+    def _report_absent_leads(self, batch: Batch, missing_leads: str):
         absent = batch.absent_leads
         if self.lead_tokens:
             absent = [name for name in self.lead_names if name not in batch.lead_names]
         if absent and missing_leads == "error":
             raise ValueError(
                 f"{batch.label} lacks the leads {' '.join(absent)}, and they cannot be computed from "
-                'others. Use `missing_leads="zero"` to go on without them.'
+                'others. Use `missing_leads="zero"` to continue without them.'
             )
         if batch.absent_leads:
             warnings.warn(
-                f"The leads {' '.join(absent)} are missing and cannot be computed from others; they are zero in "
-                "`input_values`.",
+                f"The leads {' '.join(absent)} are missing and cannot be computed from others; they are set to zero "
+                "in `input_values`.",
                 stacklevel=3,
             )
 
-    def _collect(self, batches: list[_Batch], return_tensors: str | None, return_record_index: bool) -> BatchFeature:
+    def _collect(self, batches: list[Batch], return_tensors: str | None, return_record_index: bool) -> BatchFeature:
         if len({batch.lead_names for batch in batches}) > 1:
             raise ValueError(
-                "Records with different leads cannot share a batch of a model with lead tokens: "
+                "Records with different leads cannot be in one batch of a model with lead tokens: "
                 + "; ".join(f"{batch.label} has {' '.join(batch.lead_names)}" for batch in batches)
             )
         input_values = np.concatenate([self._finish(batch) for batch in batches])
@@ -473,8 +410,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             data["record_index"] = record_index
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def _finish(self, batch: _Batch) -> np.ndarray:
-        """Normalised windows as float32, padded at the end and with absent leads at zero."""
+    def _finish(self, batch: Batch) -> np.ndarray:
+        """Normalised windows as float32, padded at the end and with missing leads set to zero."""
         values = batch.in_millivolts().astype(np.float32, copy=False)
         values[:, [name in batch.absent_leads for name in batch.lead_names]] = 0
         return np.pad(values, ((0, 0), (0, 0), (0, self.num_samples - values.shape[-1])))
@@ -490,118 +427,6 @@ _STEPS = {
     "minmax": ECGTransformerFeatureExtractor._minmax,
     "decimate": ECGTransformerFeatureExtractor._decimate,
 }
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, numbers.Integral) and value >= 1
-
-
-def _as_records(signal) -> tuple[list[np.ndarray], bool]:
-    """The records as arrays, and whether `signal` is a single one."""
-    is_list = isinstance(signal, (list, tuple))
-    if is_list and len(signal) and np.ndim(signal[0]) >= 2:
-        return [np.asarray(record) for record in signal], False
-    array = np.asarray(signal)
-    if array.ndim == 3 and len(array):
-        return list(array), False
-    if array.ndim != 2:
-        raise ValueError(
-            "`signal` must have shape (leads, samples), or be a list of such records or an array (records, leads, "
-            f"samples); got shape {array.shape}."
-        )
-    return [array], True
-
-
-def _sampling_rates(sampling_rate, count: int) -> list[float]:
-    if sampling_rate is None:
-        raise ValueError(
-            "`sampling_rate` is missing: say at how many Hz the signal was sampled (it is resampled by itself)."
-        )
-    rates = list(sampling_rate) if np.ndim(sampling_rate) else [sampling_rate] * count
-    if len(rates) != count:
-        raise ValueError(f"`sampling_rate` has {len(rates)} values for {count} records.")
-    for rate in rates:
-        if not _is_number(rate) or not 0 < rate < np.inf:
-            raise ValueError(f"`sampling_rate` must be a number above 0 Hz, got {rate!r}.")
-    return [float(rate) for rate in rates]
-
-
-def _lead_names_of_records(lead_names, count: int) -> list[tuple[str, ...]]:
-    if lead_names is None or isinstance(lead_names, str) or not len(lead_names):
-        raise ValueError(
-            f"`lead_names` must list the leads of the signal in its order, some of {' '.join(LEAD_NAMES)}; "
-            f"got {lead_names!r}."
-        )
-    if np.ndim(lead_names[0]) == 0:
-        return [canonical_lead_names(lead_names)] * count
-    if len(lead_names) != count:
-        raise ValueError(f"`lead_names` has {len(lead_names)} lists for {count} records.")
-    canonical = {names: canonical_lead_names(names) for names in {tuple(names) for names in lead_names}}
-    return [canonical[tuple(names)] for names in lead_names]
-
-
-def _crop_positions(crop_positions, count: int) -> np.ndarray | None:
-    """(records, crops)"""
-    if crop_positions is None:
-        return None
-    positions = np.atleast_1d(np.asarray(crop_positions, dtype=np.float64))
-    positions = positions[:, None] if positions.ndim == 1 else positions
-    if positions.ndim != 2 or len(positions) != count or not ((positions >= 0) & (positions < 1)).all():
-        raise ValueError(
-            f"`crop_positions` must be numbers in [0, 1), one or one row for each of the {count} records; got "
-            f"{crop_positions}."
-        )
-    return positions
-
-
-def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | None, label: str):
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{label}: expected an array of integers or floats, got {array.dtype}.")
-    if units is None and array.dtype.kind != "f":
-        raise ValueError(f'{label} holds integers ({array.dtype}): say their `units`, "mV" or "uV".')
-    if units is not None:
-        check_choice("units", units, UNITS_PER_MILLIVOLT)
-    if array.ndim != 2 or array.shape[0] != len(lead_names):
-        swapped = array.ndim == 2 and array.shape[1] == len(lead_names)
-        raise ValueError(
-            f"{label}: `signal` must have shape (leads, samples) with the {len(lead_names)} leads of `lead_names`, "
-            f"got {array.shape}{': are the axes swapped?' if swapped else '.'}"
-        )
-    if array.shape[1] == 0:
-        raise ValueError(f"{label} is empty: it has no samples.")
-
-
-def _check_values(batch: _Batch, labels: list[str]):
-    """Refuse records with missing samples, which a filter would spread over the lead, and values that are not mV."""
-    # Half a µV of tolerance, since 32.767 in float32 may be more.
-    limit = (MAX_MILLIVOLTS + 0.0005) * UNITS_PER_MILLIVOLT[batch.units]
-    # A comparison with NaN is false.
-    valid = (batch.values.min(axis=-1) >= -limit) & (batch.values.max(axis=-1) <= limit)
-    if valid.all():
-        return
-    row = int(np.argmin(valid.all(axis=1)))
-    label = labels[batch.records[row]]
-    leads = {name: batch.values[row, lead] for lead, name in enumerate(batch.lead_names) if not valid[row, lead]}
-    counts = {name: int(_is_missing(samples).sum()) for name, samples in leads.items()}
-    if any(counts.values()):
-        raise ValueError(
-            f"{label} has missing samples (NaN, infinite, or {MISSING_SAMPLE}, WFDB's mark for them): "
-            + ", ".join(f"lead {name} {count} of {batch.values.shape[-1]}" for name, count in counts.items() if count)
-            + ". Fill them, or leave out the lead or the record."
-        )
-    peaks = ", ".join(f"lead {name} {np.abs(samples.astype(float)).max():g}" for name, samples in leads.items())
-    raise ValueError(
-        f"{label} has values beyond ±{MAX_MILLIVOLTS} mV (largest in {batch.units}: {peaks}): is it in other units? "
-        'Say `units="uV"` for µV.'
-    )
-
-
-def _is_missing(samples: np.ndarray) -> np.ndarray:
-    return ~np.isfinite(samples) if samples.dtype.kind == "f" else samples == MISSING_SAMPLE
 
 
 __all__ = ["ECGTransformerFeatureExtractor"]

@@ -1,4 +1,4 @@
-"""Blocks of the ECG Transformer: attention, MLP, the residual branches that stochastic depth drops, and pooling."""
+"""Blocks of the ECG Transformer: attention, MLP, residual branches with stochastic depth, and pooling."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from .configuration_ecg_transformer import ECGTransformerConfig
 
 
 def layer_norm(config: ECGTransformerConfig, size: int | None = None) -> nn.LayerNorm:
-    """A layer norm as the configuration has it, over `hidden_size` channels or over `size`."""
+    """A layer norm according to the configuration, over `hidden_size` channels or over `size`."""
     bias = config.use_bias if config.norm_bias is None else config.norm_bias
     return nn.LayerNorm(config.hidden_size if size is None else size, eps=config.layer_norm_eps, bias=bias)
 
@@ -23,11 +23,11 @@ def layer_norm(config: ECGTransformerConfig, size: int | None = None) -> nn.Laye
 def drop_path(
     branch: Callable, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, drop_rate: float
 ) -> torch.Tensor:
-    """`hidden_states` plus `branch` of it, with each row's branch dropped at `drop_rate` and rescaled in expectation.
+    """`hidden_states` plus its residual `branch`, dropped for each row at `drop_rate` and rescaled in expectation.
 
-    Dropped rows are not computed: of the B rows a random subset of k goes through the branch, with
-    E[k] = B (1 - drop_rate). Rows and k come from the CPU generator, so that a GPU is not waited for and gradient
-    checkpointing repeats them. Compiled and exported graphs have fixed shapes and mask the dropped rows instead.
+    Dropped rows are not computed: of the B rows a random subset of k is passed through the branch, with
+    E[k] = B (1 - drop_rate). Rows and k are drawn from the CPU generator, which avoids a GPU synchronisation and is
+    reproduced by gradient checkpointing. Compiled and exported graphs have fixed shapes and mask dropped rows instead.
     """
     batch_size, keep_rate = hidden_states.shape[0], 1.0 - drop_rate
     if torch.compiler.is_compiling():
@@ -38,7 +38,7 @@ def drop_path(
     expected = batch_size * keep_rate
     num_kept = math.floor(expected)
     num_kept += int(torch.rand(()).item() < expected - num_kept)
-    # A branch that no row goes through would leave its parameters without a gradient, for which DDP waits.
+    # At least one row, since DDP waits for a gradient of all parameters.
     rows = torch.randperm(batch_size)[: max(num_kept, 1)].to(hidden_states.device, non_blocking=True)
     if attention_mask is not None and attention_mask.shape[0] == batch_size:
         attention_mask = attention_mask[rows]
@@ -106,7 +106,7 @@ class ECGTransformerMLP(nn.Module):
 
 
 class ECGTransformerLayerScale(nn.Module):
-    """A factor for each channel of a residual branch."""
+    """A learned factor for each channel of a residual branch."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
@@ -117,8 +117,8 @@ class ECGTransformerLayerScale(nn.Module):
 
 
 class ECGTransformerLayer(GradientCheckpointingLayer):
-    """One block, pre-norm or post-norm; its attention and MLP branches are each dropped per row at `drop_path_rate`
-    in training."""
+    """A pre-norm or post-norm block; its attention and MLP branches are dropped per row at `drop_path_rate` in
+    training."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
@@ -160,7 +160,7 @@ class ECGTransformerLayer(GradientCheckpointingLayer):
 
 
 class ECGTransformerAttentionPooling(nn.Module):
-    """(batch, tokens, hidden) to (batch, hidden): a learned query attends to the tokens; the joined heads, no more."""
+    """(batch, tokens, hidden) to (batch, hidden): attention with a learned query, without output projection."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()

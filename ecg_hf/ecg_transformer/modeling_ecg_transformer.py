@@ -1,12 +1,12 @@
-"""The ECG Transformer: stretches of signal become tokens, which a Transformer encodes and a pooling puts together.
+"""The ECG Transformer: signal segments are embedded as tokens, encoded by a Transformer and pooled.
 
-Sources: MTECG (arXiv 2309.07136) for the default encoder, in which all leads of a stretch make one token. The same
-classes hold the public encoders ECG-JEPA (Weimann, 2410.13867; Kim, 2410.08559), ST-MEM (2402.09450), ECG-FM
-(2408.05178) and HuBERT-ECG (medRxiv 2024.11.14.24317328): what they differ in are fields of the configuration.
-Stochastic depth is from Huang et al. (arXiv 1603.09382), its use in post-training from arXiv 2509.12991. Dropped rows
-are not computed, as in Touvron et al. (arXiv 2212.04884). Pre-training is contrastive multi-segment coding (Kiyasseh
-et al. 2021, arXiv 2005.13249); with random lead masking of the crops it is what the authors of ECG-FM pre-train with
-(Oh et al. 2022, arXiv 2203.06889).
+Sources: MTECG (arXiv 2309.07136) for the default encoder, with one token for all leads of a segment. The same classes
+implement the public encoders ECG-JEPA (Weimann, 2410.13867; Kim, 2410.08559), ST-MEM (2402.09450), ECG-FM (2408.05178)
+and HuBERT-ECG (medRxiv 2024.11.14.24317328), which differ in fields of the configuration. Stochastic depth is from
+Huang et al. (arXiv 1603.09382), its use in post-training from arXiv 2509.12991. Dropped rows are not computed, as in
+Touvron et al. (arXiv 2212.04884). Pre-training is contrastive multi-segment coding (Kiyasseh et al. 2021, arXiv
+2005.13249), combined with random lead masking of the crops as by the authors of ECG-FM (Oh et al. 2022, arXiv
+2203.06889).
 """
 
 import os
@@ -40,10 +40,10 @@ from .layers_ecg_transformer import (
 
 logger = logging.get_logger(__name__)
 
-# Of `save_pretrained(push_to_hub=True)`, for `push_to_hub`.
+# Arguments that `save_pretrained(push_to_hub=True)` passes to `push_to_hub`.
 PUSH_ARGUMENTS = ("commit_description", "commit_message", "create_pr", "private", "revision", "tags", "token")
 
-# Parameters that are no matrices of a linear map: they start from the truncated normal, and do not decay.
+# Parameters that are not weights of a layer: truncated normal initialisation, no weight decay.
 _TOKEN_PARAMETERS = (
     "cls_token",
     "registers",
@@ -57,10 +57,10 @@ _TOKEN_PARAMETERS = (
 @dataclass
 class ECGTransformerClassifierOutput(ModelOutput):
     """
-    loss (`torch.FloatTensor` of shape `(1,)`): mean over known labels, where `labels` were given.
-    logits (`torch.FloatTensor` of shape `(batch, num_labels)`): one for each window, before the temperature.
+    loss (`torch.FloatTensor` of shape `(1,)`): mean over the known labels, if `labels` were given.
+    logits (`torch.FloatTensor` of shape `(batch, num_labels)`): of each window, before temperature scaling.
     last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`).
-    pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): what the classifier read.
+    pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): the pooled feature, input of the classifier.
     """
 
     loss: torch.FloatTensor | None = None
@@ -74,12 +74,12 @@ class ECGTransformerClassifierOutput(ModelOutput):
 @dataclass
 class ECGTransformerForPreTrainingOutput(ModelOutput):
     """
-    loss (`torch.FloatTensor` of shape `(1,)`): of the crops of all processes.
-    accuracy (`torch.FloatTensor` of shape `(1,)`): share of the crops whose nearest other crop is of the same record.
+    loss (`torch.FloatTensor` of shape `(1,)`): over the crops of all processes.
+    accuracy (`torch.FloatTensor` of shape `(1,)`): fraction of crops whose nearest other crop is of the same record.
     feature_std (`torch.FloatTensor` of shape `(1,)`):
-        Root mean square distance of the projected crops, which have length 1, from their mean: 1 where they are spread
-        over the whole sphere, 0 where all are the same.
-    pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): of this process's crops.
+        Root mean square distance of the projected crops, which have unit norm, from their mean: 1 if they are spread
+        over the complete sphere, 0 if all are equal.
+    pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): of the crops of this process.
     """
 
     loss: torch.FloatTensor | None = None
@@ -105,7 +105,7 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     _head_names = ("classifier", "projection_head")
 
     head_is_random = False
-    """True where `from_pretrained` found no weights for the head: it has to be trained before it is used."""
+    """True if `from_pretrained` found no weights for the head: it must be trained before use."""
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -114,7 +114,7 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
             if name in _TOKEN_PARAMETERS:
                 init.trunc_normal_(parameter, std=self.config.initializer_range)
         if isinstance(module, ECGTransformerEmbeddings) and self.config.position_embedding_type == "sincos":
-            # Not stored, and `from_pretrained` leaves such buffers unset.
+            # Not saved, and `from_pretrained` leaves such buffers uninitialised.
             init.copy_(module.position_embeddings, module.fixed_positions())
         elif isinstance(module, ECGTransformerLayerScale):
             init.constant_(module.weight, self.config.layer_scale_init_value)
@@ -122,14 +122,14 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=self.config.initializer_range)
 
     def set_drop_path_rate(self, rate: float):
-        """Set stochastic depth: block l of L is dropped at `rate` * l / (L - 1), so a single block never is."""
+        """Set stochastic depth: block l of L is dropped at `rate` * l / (L - 1); a single block is never dropped."""
         self.config.drop_path_rate = rate
         layers = self.base_model.layers
         for depth, layer in enumerate(layers):
             layer.drop_path_rate = rate * depth / max(len(layers) - 1, 1)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the matrices that, like all vectors, weight decay leaves alone."""
+        """Names of the matrices that, like all vectors, are excluded from weight decay."""
         return {name for name, _ in self.named_parameters() if name.split(".")[-1] in _TOKEN_PARAMETERS}
 
     def layer_id(self, parameter_name: str) -> int:
@@ -142,10 +142,10 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """As in the library, but nothing of the backbone stays random without a word.
+        """As in the library, but no part of the backbone is silently left random.
 
-        Raises `RuntimeError` where weights of the backbone, or a part of the head, are missing, unexpected or of
-        another shape. A wholly missing head is the first step of post-training: it is initialised, warned about, and
+        Raises `RuntimeError` if weights of the backbone, or a part of the head, are missing, unexpected or of another
+        shape. If the complete head is missing, as at the start of post-training, it is initialised with a warning and
         `head_is_random` is set.
         """
         return_info = kwargs.pop("output_loading_info", False)
@@ -162,7 +162,7 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         missing = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
         head = {name for name in self.state_dict() if self._is_head(name)}
         no_head = bool(head) and head <= missing
-        # The head of another task is left behind; what is too much in a head of this model's own is a fault.
+        # The head of another model class is ignored; unexpected weights in a head of this class are an error.
         own_parts = {name.split(".")[0] for name in head}
         unexpected = [
             name for name in info["unexpected_keys"] if not self._is_head(name) or name.split(".")[0] in own_parts
@@ -186,11 +186,11 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
             )
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
-        """As in the library; the folder also gets the code and the full `auto_map`, so that it stands alone."""
+        """As in the library; also saves the code and the full `auto_map`, so that the folder is self-contained."""
         repo_id = kwargs.pop("repo_id", None)
         hub_kwargs = {name: kwargs.pop(name) for name in PUSH_ARGUMENTS if name in kwargs}
         is_classifier = isinstance(self, ECGTransformerForMultiLabel)
-        # `fully_shard` puts a class of its own before the model's.
+        # `fully_shard` puts another class before that of the model.
         original = next(kind for kind in type(self).__mro__ if kind.__module__.endswith("_ecg_transformer"))
         module = original.__module__.split(".")[-1]
         self.config.auto_map = {**AUTO_MAP, "AutoModel": f"{module}.{original.__name__}"}
@@ -208,7 +208,7 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
 
 
 class ECGTransformerModel(ECGTransformerPreTrainedModel):
-    """The encoder: `input_values` (batch, leads, samples) to token states and one pooled feature."""
+    """The encoder: `input_values` (batch, leads, samples) to token states and a pooled feature."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__(config)
@@ -237,18 +237,18 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
         Args:
             input_values (`torch.FloatTensor` of shape `(batch, num_leads, samples)`):
                 Normalised signal at `config.sampling_rate`, leads in the order of `config.lead_names`, at most
-                `config.num_samples` samples (more where convolutions make the positions); shorter input uses the first
-                positions. Where the leads stand one after another in time (`lead_layout` `"time"`), one row of shape
-                `(batch, 1, samples)` is taken as they are stacked already.
+                `config.num_samples` samples (more with position convolutions); shorter input uses the first positions.
+                Where the leads are concatenated in time (`lead_layout` `"time"`), input of shape `(batch, 1, samples)`
+                is accepted as already concatenated.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*):
-                1 for real samples, 0 for padding; `(batch, num_leads, samples)` too where the leads are stacked in
-                time. Convolutions count the ones: real samples must come first.
+                1 for real samples, 0 for padding; also `(batch, num_leads, samples)` where the leads are concatenated
+                in time. Convolutions only count the ones: real samples must come first.
             lead_ids (`torch.LongTensor` of shape `(batch, leads)`, *optional*):
-                Only for models with tokens of single leads: the place in `config.lead_names` of each row; any leads in
-                any order, without which the rows are all leads in order.
+                Only for models with single-lead tokens: the index in `config.lead_names` of each row; any subset in
+                any order. By default the rows are all leads in order.
 
         Returns `last_hidden_state` (batch, tokens, hidden) and `pooler_output` (batch, hidden). Registers and CLS come
-        first, then the tokens in time order, those of a single lead together.
+        first, then the tokens in time order, grouped by lead for single-lead tokens.
         """
         hidden_states, token_mask, positions = self.embeddings(input_values, attention_mask, lead_ids)
         tokens_per_lead = hidden_states.shape[1] // input_values.shape[1]
@@ -272,7 +272,7 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
         return create_bidirectional_mask(self.config, hidden_states, token_mask, and_mask_function=same_lead_or_time)
 
     def _pool(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None, tokens_per_lead: int):
-        """Tokens of the last block and their mask -> the tokens that are returned and (batch, hidden) for the head."""
+        """Tokens of the last block and their mask -> the returned tokens and the pooled feature (batch, hidden)."""
         config = self.config
         if config.pooling != "mean":
             hidden_states = self.norm(hidden_states)
@@ -304,14 +304,14 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
 
 
 def multilabel_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Binary cross entropy of each logit, shape (batch, labels), in float32; 0 where the label is unknown (-100)."""
+    """Binary cross-entropy of each logit, shape (batch, labels), in float32; 0 where the label is unknown (-100)."""
     known = labels != UNKNOWN_LABEL
     targets = torch.where(known, labels, 0).float()
     return nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none") * known
 
 
 class ECGTransformerMLPHead(nn.Module):
-    """Two linear maps with an activation between them."""
+    """Two linear layers with an activation in between."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
@@ -335,7 +335,7 @@ class ECGTransformerCosineHead(nn.Module):
 
 
 def make_classifier(config: ECGTransformerConfig) -> nn.Module:
-    """The head of the form that the configuration names: (batch, hidden) to (batch, labels)."""
+    """The head of the configured type: (batch, hidden) to (batch, labels)."""
     if config.classifier_type == "mlp":
         return ECGTransformerMLPHead(config)
     if config.classifier_type == "cosine":
@@ -344,7 +344,7 @@ def make_classifier(config: ECGTransformerConfig) -> nn.Module:
 
 
 class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
-    """The encoder with a head, linear by default: one logit for each label, labels independent of each other."""
+    """The encoder with a classification head, linear by default: one independent logit for each label."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__(config)
@@ -354,9 +354,9 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         self.post_init()
 
     def replace_head(self, id2label: dict[int, str], label_names: dict[str, str] | None = None):
-        """Put a new, random, linear head for other labels on the model; thresholds and temperature of the old one go.
+        """Replace the head by a random linear one for other labels; thresholds and temperature are reset.
 
-        A trained pooling stays: it belongs to the backbone.
+        Trained pooling weights are kept: they belong to the backbone.
         """
         config = self.config
         config.id2label = dict(id2label)
@@ -369,7 +369,7 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         self.head_is_random = True
 
     def use_linear_head(self):
-        """Put a linear head with bias, of zeros, in the place of one of another form: what a linear probe fits."""
+        """Replace a head of another type by a zero-initialised linear head with bias, for a linear probe."""
         if not (self.config.classifier_type == "linear" and self.config.classifier_bias):
             self._put_linear_head()
             nn.init.zeros_(self.classifier.weight)
@@ -396,8 +396,8 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
             input_values, attention_mask, lead_ids: As in [`ECGTransformerModel`].
             labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): 0 or 1, -100 where unknown.
             num_items_in_batch (`int`, *optional*):
-                Known labels in the whole batch, over all processes and accumulated steps, by which the Trainer has the
-                summed loss divided; without it the loss is the mean over the known labels given.
+                Number of known labels in the complete batch, over all processes and accumulated steps, by which the
+                summed loss is divided; by default the loss is the mean over the given known labels.
         """
         outputs = self.ecg_transformer(input_values, attention_mask=attention_mask, lead_ids=lead_ids, **kwargs)
         logits = self.classifier(outputs.pooler_output)
@@ -420,7 +420,7 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
     def aggregate_windows(self, logits: torch.Tensor, window_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Window logits (records, windows, labels) to record logits (records, labels), float32.
 
-        The temperature divides the window logits; `config.window_aggregation` says how they are put together. For a
+        The window logits are divided by the temperature and aggregated by the rule `config.window_aggregation`. For a
         rule on probabilities the result is the log-odds of the aggregated probability, so that its sigmoid is the
         score. `window_mask` (records, windows) is true for real windows.
         """
@@ -449,7 +449,7 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
 
 
 class ECGTransformerProjectionHead(nn.Module):
-    """(batch, hidden) to (batch, projection size): what crops are compared by, and what is dropped afterwards."""
+    """(batch, hidden) to (batch, projection size): for the contrastive loss, dropped after pre-training."""
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__()
@@ -462,7 +462,7 @@ class ECGTransformerProjectionHead(nn.Module):
 
 
 class _GatherRows(torch.autograd.Function):
-    """The rows of all processes, one process after another; the gradient flows to the own rows."""
+    """Gathers the rows of all processes in order of rank, with gradients for the rows of this process."""
 
     @staticmethod
     def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
@@ -472,17 +472,17 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        # The gradients of all rows add up, but data-parallel training takes the mean over the processes.
+        # Gradients must be summed over the processes, but data-parallel training averages them.
         return gradient.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
 
 
 def contrastive_loss(
     features: torch.Tensor, record_ids: torch.Tensor, patient_ids: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (rows, size) of length 1 -> loss and accuracy, both of shape ().
+    """Features (rows, size) of unit norm -> loss and accuracy, both of shape ().
 
-    For each row the cross entropy of finding another row of its record among all rows but itself and those of other
-    records of its patient; the mean over such rows where there are several, and over the rows.
+    For each row the cross-entropy of identifying another row of its record among all rows except itself and those of
+    other records of its patient; averaged over the positives of a row, and over the rows.
     """
     itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
     same_record = record_ids[:, None] == record_ids
@@ -499,18 +499,18 @@ def contrastive_loss(
 
 def _check_rows(positive: torch.Tensor, related: torch.Tensor):
     if not positive.any(dim=1).all():
-        raise ValueError("Each row needs another one with the same `record_ids`: give two crops of every record.")
+        raise ValueError("Each row requires another one with the same `record_ids`: give two crops of every record.")
     if related.all():
         raise ValueError(
-            f"All {len(related)} rows of the batch are of one patient, so that there is nothing to tell them from: "
-            "take larger batches, or shuffle the records."
+            f"All {len(related)} rows of the batch are of one patient, so that there are no negatives: use larger "
+            "batches, or shuffle the records."
         )
 
 
 class ECGTransformerForPreTraining(ECGTransformerPreTrainedModel):
-    """The encoder with a projection head, trained by telling crops of one record from those of other patients."""
+    """The encoder with a projection head, for contrastive pre-training on crops of records."""
 
-    # The loss is a mean over the batch, whatever else is passed.
+    # The loss is always a mean over the batch.
     accepts_loss_kwargs = False
 
     def __init__(self, config: ECGTransformerConfig):
@@ -529,21 +529,21 @@ class ECGTransformerForPreTraining(ECGTransformerPreTrainedModel):
     ) -> ECGTransformerForPreTrainingOutput:
         r"""
         Args:
-            input_values (`torch.FloatTensor` of shape `(batch, num_leads, samples)`): Crops, as windows elsewhere.
+            input_values (`torch.FloatTensor` of shape `(batch, num_leads, samples)`): Crops, in the form of windows.
             record_ids (`torch.LongTensor` of shape `(batch,)`): The record of each crop, at least two of each record.
             patient_ids (`torch.LongTensor` of shape `(batch,)`, *optional*):
-                The patient of each crop; crops of a patient's other records take no part. Without it each record has
-                a patient of its own.
+                The patient of each crop; crops of other records of a patient are excluded from the negatives. By
+                default each record is of a different patient.
             encoder_inputs: Further inputs of [`ECGTransformerModel`].
 
-        In training with several processes the loss is that of the crops of all of them, which must be as many in each.
+        In distributed training the loss is over the crops of all processes; each must have the same number of crops.
 
-        Raises `ValueError` for a crop that is alone of its record, and where all crops are of one patient.
+        Raises `ValueError` if a crop is the only one of its record, or if all crops are of one patient.
         """
         pooled = self.ecg_transformer(input_values, **encoder_inputs).pooler_output
         ids = torch.stack([record_ids, record_ids if patient_ids is None else patient_ids], dim=1)
         projected = self.projection_head(pooled)
-        # Similarities in 16 bits would be too coarse for the temperature.
+        # Similarities in 16-bit precision would be too coarse for the temperature.
         with torch.autocast(pooled.device.type, enabled=False):
             features = nn.functional.normalize(projected.float(), dim=-1)
             if self.training and dist.is_initialized() and dist.get_world_size() > 1:
@@ -556,7 +556,7 @@ class ECGTransformerForPreTraining(ECGTransformerPreTrainedModel):
 
 
 def _every_code_file():
-    # Never called: the Hub's loader fetches the files that relative imports name, so a model brings all of them.
+    # Never called: the Hub's loader downloads the files of relative imports, so that all files come with a model.
     from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
     from .pipeline_ecg_classification import ECGClassificationPipeline
 

@@ -1,4 +1,4 @@
-"""What the feature extractor does to lead names and to signals, arrays whose last axes are (leads, samples)."""
+"""Processing steps of the feature extractor, on lead names and on signals with the last axes (leads, samples)."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -13,7 +13,7 @@ RESAMPLE_METHODS = ("polyphase", "fourier", "linear")
 
 
 def canonical_lead_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names spelled as in `LEAD_NAMES`. Raises `ValueError` for an unknown lead and for one named twice."""
+    """The names in the spelling of `LEAD_NAMES`. Raises `ValueError` for unknown and duplicate leads."""
     known = {name.casefold(): name for name in LEAD_NAMES}
     canonical = tuple(known.get(str(name).strip().casefold()) for name in names)
     if None in canonical:
@@ -21,14 +21,14 @@ def canonical_lead_names(names: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"Unknown leads in `lead_names`: {', '.join(unknown)}. Known are {' '.join(LEAD_NAMES)}.")
     if len(set(canonical)) != len(canonical):
         raise ValueError(
-            f"`lead_names` names a lead twice: {' '.join(map(str, names))}. Each of {' '.join(LEAD_NAMES)} may stand "
-            "there once."
+            f"`lead_names` names a lead twice: {' '.join(map(str, names))}. Each of {' '.join(LEAD_NAMES)} may occur "
+            "once."
         )
     return canonical
 
 
 def complete_limb_leads(leads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Einthoven's and Goldberger's equations: any two of I, II and III give all six limb leads; those given stay."""
+    """Einthoven's and Goldberger's equations: all six limb leads from two of I, II and III; given ones stay."""
     if len(leads.keys() & {"I", "II", "III"}) < 2:
         return leads
     one = leads["I"] if "I" in leads else leads["II"] - leads["III"]
@@ -45,9 +45,9 @@ def complete_limb_leads(leads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def resample(values: np.ndarray, old_rate: float, new_rate: float, method: str) -> np.ndarray:
-    """From `old_rate` to `new_rate` (Hz) by one of `RESAMPLE_METHODS`; raises `ValueError` where nothing is left."""
+    """From `old_rate` to `new_rate` (Hz) by one of `RESAMPLE_METHODS`; `ValueError` if no sample would remain."""
     length = values.shape[-1]
-    # Filters stay below 20,000 taps; a rate that is no ratio of small numbers is met to 1e-6 / ratio or better.
+    # Filters have fewer than 20,000 taps; rates that are no ratio of small integers are approximated to 1e-6 / ratio.
     ratio = Fraction(float(new_rate) / old_rate).limit_denominator(1000)
     new_length = int(length * new_rate / old_rate)
     if length < 2 or not (ratio if method == "polyphase" else new_length):
@@ -72,7 +72,7 @@ def bandpass_filter(
     order: int = 2,
     fir_seconds: float | None = None,
 ) -> np.ndarray:
-    """Filter forward and backward between `edges` (Hz); raises `ValueError` where the signal is too short for that."""
+    """Zero-phase filter with the cutoffs `edges` (Hz); raises `ValueError` where the signal is too short."""
     for apply_filter in _zero_phase_filters(sampling_rate, edges, order, fir_seconds):
         try:
             values = apply_filter(values)
@@ -88,7 +88,7 @@ def _zero_phase_filters(sampling_rate, edges, order, fir_seconds) -> list[Callab
             for edge, kind in zip(edges, ("highpass", "lowpass"), strict=True)
             if edge is not None
         ]
-    # Only an odd number of taps delays by whole samples and can pass the highest frequencies.
+    # Only an odd number of taps has a delay of whole samples and can pass the highest frequencies.
     num_taps = int(fir_seconds * sampling_rate) | 1
     inner_edges = [edge for edge in edges if edge is not None]
     taps = scipy_signal.firwin(num_taps, inner_edges, pass_zero=edges[0] is None, fs=sampling_rate)
@@ -96,9 +96,9 @@ def _zero_phase_filters(sampling_rate, edges, order, fir_seconds) -> list[Callab
 
 
 def zscore(values: np.ndarray, per_lead: bool, eps: float) -> np.ndarray:
-    """Z-score of each row, over the samples of each lead or over all its leads and samples; what is constant is 0."""
+    """Z-score of each row, over the samples of each lead or over all leads and samples; 0 for constant signals."""
     axes = (-1,) if per_lead else (-2, -1)
-    # Rounding leaves a constant a deviation of its own, so that is no sign of one.
+    # Because of rounding, the standard deviation of a constant signal may be above 0.
     varies = values.max(axis=axes, keepdims=True) > values.min(axis=axes, keepdims=True)
     centered = values - values.mean(axis=axes, keepdims=True, dtype=np.float64)
     deviation = centered.std(axis=axes, keepdims=True)
@@ -106,21 +106,21 @@ def zscore(values: np.ndarray, per_lead: bool, eps: float) -> np.ndarray:
 
 
 def minmax(values: np.ndarray, eps: float) -> np.ndarray:
-    """Each lead from its smallest and largest value to -1 and 1; what is constant is -1."""
+    """Min-max scaling of each lead to [-1, 1]; -1 for constant signals."""
     lowest = values.min(axis=-1, keepdims=True)
     extent = values.max(axis=-1, keepdims=True) - lowest
     return 2 * np.divide(values - lowest, extent + eps, out=np.zeros_like(values), where=extent > 0) - 1
 
 
 def decimate_stacked(values: np.ndarray, factor: int) -> np.ndarray:
-    """Every `factor`-th sample of the leads put end to end, after a low-pass (Chebyshev I, order 8, zero phase)."""
+    """Every `factor`-th sample of the concatenated leads, after a zero-phase low-pass (Chebyshev I, order 8)."""
     num_rows, num_leads, length = values.shape
     stacked = values[..., : length - length % factor].reshape(num_rows, -1)
     return scipy_signal.decimate(stacked, factor, axis=-1).reshape(num_rows, num_leads, -1)
 
 
 def round_to_float16(values: np.ndarray) -> np.ndarray:
-    """The float32 values that float16 can hold."""
+    """Values rounded to float16, as float32."""
     return values.astype(np.float16).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""PTB-XL from PhysioNet: over HTTP, file by file and checked, or from the zip that PhysioNet offers."""
+"""PTB-XL from PhysioNet: downloaded file by file with checksums, or unpacked from PhysioNet's zip."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 PHYSIONET_URL = "https://physionet.org/files/ptb-xl/1.0.3/"
 CHECKSUMS = "SHA256SUMS.txt"
 
-# Beside the records; the licence asks to be passed on with them.
+# Besides the records; the licence must be distributed with them.
 TABLES = ("LICENSE.txt", TABLE_NAME, "scp_statements.csv")
 
-# PhysioNet asks for few connections; PTB-XL is 43,598 small files, so that one alone would wait most of its time.
+# PhysioNet asks for few connections; PTB-XL has 43,598 small files, so that a single one would mostly be waiting.
 CONNECTIONS = 4
 ATTEMPTS = 5
 SECONDS_TO_WAIT = 30
@@ -41,23 +41,23 @@ def download_ptbxl(
     connections: int = CONNECTIONS,
     seconds_between_attempts: float = 2.0,
 ) -> Path:
-    """Fetch PTB-XL's table and the records of one sampling rate into `folder` -> that folder, ready for `load_ptbxl`.
+    """Download PTB-XL's table and the records of one sampling rate to `folder` -> that folder, for `load_ptbxl`.
 
-    Each file is compared with the SHA-256 that PhysioNet publishes. A file that is there and right is not fetched
-    again, and a part of one (`....part`) is continued, so that a broken download goes on by the same call. 100 Hz are
-    0.5 GB, 500 Hz 2.6 GB.
+    Each file is verified against the SHA-256 that PhysioNet publishes. Files that are already complete are skipped and
+    partial ones (`....part`) are resumed, so that repeating the call resumes an interrupted download. The size is
+    0.5 GB at 100 Hz and 2.6 GB at 500 Hz.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         sampling_rate: 100 or 500 (Hz).
         base_url: of the folder that holds `SHA256SUMS.txt`, for a mirror.
-        connections: how many files are fetched at once.
-        seconds_between_attempts: the wait before a second attempt, twice as long before each further one.
+        connections: number of concurrent downloads.
+        seconds_between_attempts: the wait before the second attempt; it doubles before each further one.
 
     Raises:
-        ValueError: another sampling rate, or a list of checksums that is not PTB-XL's.
-        ConnectionError: the server cannot be reached or refuses a file; what was fetched is kept.
-        OSError: a file came with another SHA-256 twice.
+        ValueError: another sampling rate, or a list of checksums that is not that of PTB-XL.
+        ConnectionError: the server cannot be reached or refuses a file; downloaded data are kept.
+        OSError: the SHA-256 of a file was wrong twice.
     """
     check_sampling_rate(sampling_rate)
     folder = Path(folder)
@@ -70,7 +70,7 @@ def download_ptbxl(
 
 
 def _read_checksums(text: str, sampling_rate: int, base_url: str) -> dict[str, str]:
-    """The SHA-256 of each file that is wanted, by its path."""
+    """The SHA-256 of each required file, by its path."""
     checksums = {}
     for line in text.splitlines():
         digest, _, name = line.partition(" ")
@@ -94,14 +94,14 @@ def _fetch_all(fetcher: _Fetcher, checksums: Mapping[str, str], connections: int
             for future in futures:
                 future.result()
                 progress.update()
-        except BaseException:  # an interrupt too: the other files must not go on behind the user's back
+        except BaseException:  # also on an interrupt: no download may continue in the background
             fetcher.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
 
 
 class _Fetcher:
-    """Fetches files into a folder; after `stopped` is set it begins no further attempt."""
+    """Downloads files to a folder; once `stopped` is set it starts no further attempt."""
 
     def __init__(self, client: httpx2.Client, folder: Path, seconds_between_attempts: float):
         self.client = client
@@ -116,13 +116,13 @@ class _Fetcher:
         return path.read_text(encoding="utf-8")
 
     def file(self, name: str, digest: str) -> None:
-        """Fetch a file unless it is there and right."""
+        """Download a file unless it is already complete."""
         path = self.folder / name
         if path.is_file() and _sha256(path) == digest:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
-        # The second time from the start: the part that was continued may have been of an older file.
+        # The second time from the start: the resumed part may be that of an older file.
         for _ in range(2):
             self._attempt_until_whole(name, part)
             if _sha256(part) == digest:
@@ -130,8 +130,8 @@ class _Fetcher:
                 return
             part.unlink()
         raise OSError(
-            f"{self.client.base_url}{name} came twice with another SHA-256 than {CHECKSUMS} says ({digest}): it is "
-            "damaged on the server or on the way. Nothing of it was kept; try again later, or another mirror."
+            f"{self.client.base_url}{name} had another SHA-256 than {CHECKSUMS} lists ({digest}) twice: it is "
+            "damaged on the server or in transit. It was deleted; try again later, or use another mirror."
         )
 
     def _attempt_until_whole(self, name: str, path: Path) -> None:
@@ -144,25 +144,27 @@ class _Fetcher:
             except httpx2.TransportError as error:
                 if attempt == ATTEMPTS:
                     raise ConnectionError(
-                        f"{self.client.base_url}{name} broke off {ATTEMPTS} times ({error}). What was fetched is "
-                        "kept: call it again to go on."
+                        f"{self.client.base_url}{name} failed after {ATTEMPTS} attempts ({error}). Downloaded data "
+                        "are kept: repeat the call to resume."
                     ) from error
-                logger.warning("%s broke off (%s); attempt %d of %d follows.", name, error, attempt + 1, ATTEMPTS)
+                logger.warning(
+                    "The download of %s failed (%s); starting attempt %d of %d.", name, error, attempt + 1, ATTEMPTS
+                )
                 time.sleep(self.seconds_between_attempts * 2 ** (attempt - 1))
 
     def _append(self, name: str, path: Path) -> None:
-        """Fetch what `path` still lacks."""
+        """Download the missing rest of `path`."""
         size = path.stat().st_size if path.is_file() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
         with self.client.stream("GET", name, headers=headers) as response:
             if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
-                return  # there is no more; the checksum judges
+                return  # the file is complete; the checksum decides whether it is correct
             if response.is_error:
                 raise ConnectionError(f"The server refused {response.url}: {response.status_code}.")
-            # A server that does not know ranges sends the file from its start.
+            # A server without support for ranges sends the file from its start.
             mode = "ab" if response.status_code == httpx2.codes.PARTIAL_CONTENT else "wb"
             with open(path, mode) as file:
-                for chunk in response.iter_raw():  # as it comes: of a broken answer everything is kept
+                for chunk in response.iter_raw():  # unbuffered, so that all data received before a failure are kept
                     file.write(chunk)
 
 
@@ -174,7 +176,7 @@ def _sha256(path: Path) -> str:
 def unpack_ptbxl(zip_path: str | os.PathLike, sampling_rate: int, cache_dir: str | os.PathLike) -> Path:
     """Unpack the table and the records of one rate from PhysioNet's zip -> the folder, in `cache_dir`.
 
-    The folder is named by the zip's content, and is used again by the next call. It appears whole or not at all.
+    The folder's name is derived from the zip's content, and later calls reuse the folder. It is created atomically.
 
     Raises:
         ValueError: not a zip, a damaged one, or one without PTB-XL's table.
@@ -184,18 +186,18 @@ def unpack_ptbxl(zip_path: str | os.PathLike, sampling_rate: int, cache_dir: str
         with zipfile.ZipFile(zip_path) as archive:
             members = _members(archive, sampling_rate)
             if not any(name == TABLE_NAME for name in members):
-                raise ValueError(f"{zip_path} does not hold {TABLE_NAME}: is it PhysioNet's zip of PTB-XL?")
+                raise ValueError(f"{zip_path} does not contain {TABLE_NAME}: is it PhysioNet's zip of PTB-XL?")
             content = "\n".join(f"{name} {info.CRC} {info.file_size}" for name, info in sorted(members.items()))
             folder = Path(cache_dir).expanduser() / f"ptbxl-zip-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
             if not folder.is_dir():
                 _unpack(archive, members, folder)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{zip_path} is not a zip file, or a damaged one ({error}): fetch it again.") from error
+        raise ValueError(f"{zip_path} is not a zip file, or is damaged ({error}): download it again.") from error
     return folder
 
 
 def _members(archive: zipfile.ZipFile, sampling_rate: int) -> dict[str, zipfile.ZipInfo]:
-    """What is wanted of the zip, by its path in PTB-XL's folder, which is itself a folder of the zip."""
+    """The required members of the zip, by their path relative to PTB-XL's folder in the zip."""
     tables = [info.filename for info in archive.infolist() if info.filename.split("/")[-1] == TABLE_NAME]
     root = min(tables, key=len, default="").removesuffix(TABLE_NAME)
     wanted = {}
@@ -203,7 +205,7 @@ def _members(archive: zipfile.ZipFile, sampling_rate: int) -> dict[str, zipfile.
         name = info.filename.removeprefix(root)
         if not info.is_dir() and (name in TABLES or name.startswith(f"records{sampling_rate}/")):
             if ".." in PurePosixPath(name).parts:
-                raise ValueError(f"{archive.filename} has the member {info.filename}, which lies outside its folder.")
+                raise ValueError(f"{archive.filename} has the member {info.filename}, which is outside of its folder.")
             wanted[name] = info
     return wanted
 

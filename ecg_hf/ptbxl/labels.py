@@ -1,10 +1,10 @@
 """The 71 SCP-ECG statements of PTB-XL and the six classification tasks made from them.
 
-Source: ``scp_statements.csv`` of PTB-XL 1.0.3 (Wagner et al. 2020, doi 10.1038/s41597-020-0495-6, CC BY 4.0): its rows
-in its order; the names of classes and subclasses from Table 5 of that paper. The tasks are those of the PTB-XL
-benchmark (Strodthoff et al. 2020, doi 10.1109/JBHI.2020.3022989): a statement counts as present whatever its
-likelihood, and a record without any statement of a task's kind takes no part in that task. Labels are the sorted codes
-of the full table, so a subset of the records has the same labels.
+Source: ``scp_statements.csv`` of PTB-XL 1.0.3 (Wagner et al. 2020, doi 10.1038/s41597-020-0495-6, CC BY 4.0), rows in
+the same order; the names of classes and subclasses are from Table 5 of that paper. The tasks are those of the PTB-XL
+benchmark (Strodthoff et al. 2020, doi 10.1109/JBHI.2020.3022989): a statement counts as present at any likelihood, and
+a record without any statement of a task's kind is excluded from that task. Labels are the sorted codes of the full
+table, so that any subset of the records has the same labels.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+from ..ecg_transformer.common_ecg_transformer import check_choice
 
 
 class Statement(NamedTuple):
@@ -112,7 +114,7 @@ _CLASS_NAMES = {
     "STTC": "ST/T change",
 }
 
-# A subclass whose code is also a statement's is named as the statement is.
+# A subclass whose code is also that of a statement has the statement's name.
 _SUBCLASS_NAMES = {
     "LAFB/LPFB": "left anterior/left posterior fascicular block",
     "_AVB": "AV block",
@@ -136,7 +138,7 @@ _LABEL_OF_STATEMENT: dict[str, Callable[[Statement], str | None]] = {
 }
 
 TASKS: tuple[str, ...] = tuple(_LABEL_OF_STATEMENT)
-"""The six tasks: all statements, those of one kind, or the 5 classes or 23 subclasses of the diagnostic ones."""
+"""The six tasks: all statements, those of one kind, and the 5 classes and 23 subclasses of the diagnostic ones."""
 
 
 def task_labels(task: str) -> list[str]:
@@ -156,7 +158,7 @@ def task_label_names(task: str) -> dict[str, str]:
 
 
 def find_statement(code: str) -> Statement:
-    """The statement with this code, blanks around it aside; `ValueError` if the table has none."""
+    """The statement with this code, stripped of whitespace; `ValueError` if the table has none."""
     statement = STATEMENTS.get(code.strip())
     if statement is None:
         raise ValueError(f"SCP code {code!r} is not one of PTB-XL's {len(STATEMENTS)} statements.")
@@ -183,8 +185,7 @@ def encode_labels(codes_per_record: Iterable[Collection[str]], task: str) -> np.
 
 
 def _label_of_statement(task: str) -> Callable[[Statement], str | None]:
-    if task not in _LABEL_OF_STATEMENT:
-        raise ValueError(f"There is no task {task!r}; the tasks are {', '.join(TASKS)}.")
+    check_choice("task", task, TASKS)
     return _LABEL_OF_STATEMENT[task]
 
 

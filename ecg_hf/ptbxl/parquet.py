@@ -1,7 +1,7 @@
 """PTB-XL as Parquet files for the Hub.
 
-All tasks share the files of a sampling rate. A task is a configuration in the data set's card: which columns, and
-which rows, namely those with a statement of the task's kind (column `has_<task>`).
+All tasks share the files of a sampling rate. A task is a configuration in the data set card that selects columns and
+rows: those with a statement of the task's kind (column `has_<task>`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .builder import PTBXL, fixed_size_lists, ptbxl_folder, statement_codes
 from .labels import TASKS, encode_labels, task_label_names, task_labels
 from .table import FOLDS, SAMPLING_RATES
 
-# Some 70 MB a file.
+# About 70 MB per file.
 RECORDS_PER_FILE = {100: 4096, 500: 1024}
-# What a reader that streams fetches at once.
+# What a streaming reader downloads at once.
 RECORDS_PER_ROW_GROUP = 128
 
 DEFAULT_TASK = "superdiagnostic"
@@ -44,12 +44,12 @@ def write_ptbxl_parquet(
     """Write `<output_dir>/data/<rate>hz/<split>-....parquet`, with the labels of all tasks -> that folder.
 
     The columns are those of `load_ptbxl`, but instead of `labels` there are `labels_<task>` (float32 multi-hot) and
-    `has_<task>` (whether the record has a statement of the task's kind) for each task. The folder appears whole or not
-    at all.
+    `has_<task>` (whether the record has a statement of the task's kind) for each task. The folder is created
+    atomically.
 
     Raises:
         FileExistsError: the output folder has files of this sampling rate.
-        ValueError: a split has no records. Other errors are those of `load_ptbxl`.
+        ValueError: a split has no records. Other errors are as in `load_ptbxl`.
     """
     target = Path(output_dir) / "data" / f"{sampling_rate}hz"
     if target.exists():
@@ -91,15 +91,15 @@ def load_ptbxl_parquet(
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> datasets.DatasetDict:
-    """What `load_ptbxl` gives, from a data set of `write_ptbxl_parquet`: the same rows, columns and order.
+    """The splits of `load_ptbxl`, from a data set of `write_ptbxl_parquet`: the same rows, columns and order.
 
     Args:
         name: the data set on the Hub, `owner/name`, or the folder.
         task, sampling_rate: as for `load_ptbxl`.
         revision: of the data set on the Hub.
-        cache_dir: where the Arrow copy of this configuration goes; by default the cache of `datasets`.
+        cache_dir: folder of the Arrow copy of this configuration; by default the cache of `datasets`.
     """
-    task_labels(task)  # an unknown task shall fail before anything is fetched
+    task_labels(task)  # an unknown task must fail before anything is downloaded
     splits = datasets.load_dataset(
         name,
         config_name(task, sampling_rate),
@@ -113,15 +113,16 @@ def load_ptbxl_parquet(
 
 
 def describe_parquet(folder: str | os.PathLike) -> dict[str, Any]:
-    """What the card says of a folder that `write_ptbxl_parquet` filled, once for each sampling rate.
+    """The content of the card of a folder that `write_ptbxl_parquet` filled, for all its sampling rates.
 
-    `sampling_rates`, `configs` (as the card's metadata have them), `num_records` of each split, `tasks` (for each its
-    labels' names and the records of each split), `megabytes` of each rate's files, and `data` (name, licence, ...).
+    `sampling_rates`, `configs` (as in the card's metadata), `num_records` of each split, `tasks` (for each the label
+    names and the number of records of each split), `megabytes` of the files of each rate, and `data` (name, licence,
+    ...).
     """
     folder = Path(folder)
     rates = [rate for rate in SAMPLING_RATES if (folder / "data" / f"{rate}hz").is_dir()]
     if not rates:
-        raise FileNotFoundError(f"`{folder}` has no Parquet files of PTB-XL: `write_ptbxl_parquet` makes them.")
+        raise FileNotFoundError(f"`{folder}` has no Parquet files of PTB-XL: create them with `write_ptbxl_parquet`.")
     columns = ["device", *(f"has_{task}" for task in TASKS)]
     tables = {split: pyarrow.parquet.read_table(_files(folder, rates[0], split), columns=columns) for split in FOLDS}
     devices = {device for table in tables.values() for device in table["device"].unique().to_pylist()}

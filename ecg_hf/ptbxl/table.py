@@ -1,4 +1,4 @@
-"""PTB-XL's table `ptbxl_database.csv`: its folds and columns, read and checked a block at a time."""
+"""PTB-XL's table `ptbxl_database.csv`: its folds and columns, read and validated in blocks."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FOLDS = {"train": range(1, 9), "validation": range(9, 10), "test": range(10, 11)
 """The official folds of each split."""
 
 FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
-"""The column of the table that names the files of a sampling rate in Hz."""
+"""The column of the table with the file names of a sampling rate in Hz."""
 
 SAMPLING_RATES = tuple(FILENAME_COLUMNS)
-"""The rates in Hz at which PTB-XL has its records."""
+"""The sampling rates of PTB-XL's records in Hz."""
 
 _BYTES_PER_BLOCK = 2**16
 
@@ -40,7 +40,7 @@ def check_sampling_rate(sampling_rate: object) -> None:
 def _parse_integer(cell: str) -> int:
     number = float(cell)
     if not number.is_integer():
-        raise ValueError("it must be a whole number.")
+        raise ValueError("it must be an integer.")
     return int(number)
 
 
@@ -71,14 +71,14 @@ def _parse_codes(cell: str) -> list[dict[str, str | float]]:
 
 
 def _parse_filename(cell: str) -> str:
-    path = PureWindowsPath(cell)  # knows the separators and anchors of all systems
+    path = PureWindowsPath(cell)  # handles the separators and anchors of all systems
     if path.anchor or ".." in path.parts:
         raise ValueError("it must lie inside the data folder.")
     return cell
 
 
 class _Column(NamedTuple):
-    """A column of the table: its type in the data set, and how one of its cells is read."""
+    """A column of the table: its type in the data set, and how its cells are parsed."""
 
     feature: Value | List
     parse: Callable[[str], Any]
@@ -110,7 +110,7 @@ def table_features() -> Features:
 
 
 def read_table(folder: str | os.PathLike, sampling_rate: int) -> pa.Table:
-    """The table of PTB-XL's folder, checked and typed, with the file names of one sampling rate (100 or 500 Hz).
+    """The table in PTB-XL's folder, validated and typed, with the file names of one sampling rate (100 or 500 Hz).
 
     Raises:
         FileNotFoundError: the folder has no such table.
@@ -120,7 +120,7 @@ def read_table(folder: str | os.PathLike, sampling_rate: int) -> pa.Table:
 
 
 def read_blocks(folder: str | os.PathLike, sampling_rate: int) -> Iterator[pa.Table]:
-    """The rows of `read_table` in turn, some hundreds at a time, so that few are ever in memory."""
+    """The rows of `read_table` in blocks of some hundreds, to bound the memory."""
     check_sampling_rate(sampling_rate)
     path = Path(folder, TABLE_NAME)
     schema = table_features().arrow_schema
@@ -137,9 +137,9 @@ def read_blocks(folder: str | os.PathLike, sampling_rate: int) -> Iterator[pa.Ta
 
 
 def _read_cells(path: Path, filename_column: str) -> Iterator[pa.RecordBatch]:
-    """The table's cells, as they are, under the names of the data set's columns."""
+    """The unparsed cells of the table, under the column names of the data set."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `data_dir` must be PTB-XL's folder, which holds this table.")
+        raise FileNotFoundError(f"{path} does not exist; `data_dir` must be PTB-XL's folder, with this table.")
     names = {filename_column if name == "filename" else name: name for name in _COLUMNS}
     try:
         with pyarrow.csv.open_csv(
@@ -161,7 +161,7 @@ def _check_ecg_ids(ecg_ids: np.ndarray) -> None:
         raise ValueError("it has no rows.")
     values, counts = np.unique(ecg_ids, return_counts=True)
     if counts.max() > 1:
-        raise ValueError(f"ecg_id {values[counts.argmax()]} stands in {counts.max()} rows.")
+        raise ValueError(f"ecg_id {values[counts.argmax()]} is in {counts.max()} rows.")
 
 
 def _parse_column(cells: pa.RecordBatch, name: str) -> list[Any]:

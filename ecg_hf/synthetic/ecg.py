@@ -1,33 +1,23 @@
-"""Simulated 12-lead ECGs, one at a time or as a folder in the layout of PTB-XL.
+"""Simulated 12-lead ECGs.
 
 The source is a dipole: each wave of a beat is a Gaussian in time with a direction in Frank's coordinates (X left,
-Y down, Z back; mV). Lead vectors project it on the body surface, so that all leads agree with each other. A statement
-changes what it changes in a patient: a block reshapes the QRS complex, an infarct takes away force and lifts the ST
-segment, a rhythm moves the beats. Numbers without a source were chosen to look right on ECG paper, and so that the
-milder cases of a statement overlap with healthy patients.
-
-The simulation is meant for tests and demonstrations. It says nothing about how well a model does on patients.
+Y down, Z back; mV). Lead vectors project it on the body surface, so that all leads are consistent with each other.
+Each statement has the effect that it has in a patient: a block reshapes the QRS complex, an infarct reduces the QRS
+forces and lifts the ST segment, a rhythm moves the beats. Numbers without a source were chosen to look right on ECG
+paper, and so that the milder cases of a statement overlap with healthy patients.
 """
 
 from __future__ import annotations
 
-import csv
-import datetime
-import json
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.signal import resample_poly
-from tqdm.auto import tqdm
 
-from .ecg_transformer.common_ecg_transformer import LEAD_NAMES
-from .files import whole_folder
-from .ptbxl.labels import STATEMENTS
+from ..ptbxl.labels import STATEMENTS
 
 # Dower, Machado, Osborne 1980 (doi 10.1002/clc.1980.3.2.87): the leads I, II, V1 ... V6 from Frank's X, Y, Z.
 _LEAD_VECTORS = np.array(
@@ -72,7 +62,7 @@ class Patient:
     sex: int  # 0 male, 1 female, as in PTB-XL
     height: int  # cm
     weight: int  # kg
-    axis: float  # degrees that the electrical axis is turned from the typical one
+    axis: float  # degrees between the electrical axis and the typical one
     voltage: float  # factor
     qtc: float  # s
     pr: float  # s
@@ -113,7 +103,7 @@ class _Beat:
     qtc: float  # s
     p: np.ndarray  # mV
     qrs: list[_Wave]
-    necrosis: np.ndarray  # mV, the force that dead muscle takes away early in the QRS complex: Q waves
+    necrosis: np.ndarray  # mV, the force lost to dead muscle early in the QRS complex: Q waves
     st: np.ndarray  # mV
     t: np.ndarray  # mV
 
@@ -196,7 +186,7 @@ def _first_degree_av_block(beat: _Beat, rng: np.random.Generator) -> None:
 def _paced_ventricle(beat: _Beat, rng: np.random.Generator) -> None:
     """Stimulated in the right ventricle's apex, so activated from there to the left and upwards."""
     size = rng.uniform(0.8, 1.2)
-    beat.p = beat.p * rng.integers(2)  # the atria lead the pacemaker, or stand still
+    beat.p = beat.p * rng.integers(2)  # the pacemaker follows the atria, or these are silent
     beat.qrs = [
         _Wave(-0.045, 0.0015, rng.uniform(0.8, 2.0) * _vector(0.5, -0.9, 0.3)),  # the stimulus
         _Wave(0.0, 0.020, size * _vector(0.20, -0.45, 0.45)),
@@ -231,7 +221,7 @@ _Effect = Callable[[_Beat, np.random.Generator], None]
 
 
 def _infarction(lost_force: np.ndarray, injury: np.ndarray) -> _Effect:
-    """The effect of an infarct that takes away `lost_force` and whose injury current is `injury` (both in mV)."""
+    """The effect of an infarct with the QRS force `lost_force` lost and the injury current `injury` (both in mV)."""
 
     def infarction(beat: _Beat, rng: np.random.Generator) -> None:
         age = rng.uniform(0, 1)  # from the first hours, with ST elevation, to the scar, with inverted T waves
@@ -260,7 +250,7 @@ def _long_qt(beat: _Beat, rng: np.random.Generator) -> None:
     beat.qtc += rng.uniform(0.05, 0.11)
 
 
-# In the order in which they act: conduction, then muscle, then ST-T.
+# In the order in which they are applied: conduction, then muscle, then ST-T.
 _BEAT_EFFECTS: dict[str, _Effect] = {
     "1AVB": _first_degree_av_block,
     "LAFB": _left_anterior_fascicular_block,
@@ -281,7 +271,7 @@ _BEAT_EFFECTS: dict[str, _Effect] = {
 
 # -------------------------------------------------------------------------------------------------------------- rhythm
 
-_HEART_RATES = {  # slowest and fastest, beats/min; of several rhythms the first of this table decides
+_HEART_RATES = {  # lowest and highest rate, beats/min; with several rhythms the first one in this table decides
     "AFIB": (65, 135),
     "PACE": (60, 78),
     "STACH": (104, 140),
@@ -314,7 +304,7 @@ def _rhythm(codes: Collection[str], seconds: float, rng: np.random.Generator) ->
     times = np.cumsum(intervals) - intervals[0] - _MARGIN - rr * rng.uniform()
     ectopic = np.zeros(beats.size, dtype=bool)
     if "PVC" in codes:
-        # One of every two beats can be premature. It leaves the sinus node alone, so a pause makes up for it.
+        # Every second beat can be premature. It does not reset the sinus node, so a compensatory pause follows.
         choice = np.flatnonzero((times > 0.8) & (times < seconds - 0.3))[::2]
         ectopic[rng.permutation(choice)[: rng.integers(1, 4)]] = True
         early = rng.uniform(0.3, 0.42)
@@ -324,7 +314,7 @@ def _rhythm(codes: Collection[str], seconds: float, rng: np.random.Generator) ->
 
 
 def _premature_ventricular_waves(rng: np.random.Generator) -> list[_Wave]:
-    """From either ventricle, so to the left and back or to the right and forward; slow, with the T wave against it."""
+    """From either ventricle, so to the left and back or to the right and forward; wide, with a discordant T wave."""
     origin = _vector(0.9, 0.7, 1.1) if rng.integers(2) else _vector(-0.9, 0.7, -1.0)
     vector = _turned(origin, rng.uniform(-60, 30)) * rng.uniform(0.9, 1.4)
     return [
@@ -338,7 +328,7 @@ def _premature_ventricular_waves(rng: np.random.Generator) -> list[_Wave]:
 
 
 def _add_beats(source: np.ndarray, waves: list[_Wave], times: np.ndarray, qt: np.ndarray, gain: np.ndarray) -> None:
-    """Adds to the dipole `source` (samples, 3) beats at `times` (s) with QT intervals `qt` (s) and factors `gain`."""
+    """Add to the dipole `source` (samples, 3) beats at `times` (s) with QT intervals `qt` (s) and factors `gain`."""
     courses = np.empty((len(waves), len(source)))
     for wave, course in zip(waves, courses, strict=True):
         centres = (times + wave.time + wave.qt_share * qt + _MARGIN) * _SOURCE_RATE
@@ -391,8 +381,8 @@ def _baseline_wander(time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _electrical_noise(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
     """Muscle noise and mains hum of the eight leads in mV, shape (8, samples).
 
-    Made from its spectrum up to the Nyquist frequency. The coefficients are drawn from low to high frequency, so a
-    lower sampling rate sees the first of the same ones, which is what a perfect anti-alias filter leaves.
+    Synthesised from its spectrum up to the Nyquist frequency. The coefficients are drawn from low to high frequency:
+    a lower sampling rate uses the first of the same coefficients, as after an ideal anti-aliasing filter.
     """
     frequencies = np.arange((samples + 1) // 2) * sampling_rate / samples
     level = rng.lognormal(np.log(0.012), 0.5, 8)
@@ -416,13 +406,13 @@ def simulate_ecg(
     rng: np.random.Generator,
     patient: Patient | None = None,
 ) -> np.ndarray:
-    """Simulates one ECG that shows `statements`.
+    """Simulate one ECG that shows `statements`.
 
     Args:
-        statements: SCP-ECG codes out of `SIMULATED_STATEMENTS`. Without a rhythm it is sinus rhythm.
+        statements: SCP-ECG codes from `SIMULATED_STATEMENTS`. The default rhythm is sinus rhythm.
         sampling_rate: in Hz. The same state of `rng` gives the same ECG at every rate.
-        rng: decides on everything that differs from record to record, noise included.
-        patient: the person, drawn from `rng` if None.
+        rng: source of everything that differs between records, including noise.
+        patient: drawn from `rng` if None.
 
     Returns:
         int16 in µV, shape (12, samples), leads in the order I, II, III, aVR, aVL, aVF, V1 to V6.
@@ -432,7 +422,7 @@ def simulate_ecg(
     """
     if unknown := sorted(set(statements) - set(SIMULATED_STATEMENTS)):
         known = ", ".join(SIMULATED_STATEMENTS)
-        raise ValueError(f"Cannot simulate {', '.join(unknown)}; `statements` can hold {known}.")
+        raise ValueError(f"Cannot simulate {', '.join(unknown)}; supported `statements` are {known}.")
     patient = patient or Patient.draw(rng)
     source = _source(statements, patient, seconds, rng)
     ratio = Fraction(sampling_rate, _SOURCE_RATE)
@@ -447,216 +437,4 @@ def simulate_ecg(
     return np.rint(1000 * twelve).astype(np.int16)
 
 
-# ---------------------------------------------------------------------------------------------- a folder like PTB-XL's
-
-# What one record shows. Each fold goes through the deck in its own order, but the first ten, which hold every
-# statement, before the others. So 100 records show each statement in each fold, and 400 have the frequencies of the
-# deck: about those of PTB-XL, with more of the rare ones.
-_DECK = (
-    "NORM SR",
-    "NORM SBRAD",
-    "NST_ SARRH",
-    "IMI QWAVE SR",
-    "ASMI LNGQT STACH",
-    "LVH VCLVH ISC_ SR",
-    "CLBBB 1AVB SR",
-    "CRBBB LAFB PVC SR",
-    "NDT AFIB",
-    "PACE",
-    *["NORM SR"] * 10,
-    "NORM STACH",
-    "NORM SARRH",
-    "NORM SBRAD",
-    "NORM PVC SR",
-    "NORM VCLVH SR",
-    "IMI SR",
-    "IMI LAFB SR",
-    "IMI ISC_ LVH SR",
-    "IMI ASMI QWAVE SR",
-    "ASMI SR",
-    "ASMI LAFB SR",
-    "ASMI PVC SR",
-    "LVH SR",
-    "LVH ISC_ AFIB",
-    "LAFB 1AVB SR",
-    "CRBBB SR",
-    "CLBBB AFIB",
-    "ISC_ SR",
-    "NDT SR",
-    "NST_ STACH",
-)
-_COMPLETE = 10  # cards of the deck that hold every statement
-_NUM_FOLDS = 10
-
-_PURPOSES = ("statements", "patient", "visit", "likelihood", "signal")  # of random numbers, each its own stream
-
-_FILE_SUFFIXES = {100: "lr", 500: "hr"}
-_MADE_WITH_FILE = "simulation.json"
-_VERSION = 1  # to be raised when the same seed gives other records
-
-_DATABASE_COLUMNS = (
-    "ecg_id patient_id age sex height weight nurse site device recording_date report scp_codes heart_axis "
-    "infarction_stadium1 infarction_stadium2 validated_by second_opinion initial_autogenerated_report "
-    "validated_by_human baseline_drift static_noise burst_noise electrodes_problems extra_beats pacemaker strat_fold "
-    "filename_lr filename_hr"
-).split()
-
-
-class _Record(NamedTuple):
-    index: int
-    first_index: int  # of the patient's first record
-    statements: list[str]
-    patient: Patient
-
-    @property
-    def ecg_id(self) -> int:
-        return self.index + 1
-
-    def file_name(self, sampling_rate: int) -> str:
-        thousands = self.ecg_id // 1000 * 1000
-        return f"records{sampling_rate}/{thousands:05d}/{self.ecg_id:05d}_{_FILE_SUFFIXES[sampling_rate]}"
-
-
-def _generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    return np.random.default_rng([seed, _PURPOSES.index(purpose), *numbers])
-
-
-def _statements(seed: int, index: int) -> list[str]:
-    turn, fold = divmod(index, _NUM_FOLDS)
-    deal, position = divmod(turn, len(_DECK))
-    rng = _generator(seed, "statements", fold, deal)
-    order = [*rng.permutation(_COMPLETE), *rng.permutation(range(_COMPLETE, len(_DECK)))]
-    return _DECK[order[position]].split()
-
-
-def _patient(seed: int, first_index: int) -> Patient:
-    healthy = "NORM" in _statements(seed, first_index)
-    return Patient.draw(_generator(seed, "patient", first_index), mean_age=52 if healthy else 67)
-
-
-def _records(num_records: int, seed: int) -> Iterator[_Record]:
-    """One patient in seven comes again, as the next record of the same fold."""
-    first_indices: list[int] = []
-    for index in range(num_records):
-        comes_again = index >= _NUM_FOLDS and _generator(seed, "visit", index).uniform() < 1 / 7
-        first_indices.append(first_indices[index - _NUM_FOLDS] if comes_again else index)
-        yield _Record(index, first_indices[-1], _statements(seed, index), _patient(seed, first_indices[-1]))
-
-
-def _database_row(record: _Record, seed: int) -> dict[str, object]:
-    """The row of ``ptbxl_database.csv``; columns that are not named here stay empty."""
-    rng = _generator(seed, "likelihood", record.index)
-    likelihoods = {
-        code: float(rng.choice([100, 80, 50, 0], p=[0.6, 0.1, 0.15, 0.15])) if "d" in STATEMENTS[code].kinds else 0.0
-        for code in record.statements
-    }
-    patient = record.patient
-    return {
-        "ecg_id": record.ecg_id,
-        "patient_id": float(10_000 + record.first_index),
-        "age": 300.0 if patient.age > 89 else float(patient.age),
-        "sex": patient.sex,
-        "height": float(patient.height),
-        "weight": float(patient.weight),
-        "nurse": 0.0,
-        "site": 0.0,
-        "device": "simulated",
-        "recording_date": datetime.datetime(2000, 1, 1, 9) + datetime.timedelta(hours=record.index),
-        "report": ", ".join(STATEMENTS[code].description for code in record.statements),
-        "scp_codes": likelihoods,
-        "second_opinion": False,
-        "initial_autogenerated_report": True,
-        "validated_by_human": False,
-        "strat_fold": record.index % _NUM_FOLDS + 1,
-        "filename_lr": record.file_name(100),
-        "filename_hr": record.file_name(500),
-    }
-
-
-def _write_database(path: Path, records: Iterable[_Record], seed: int) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _DATABASE_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_database_row(record, seed) for record in records)
-
-
-def _write_statements(path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["", "description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"])
-        for statement in STATEMENTS.values():
-            code, description, kinds, *classes = statement
-            writer.writerow([code, description, *(1.0 if kind in kinds else None for kind in "dfr"), *classes])
-
-
-def _write_wfdb(path: Path, signal: np.ndarray, sampling_rate: int) -> None:
-    """Writes `signal`, int16 in µV (leads, samples), as ``path.hea`` and ``path.dat``, as PTB-XL has them."""
-    checksums = signal.sum(axis=1, dtype=np.int64) % 65536
-    lines = [f"{path.name} {len(signal)} {sampling_rate} {signal.shape[1]}"] + [
-        f"{path.name}.dat 16 1000.0(0)/mV 16 0 {first} {checksum} 0 {lead.upper()}"
-        for first, checksum, lead in zip(signal[:, 0], checksums, LEAD_NAMES, strict=True)
-    ]
-    path.with_suffix(".hea").write_text("\n".join(lines) + "\n", encoding="ascii")
-    path.with_suffix(".dat").write_bytes(signal.T.astype("<i2").tobytes())
-
-
-def _write_signals(folder: Path, records: Collection[_Record], seed: int, sampling_rates: Collection[int]) -> None:
-    for record in tqdm(records, desc="Simulating ECGs", unit="record", disable=len(records) < 200):
-        for rate in sampling_rates:
-            rng = _generator(seed, "signal", record.index)
-            signal = simulate_ecg(record.statements, sampling_rate=rate, rng=rng, patient=record.patient)
-            path = folder / record.file_name(rate)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_wfdb(path, signal, rate)
-
-
-def simulate_ptbxl(
-    folder: str | os.PathLike, num_records: int, *, seed: int = 0, sampling_rates: Collection[int] = (100,)
-) -> Path:
-    """Writes a folder of simulated ECGs in the layout of PTB-XL.
-
-    Record i depends on `seed` and i alone: more records extend fewer, and both rates hold the same ECGs. From 100
-    records on, each of `SIMULATED_STATEMENTS` occurs in every fold. ``simulation.json`` says how the folder was made.
-
-    Args:
-        folder: new or empty. One that already holds this very simulation is left as it is.
-        sampling_rates: 100 or 500 Hz or both.
-
-    Returns:
-        The folder. It appears when it is complete.
-
-    Raises:
-        FileExistsError: if `folder` holds anything else.
-        ValueError: for another rate, or less than one record.
-    """
-    folder = Path(folder)
-    rates = sorted(set(sampling_rates))
-    if not rates or not set(rates) <= set(_FILE_SUFFIXES):
-        raise ValueError(f"`sampling_rates` must be 100 or 500 Hz or both, as in PTB-XL, got {tuple(sampling_rates)}.")
-    if num_records < 1:
-        raise ValueError(f"`num_records` must be at least 1, got {num_records}.")
-    made_with = {"version": _VERSION, "num_records": num_records, "seed": seed, "sampling_rates": rates}
-    if _made_with(folder) == made_with:
-        return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{folder} exists, but is not the simulation of {num_records} records with seed {seed} at {rates} Hz; "
-            "name a new folder or remove this one."
-        )
-    records = list(_records(num_records, seed))
-    with whole_folder(folder) as unfinished:
-        _write_signals(unfinished, records, seed, rates)
-        _write_database(unfinished / "ptbxl_database.csv", records, seed)
-        _write_statements(unfinished / "scp_statements.csv")
-        names = [record.file_name(rate) for rate in rates for record in records]
-        (unfinished / "RECORDS").write_text("\n".join(names) + "\n", encoding="ascii")
-        (unfinished / _MADE_WITH_FILE).write_text(json.dumps(made_with, indent=2) + "\n", encoding="ascii")
-    return folder
-
-
-def _made_with(folder: Path) -> dict[str, object] | None:
-    path = folder / _MADE_WITH_FILE
-    return json.loads(path.read_text(encoding="ascii")) if path.is_file() else None
-
-
-__all__ = ["SIMULATED_STATEMENTS", "Patient", "simulate_ecg", "simulate_ptbxl"]
+__all__ = ["SIMULATED_STATEMENTS", "Patient", "simulate_ecg"]

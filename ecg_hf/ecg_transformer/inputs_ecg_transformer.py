@@ -1,0 +1,185 @@
+"""Input of the feature extractor: records are validated and grouped into batches."""
+
+import numbers
+from dataclasses import dataclass
+
+import numpy as np
+
+from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, MISSING_SAMPLE, check_choice
+from .signal_steps_ecg_transformer import canonical_lead_names
+
+UNITS_PER_MILLIVOLT = {unit: MICROVOLTS["mv"] / MICROVOLTS[unit.casefold()] for unit in ("mV", "uV")}
+MAX_MILLIVOLTS = MAX_MICROVOLTS / MICROVOLTS["mv"]
+
+
+@dataclass
+class Batch:
+    """Records of equal shape, data type, sampling rate and leads, while they pass through the steps."""
+
+    label: str
+    """Name of the first record in messages."""
+    records: np.ndarray
+    """(rows,): the record of each row of `values`."""
+    values: np.ndarray
+    """(rows, leads, samples): a row is a record and, after the step `windows`, one of its windows."""
+    lead_names: tuple[str, ...]
+    """Canonical names of the leads of `values`."""
+    sampling_rate: float
+    units: str | None
+    """Of `values`; None once these are in mV as floats."""
+    crop_positions: np.ndarray | None = None
+    absent_leads: tuple[str, ...] = ()
+    """Those of `lead_names` that are missing in the record and cannot be computed."""
+
+    def in_millivolts(self) -> np.ndarray:
+        """`values` in mV as floats. Converted only when a step needs it, since windows of int16 are cut faster."""
+        if self.units is not None:
+            self.values = self.values.astype(np.float32)
+            # Division gives the float32 nearest to the true value, so that µV and mV give bit-identical results.
+            self.values /= UNITS_PER_MILLIVOLT[self.units]
+            self.units = None
+        return self.values
+
+
+def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> list[Batch]:
+    """Validate the arguments and group equal records, so that the steps work on few large arrays."""
+    arrays, is_single = _as_records(signal)
+    count = len(arrays)
+    labels = ["The record"] if is_single else [f"Record {index}" for index in range(count)]
+    rates = _sampling_rates(sampling_rate, count)
+    names = _lead_names_of_records(lead_names, count)
+    positions = _crop_positions(crop_positions, count)
+
+    groups = {}
+    for index, array in enumerate(arrays):
+        _check_array(array, names[index], units, labels[index])
+        groups.setdefault((array.shape, array.dtype, rates[index], names[index]), []).append(index)
+    batches = []
+    for (_, _, rate, leads), indices in groups.items():
+        batch = Batch(
+            label=labels[indices[0]],
+            records=np.array(indices, dtype=np.int64),
+            values=np.stack([arrays[index] for index in indices]),
+            lead_names=leads,
+            sampling_rate=rate,
+            units=units or "mV",
+            crop_positions=None if positions is None else positions[indices],
+        )
+        _check_values(batch, labels)
+        batches.append(batch)
+    return batches
+
+
+def is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_count(value) -> bool:
+    return isinstance(value, numbers.Integral) and value >= 1
+
+
+def _as_records(signal) -> tuple[list[np.ndarray], bool]:
+    """The records as arrays, and whether `signal` is a single one."""
+    is_list = isinstance(signal, (list, tuple))
+    if is_list and len(signal) and np.ndim(signal[0]) >= 2:
+        return [np.asarray(record) for record in signal], False
+    array = np.asarray(signal)
+    if array.ndim == 3 and len(array):
+        return list(array), False
+    if array.ndim != 2:
+        raise ValueError(
+            "`signal` must have shape (leads, samples), or be a list of such records or an array (records, leads, "
+            f"samples); got shape {array.shape}."
+        )
+    return [array], True
+
+
+def _sampling_rates(sampling_rate, count: int) -> list[float]:
+    if sampling_rate is None:
+        raise ValueError(
+            "`sampling_rate` is missing: give the rate in Hz of the signal (it is resampled automatically)."
+        )
+    rates = list(sampling_rate) if np.ndim(sampling_rate) else [sampling_rate] * count
+    if len(rates) != count:
+        raise ValueError(f"`sampling_rate` has {len(rates)} values for {count} records.")
+    for rate in rates:
+        if not is_number(rate) or not 0 < rate < np.inf:
+            raise ValueError(f"`sampling_rate` must be a number above 0 Hz, got {rate!r}.")
+    return [float(rate) for rate in rates]
+
+
+def _lead_names_of_records(lead_names, count: int) -> list[tuple[str, ...]]:
+    if lead_names is None or isinstance(lead_names, str) or not len(lead_names):
+        raise ValueError(
+            f"`lead_names` must list the leads of the signal in order, from {' '.join(LEAD_NAMES)}; "
+            f"got {lead_names!r}."
+        )
+    if np.ndim(lead_names[0]) == 0:
+        return [canonical_lead_names(lead_names)] * count
+    if len(lead_names) != count:
+        raise ValueError(f"`lead_names` has {len(lead_names)} lists for {count} records.")
+    canonical = {names: canonical_lead_names(names) for names in {tuple(names) for names in lead_names}}
+    return [canonical[tuple(names)] for names in lead_names]
+
+
+def _crop_positions(crop_positions, count: int) -> np.ndarray | None:
+    """(records, crops)"""
+    if crop_positions is None:
+        return None
+    positions = np.atleast_1d(np.asarray(crop_positions, dtype=np.float64))
+    positions = positions[:, None] if positions.ndim == 1 else positions
+    if positions.ndim != 2 or len(positions) != count or not ((positions >= 0) & (positions < 1)).all():
+        raise ValueError(
+            f"`crop_positions` must be numbers in [0, 1), one or one row for each of the {count} records; got "
+            f"{crop_positions}."
+        )
+    return positions
+
+
+def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | None, label: str):
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{label}: expected an array of integers or floats, got {array.dtype}.")
+    if units is None and array.dtype.kind != "f":
+        raise ValueError(f'{label} has integers ({array.dtype}): give their `units`, "mV" or "uV".')
+    if units is not None:
+        check_choice("units", units, UNITS_PER_MILLIVOLT)
+    if array.ndim != 2 or array.shape[0] != len(lead_names):
+        swapped = array.ndim == 2 and array.shape[1] == len(lead_names)
+        raise ValueError(
+            f"{label}: `signal` must have shape (leads, samples) with the {len(lead_names)} leads of `lead_names`, "
+            f"got {array.shape}{': are the axes swapped?' if swapped else '.'}"
+        )
+    if array.shape[1] == 0:
+        raise ValueError(f"{label} is empty: it has no samples.")
+
+
+def _check_values(batch: Batch, labels: list[str]):
+    """Reject missing samples, which a filter would spread over the lead, and values outside the range of mV."""
+    # Tolerance of 0.5 µV, since 32.767 may be larger in float32.
+    limit = (MAX_MILLIVOLTS + 0.0005) * UNITS_PER_MILLIVOLT[batch.units]
+    # Comparisons with NaN are false.
+    valid = (batch.values.min(axis=-1) >= -limit) & (batch.values.max(axis=-1) <= limit)
+    if valid.all():
+        return
+    row = int(np.argmin(valid.all(axis=1)))
+    label = labels[batch.records[row]]
+    leads = {name: batch.values[row, lead] for lead, name in enumerate(batch.lead_names) if not valid[row, lead]}
+    counts = {name: int(_is_missing(samples).sum()) for name, samples in leads.items()}
+    if any(counts.values()):
+        raise ValueError(
+            f"{label} has missing samples (NaN, infinite, or {MISSING_SAMPLE}, WFDB's marker): "
+            + ", ".join(f"lead {name} {count} of {batch.values.shape[-1]}" for name, count in counts.items() if count)
+            + ". Impute them, or omit the lead or the record."
+        )
+    peaks = ", ".join(f"lead {name} {np.abs(samples.astype(float)).max():g}" for name, samples in leads.items())
+    raise ValueError(
+        f"{label} has values beyond ±{MAX_MILLIVOLTS} mV (largest in {batch.units}: {peaks}): is it in other units? "
+        'Give `units="uV"` for µV.'
+    )
+
+
+def _is_missing(samples: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(samples) if samples.dtype.kind == "f" else samples == MISSING_SAMPLE
+
+
+__all__ = ["Batch", "group_records", "is_count", "is_number"]
