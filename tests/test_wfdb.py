@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import wfdb
 
-from ecg_hf.ptbxl.records import LEAD_NAMES, RecordError, read_record
+from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ecg_hf.ecg_transformer.wfdb_ecg_transformer import RecordError, read_record
 from ecg_hf.synthetic import simulate_ptbxl
 
 NUM_SAMPLES = 250
