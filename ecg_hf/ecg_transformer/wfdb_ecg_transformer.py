@@ -6,7 +6,6 @@ by the package wfdb. Nothing is taken on trust: sizes, checksums, units, gains a
 the header says, and nothing that is missing is guessed.
 """
 
-import contextlib
 import functools
 import math
 import os
@@ -15,9 +14,8 @@ import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -47,13 +45,12 @@ class Record:
 
 
 class _SampleFormat(NamedTuple):
-    """How a WFDB format stores samples.
+    """A WFDB format: bytes and samples of a group, the value that marks an invalid sample, and the decoder.
 
-    A group of `group_samples` takes `group_bytes` (None if compressed); the value `invalid` marks a sample that was
-    not recorded; `decode` turns bytes into samples (None: wfdb does it).
+    Where there is no decoder, wfdb is asked. Compressed formats are counted in samples instead of bytes.
     """
 
-    group_bytes: int | None
+    group_bytes: int
     group_samples: int
     invalid: int | None
     decode: Callable[[np.ndarray], np.ndarray] | None = None
@@ -61,17 +58,13 @@ class _SampleFormat(NamedTuple):
 
 def _decode_24(stored: np.ndarray) -> np.ndarray:
     # The three bytes become the upper ones of an int32, and the shift brings them down with their sign.
-    padded = np.zeros((len(stored) // 3, 4), np.uint8)
-    padded[:, 1:] = stored.reshape(-1, 3)
-    return padded.view("<i4")[:, 0] >> 8
+    return np.pad(stored.reshape(-1, 3), ((0, 0), (1, 0))).view("<i4")[:, 0] >> 8
 
 
 def _decode_212(stored: np.ndarray) -> np.ndarray:
     # Two samples of 12 bits in three bytes; the middle one holds the upper four bits of both.
-    triples = np.pad(stored, (0, -len(stored) % 3)).reshape(-1, 3).astype(np.int16)
-    samples = np.empty((len(triples), 2), np.int16)
-    samples[:, 0] = triples[:, 0] | (triples[:, 1] & 0x0F) << 8
-    samples[:, 1] = triples[:, 2] | (triples[:, 1] & 0xF0) << 4
+    low, middle, high = np.pad(stored, (0, -len(stored) % 3)).reshape(-1, 3).astype(np.int16).T
+    samples = np.stack([low | (middle & 0x0F) << 8, high | (middle & 0xF0) << 4], axis=1)
     return ((samples ^ 0x800) - 0x800).reshape(-1)
 
 
@@ -86,35 +79,31 @@ _SAMPLE_FORMATS = {
     "212": _SampleFormat(3, 2, -(2**11), _decode_212),
     "310": _SampleFormat(4, 3, -(2**9)),
     "311": _SampleFormat(4, 3, -(2**9)),
-    "508": _SampleFormat(None, 1, -(2**7)),
-    "516": _SampleFormat(None, 1, -(2**15)),
-    "524": _SampleFormat(None, 1, -(2**23)),
+    "508": _SampleFormat(1, 1, -(2**7)),
+    "516": _SampleFormat(1, 1, -(2**15)),
+    "524": _SampleFormat(1, 1, -(2**23)),
 }
-
-# A format that packs samples in groups may fill its last group of 3 or 4 bytes.
-_MAX_PADDING = 3
+_COMPRESSED = ("508", "516", "524")
 
 _CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
 
-# Letters of other alphabets have digits too; only 0 to 9 count here.
+# Only 0 to 9 count, not the digits of other alphabets.
 _COUNT = re.compile(r"[0-9]{1,18}")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
-_RATE = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _TIME_OR_DATE = re.compile(r".*[0-9][-:/].*[0-9].*|[0-9]+\.[0-9]+\.[0-9]+")
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\:\0]+")
-_STORAGE = re.compile(
-    r"(?P<format>[0-9]+)(x(?P<per_frame>0*[1-9][0-9]{0,8}))?(:(?P<skew>[0-9]{1,9}))?(\+(?P<offset>[0-9]{1,18}))?"
-)
-_SCALE = re.compile(rf"(?P<gain>[-+]?{_RATE.pattern})(\((?P<baseline>{_INTEGER.pattern})\))?(/(?P<unit>\S*))?")
+_STORAGE = re.compile(r"([0-9]+)(?:x(0*[1-9][0-9]{0,8}))?(?::([0-9]{1,9}))?(?:\+([0-9]{1,18}))?")
+_SCALE = re.compile(rf"(?P<gain>[-+]?{_NUMBER.pattern})(\((?P<baseline>{_INTEGER.pattern})\))?(/(?P<unit>\S*))?")
 
 
-class _RecordLine(NamedTuple):
-    """The first line of a header; `num_segments` is None in a record of one segment, `num_frames` 0 if not told."""
+class _Header(NamedTuple):
+    """`num_frames` is 0 where the header gives no length; `lines` describe the segments or the channels."""
 
-    num_segments: int | None
-    num_channels: int
+    has_segments: bool
     sampling_rate: int | float
     num_frames: int
+    lines: list[str]
 
 
 class _Channel(NamedTuple):
@@ -138,37 +127,21 @@ class _Storage(NamedTuple):
 
 
 class _SignalFile(NamedTuple):
-    """A file that holds used leads; `widths` are the samples of its channels in a frame, `starts` their places."""
+    """A file that holds used leads. `size` is in bytes, or if compressed in samples of each channel."""
 
-    path: Path
+    path: str
     size: int
-    format: str
-    offset: int
-    widths: list[int]
-    initial_values: list[str]
-    max_skew: int
-
-
-class _Lead(NamedTuple):
-    """A used lead. A sample s stands for ``(s - baseline) * microvolts / gain`` µV."""
-
-    name: str
-    file_name: str
-    format: str
-    start: int
-    width: int
-    gain: float
-    baseline: int
-    microvolts: float
-    checksum: int | None
+    frame_samples: int
+    channels: list[_Channel]
+    storages: list[_Storage]
 
 
 class _Segment(NamedTuple):
     sampling_rate: int | float
     num_frames: int
-    leads: list[_Lead]
-    files: list[_SignalFile]
-    other_channels: tuple[str, ...]
+    leads: list[_Channel]
+    files: dict[str, _SignalFile]
+    other_channels: list[str]
 
 
 def read_record(
@@ -195,67 +168,55 @@ def read_record(
         ImportError: the format needs a package that is not installed.
         ValueError: `lead_names` has a name that is none of the twelve.
     """
-    path = Path(re.sub(r"\.(hea|dat|mat)$", "", os.fspath(path)))
+    path = re.sub(r"\.(hea|dat|mat)$", "", os.fspath(path))
     wanted = _wanted_leads(lead_names)
-    with _told_with(f"Record {path}: "):
+    try:
         segments = _plan_record(path, wanted)
         first = segments[0]
         if sampling_rate is not None and first.sampling_rate != sampling_rate:
             raise RecordError(f"the sampling rate is {first.sampling_rate} Hz, expected {sampling_rate} Hz.")
-        names = tuple(lead.name for lead in first.leads)
-        signal = _join([_read_segment(segment, names) for segment in segments])
+        signals = [_to_microvolts(_decode(segment), segment.leads) for segment in segments]
+    except (RecordError, FileNotFoundError) as error:
+        raise type(error)(f"Record {path}: {error}") from error.__cause__
     others = tuple(dict.fromkeys(name for segment in segments for name in segment.other_channels))
     if others:
-        warnings.warn(
-            f"Record {path}: {', '.join(others)} are none of the leads {' '.join(LEAD_NAMES)} and are left out.",
-            stacklevel=2,
-        )
-    return Record(signal, first.sampling_rate, names, others)
+        leads = " ".join(LEAD_NAMES)
+        warnings.warn(f"Record {path}: left out, since not among {leads}: {', '.join(others)}.", stacklevel=2)
+    signal = signals[0] if len(signals) == 1 else np.concatenate(signals, axis=1)
+    return Record(signal, first.sampling_rate, tuple(lead.lead for lead in first.leads), others)
 
 
 def _wanted_leads(lead_names: Sequence[str] | None) -> frozenset[str]:
     if lead_names is None:
         return frozenset(LEAD_NAMES)
-    wanted = [] if isinstance(lead_names, str) else [_canonical_name(name) for name in lead_names]
+    wanted = (
+        [] if isinstance(lead_names, str) else [_CANONICAL.get(str(name).strip().casefold()) for name in lead_names]
+    )
     if not wanted or None in wanted:
         raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, got {lead_names!r}.")
     return frozenset(wanted)
 
 
-@contextlib.contextmanager
-def _told_with(start: str) -> Iterator[None]:
-    """Errors within begin with `start`."""
-    try:
-        yield
-    except (RecordError, FileNotFoundError) as error:
-        raise type(error)(f"{start}{error}") from error.__cause__
-
-
-def _join(signals: list[np.ndarray]) -> np.ndarray:
-    return signals[0] if len(signals) == 1 else np.concatenate(signals, axis=1)
-
-
-# Headers
-
-
-def _read_header(path: Path) -> tuple[_RecordLine, list[str]]:
-    _regular_file_size(path, f"its header {path}")
-    content = path.read_bytes()
+def _read_header(path: str) -> _Header:
+    _file_size(path, f"its header {path}")
+    with open(path, "rb") as file:
+        content = file.read()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     # Not `splitlines`, which also breaks lines at characters that Windows writes as dots or quotes in a comment.
-    lines = [line for line in map(str.strip, re.split(r"[\r\n]+", text)) if line and not line.startswith("#")]
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    lines = [line for line in lines if line and line[0] != "#"]
     if not lines:
         raise RecordError("the header is empty.")
-    return _parse_record_line(lines[0]), lines[1:]
+    return _parse_header(*lines)
 
 
-def _regular_file_size(path: Path, name: str) -> int:
-    """In bytes. A pipe or a device might never end."""
+def _file_size(path: str, name: str) -> int:
+    """In bytes, of a regular file: a pipe or a device might never end."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{name} does not exist.") from None
     if not stat.S_ISREG(status.st_mode):
@@ -263,33 +224,28 @@ def _regular_file_size(path: Path, name: str) -> int:
     return status.st_size
 
 
-def _parse_record_line(line: str) -> _RecordLine:
+def _parse_header(first: str, *lines: str) -> _Header:
     # NAME[/SEGMENTS] CHANNELS RATE[/COUNTER] [LENGTH] [TIME] [DATE]. Time and date come in many spellings, not all of
     # them WFDB's, and are not needed.
-    name, *fields = line.split()
-    _, slash, segments = name.partition("/")
-    counts = [segments] if slash else []
-    counts += fields[:1]
-    if not fields or not all(_COUNT.fullmatch(count) and int(count) for count in counts):
-        raise RecordError(
-            "the header must begin with the record's name, number of leads (and of segments, if there are any), "
-            f"sampling rate and number of samples; it begins {line[:80]!r}."
-        )
-    num_segments = int(segments) if slash else None
-    return _RecordLine(num_segments, int(fields[0]), _parse_rate(fields[1:]), _parse_length(fields[2:]))
+    name, *fields = first.split()
+    _, slash, count = name.partition("/")
+    count = count if slash else "".join(fields[:1])
+    if not fields or not _COUNT.fullmatch(count):
+        expected = "name[/segments], number of leads, sampling rate and length"
+        raise RecordError(f"the header must begin with {expected}; it begins {first[:80]!r}.")
+    if int(count) != len(lines) or not lines:
+        kind = "segments" if slash else "leads"
+        raise RecordError(f"the header announces {count} {kind} and describes {len(lines)}; expected one or more.")
+    return _Header(bool(slash), _parse_rate(fields[1:]), _parse_length(fields[2:]), list(lines))
 
 
 def _parse_rate(fields: list[str]) -> int | float:
     if not fields:
-        raise RecordError(
-            "the header gives no sampling rate. Write it in Hz after the number of leads, as in `name 12 500 5000`."
-        )
+        raise RecordError("the header gives no sampling rate; write it in Hz after the number of leads.")
     text = fields[0].partition("/")[0]
-    rate = float(text) if _RATE.fullmatch(text) else 0.0
+    rate = float(text) if _NUMBER.fullmatch(text) else 0.0
     if not 0 < rate < math.inf:
-        raise RecordError(
-            f"the header gives the sampling rate {fields[0]!r}; expected a number of Hz above 0, such as 500."
-        )
+        raise RecordError(f"the header gives the sampling rate {fields[0]!r}; expected Hz above 0, such as 500.")
     return int(rate) if rate.is_integer() else rate
 
 
@@ -305,348 +261,255 @@ def _parse_channel(line: str, number: int) -> _Channel:
     # FILE FORMAT GAIN ADC_RESOLUTION ADC_ZERO INITIAL_VALUE CHECKSUM BLOCK_SIZE NAME; what follows FORMAT is optional.
     fields = line.split(maxsplit=8)
     file_name, storage, scale, _, adc_zero, initial, checksum, _, name = fields + [""] * (9 - len(fields))
-    name = name or f"channel {number} (without a name)"
-    return _Channel(name, _canonical_name(name), file_name, storage, scale, adc_zero, initial, checksum)
+    name = name or f"channel {number} without a name"
+    return _Channel(name, _CANONICAL.get(name.casefold()), file_name, storage, scale, adc_zero, initial, checksum)
 
 
-@functools.lru_cache
-def _canonical_name(name: str) -> str | None:
-    return _CANONICAL.get(str(name).strip().casefold())
-
-
-@functools.lru_cache
-def _parse_storage(text: str) -> _Storage:
+@functools.lru_cache(maxsize=1024)
+def _parse_storage(name: str, text: str) -> _Storage:
     match = _STORAGE.fullmatch(text)
-    if match is None or match["format"] not in _SAMPLE_FORMATS:
-        raise RecordError(f"has the format {text!r}; known are {', '.join(_SAMPLE_FORMATS)}.")
-    return _Storage(match["format"], int(match["per_frame"] or 1), int(match["skew"] or 0), int(match["offset"] or 0))
+    if match is None or match[1] not in _SAMPLE_FORMATS:
+        raise RecordError(f"lead {name} has the format {text!r}; known are {', '.join(_SAMPLE_FORMATS)}.")
+    return _Storage(match[1], int(match[2] or 1), int(match[3] or 0), int(match[4] or 0))
 
 
-@functools.lru_cache
-def _parse_scale(text: str, adc_zero: str) -> tuple[float, int, float]:
-    """Gain, baseline, and µV in one of the unit."""
-    match = _SCALE.fullmatch(text)
-    if match is None and text:
-        raise RecordError(f"has the gain {text!r}, which cannot be read; expected one such as 1000(0)/mV.")
-    gain = float(match["gain"]) if match else 0.0
+@functools.lru_cache(maxsize=1024)
+def _parse_scale(lead: str, text: str, adc_zero: str) -> tuple[float, int, float]:
+    """Gain, baseline and µV in one of the unit: a sample s stands for ``(s - baseline) * microvolts / gain`` µV."""
+    match = _SCALE.fullmatch(text or "0")
+    if match is None:
+        raise RecordError(f"lead {lead} has the gain {text!r}, which cannot be read; expected one like 1000(0)/mV.")
+    gain = float(match["gain"])
     if gain == 0 or not math.isfinite(gain):
-        raise RecordError(f"has no gain ({text!r}), so its voltage is unknown; the header must give it (as 1000/mV).")
+        raise RecordError(f"lead {lead} has no gain ({text!r}), so its voltage is unknown; give it, as 1000/mV.")
     # mV and a baseline equal to the ADC's zero are what WFDB defines for a header that leaves them out.
     unit = "mV" if match["unit"] is None else match["unit"]
     if unit.casefold() not in MICROVOLTS:
-        raise RecordError(f"is in {unit!r}; the unit must be V, mV, uV or nV. Correct the header, or leave it out.")
-    baseline = _int32(match["baseline"] or adc_zero or "0", "baseline")
-    return gain, baseline, MICROVOLTS[unit.casefold()]
+        raise RecordError(f"lead {lead} is in {unit!r}; the unit must be V, mV, uV or nV. Correct the header.")
+    return gain, _int32(lead, match["baseline"] or adc_zero or "0", "baseline"), MICROVOLTS[unit.casefold()]
 
 
-def _int32(text: str, name: str) -> int:
+def _int32(lead: str, text: str, field: str) -> int:
     # float takes any number of digits, which int does not.
     if not _INTEGER.fullmatch(text) or not -(2**31) <= float(text) < 2**31:
-        raise RecordError(f"has the {name} {text[:40]!r}; expected a whole number of at most 32 bits.")
+        raise RecordError(f"lead {lead} has the {field} {text[:40]!r}; expected a whole number of at most 32 bits.")
     return int(text)
 
 
-# What to read, without allocating anything
-
-
-def _plan_record(path: Path, wanted: frozenset[str]) -> list[_Segment]:
-    line, lines = _read_header(Path(f"{path}.hea"))
-    if line.num_segments is None:
-        return [_plan_segment(path.parent, line, lines, wanted)]
-    if line.num_segments != len(lines):
-        raise RecordError(f"the header announces {line.num_segments} segments and names {len(lines)}.")
-    entries = [_parse_segment_line(text) for text in lines]
+def _plan_record(path: str, wanted: frozenset[str]) -> list[_Segment]:
+    """Check everything that can be checked before anything is allocated."""
+    folder, header = os.path.dirname(path), _read_header(f"{path}.hea")
+    if not header.has_segments:
+        return [_plan_segment(folder, header, wanted)]
     # In a record of variable layout the first segment is empty; it lists the channels of those that follow.
-    entries = entries[1:] if entries[0][1] == 0 else entries
-    if not entries:
-        raise RecordError("it has no segment with samples.")
-    segments = [_plan_part(path.parent, *entry, line.sampling_rate, wanted) for entry in entries]
+    lines = header.lines[1:] if header.lines[0].split()[1:] == ["0"] else header.lines
+    segments = [_plan_part(folder, line, header.sampling_rate, wanted) for line in lines]
     total = sum(segment.num_frames for segment in segments)
-    if line.num_frames not in (0, total):
-        raise RecordError(f"its segments have {total} samples, the header says {line.num_frames}.")
-    for (name, _), segment in zip(entries, segments, strict=True):
-        _check_same_leads(segments[0], segment, name)
+    if header.num_frames not in (0, total) or not segments:
+        raise RecordError(f"its {len(segments)} segments have {total} samples, the header says {header.num_frames}.")
+    order = [lead.lead for lead in segments[0].leads]
+    for line, segment in zip(lines, segments, strict=True):
+        names = [lead.lead for lead in segment.leads]
+        if set(names) != set(order) or segment.sampling_rate != segments[0].sampling_rate:
+            found = f"{', '.join(names)} at {segment.sampling_rate} Hz"
+            expected = f"{', '.join(order)} at {segments[0].sampling_rate} Hz"
+            raise RecordError(f"segment {line} has {found}, the first one {expected}; read the segments one by one.")
+        segment.leads.sort(key=lambda lead: order.index(lead.lead))
     return segments
 
 
-def _parse_segment_line(line: str) -> tuple[str, int]:
-    name, *fields = line.split()
+def _plan_part(folder: str, line: str, rate: int | float, wanted: frozenset[str]) -> _Segment:
+    """Plan the segment of a line of a record's header; `rate` is that of the record in Hz."""
+    name, *count = line.split()
     if name == "~":
         raise RecordError(f"it has a gap between its segments ({line[:80]!r}); read the segments one by one.")
-    if not _FILE_NAME.fullmatch(name):
-        raise RecordError(f"it has the segment {name!r}, which is not in the record's own folder.")
-    if len(fields) != 1 or not _COUNT.fullmatch(fields[0]):
-        raise RecordError(f"a segment needs a name and a number of samples, the header has {line[:80]!r}.")
-    return name, int(fields[0])
-
-
-def _plan_part(folder: Path, name: str, num_frames: int, sampling_rate: float, wanted: frozenset[str]) -> _Segment:
-    """Plan one of several segments, of which the record's header gives length (0 if it does not) and rate."""
-    with _told_with(f"segment {name}: "):
-        line, lines = _read_header(folder / f"{name}.hea")
-        if line.num_segments is not None:
+    if not _FILE_NAME.fullmatch(name) or len(count) != 1 or not _COUNT.fullmatch(count[0]):
+        raise RecordError(f"expected a segment in the record's own folder and a number of samples, got {line[:80]!r}.")
+    try:
+        header = _read_header(os.path.join(folder, f"{name}.hea"))
+        if header.has_segments:
             raise RecordError("it has segments itself; only those of one level are read.")
-        if line.sampling_rate != sampling_rate:
-            raise RecordError(f"its sampling rate is {line.sampling_rate} Hz, that of the record {sampling_rate} Hz.")
-        if num_frames and line.num_frames not in (0, num_frames):
-            raise RecordError(f"it has {line.num_frames} samples, the record's header says {num_frames}.")
-        return _plan_segment(folder, line._replace(num_frames=line.num_frames or num_frames), lines, wanted)
+        if header.sampling_rate != rate:
+            raise RecordError(f"its sampling rate is {header.sampling_rate} Hz, that of the record {rate} Hz.")
+        if int(count[0]) and header.num_frames not in (0, int(count[0])):
+            raise RecordError(f"it has {header.num_frames} samples, the record's header says {count[0]}.")
+        return _plan_segment(folder, header._replace(num_frames=header.num_frames or int(count[0])), wanted)
+    except (RecordError, FileNotFoundError) as error:
+        raise type(error)(f"segment {name}: {error}") from error.__cause__
 
 
-def _check_same_leads(first: _Segment, segment: _Segment, name: str) -> None:
-    expected, found = ({lead.name for lead in part.leads} for part in (first, segment))
-    if expected != found:
-        raise RecordError(
-            f"segment {name} has the leads {', '.join(sorted(found))}, the first one {', '.join(sorted(expected))}; "
-            "read the segments one by one, or only the leads that all have."
-        )
-    if first.sampling_rate != segment.sampling_rate:
-        raise RecordError(
-            f"segment {name} has {segment.sampling_rate} Hz, the first one {first.sampling_rate} Hz; read the segments "
-            "one by one."
-        )
+def _plan_segment(folder: str, header: _Header, wanted: frozenset[str]) -> _Segment:
+    channels = [_parse_channel(text, number) for number, text in enumerate(header.lines)]
+    leads = [channel for channel in channels if channel.lead in wanted]
+    if not leads:
+        listed = " ".join(name for name in LEAD_NAMES if name in wanted)
+        raise RecordError(f"it has none of the leads {listed}; it has {', '.join(each.name for each in channels)}.")
+    if len({lead.lead for lead in leads}) < len(leads):
+        raise RecordError(f"a lead is named twice: {', '.join(lead.lead for lead in leads)}.")
+    rate = header.sampling_rate * _common_per_frame(leads, header.sampling_rate)
+    for lead in leads:
+        _parse_scale(lead.lead, lead.scale, lead.adc_zero)
+    files = {lead.file_name: None for lead in leads}
+    files = {name: _plan_file(folder, name, channels, leads) for name in files}
+    num_frames = header.num_frames or _common_length(files)
+    for file in files.values():
+        _check_size(file, num_frames)
+    return _Segment(rate, num_frames, leads, files, [channel.name for channel in channels if channel.lead is None])
 
 
-def _plan_segment(folder: Path, line: _RecordLine, lines: list[str], wanted: frozenset[str]) -> _Segment:
-    if line.num_channels != len(lines):
-        raise RecordError(f"the header announces {line.num_channels} leads and describes {len(lines)}.")
-    channels = [_parse_channel(text, number) for number, text in enumerate(lines)]
-    used = [channel for channel in channels if channel.lead in wanted]
-    _check_names(channels, used, wanted)
-    in_file = {channel.file_name: [] for channel in used}
-    for channel in channels:
-        if channel.file_name in in_file:
-            in_file[channel.file_name].append(channel)
-    files = {name: _plan_file(folder, in_file[name], wanted) for name in in_file}
-    leads = [_plan_lead(channel, in_file[channel.file_name], files[channel.file_name]) for channel in used]
-    num_frames = _check_lengths(list(files.values()), line.num_frames)
-    others = tuple(channel.name for channel in channels if channel.lead is None)
-    return _Segment(_common_rate(leads, line.sampling_rate), num_frames, leads, list(files.values()), others)
+def _common_per_frame(leads: list[_Channel], rate: int | float) -> int:
+    """Samples of each lead in a frame of the record, which has the sampling rate `rate` in Hz."""
+    storages = {lead.lead: _parse_storage(lead.lead, lead.storage) for lead in leads}
+    shifted = [name for name, storage in storages.items() if storage.skew]
+    if shifted:
+        raise RecordError(f"lead {shifted[0]} is shifted in time; write the record again with its leads in step.")
+    counts = {storage.per_frame for storage in storages.values()}
+    if len(counts) > 1:
+        rates = ", ".join(f"{name} {storage.per_frame * rate:g} Hz" for name, storage in storages.items())
+        raise RecordError(f"its leads have different sampling rates: {rates}. Ask for leads of one rate.")
+    return counts.pop()
 
 
-def _check_names(channels: list[_Channel], used: list[_Channel], wanted: frozenset[str]) -> None:
-    if not used:
-        leads = ", ".join(name for name in LEAD_NAMES if name in wanted)
-        raise RecordError(f"it has none of the leads {leads}; it has {', '.join(each.name for each in channels)}.")
-    if len({channel.lead for channel in used}) < len(used):
-        raise RecordError(f"a lead is named twice: {', '.join(channel.lead for channel in used)}.")
-
-
-def _plan_file(folder: Path, channels: list[_Channel], wanted: frozenset[str]) -> _SignalFile:
+def _plan_file(folder: str, name: str, channels: list[_Channel], leads: list[_Channel]) -> _SignalFile:
     """The layout of a file from all of its channels; those that are not used say how far apart the others are."""
-    name = channels[0].file_name
-    first = next(channel for channel in channels if channel.lead in wanted)
+    lead = next(lead.lead for lead in leads if lead.file_name == name)
     if not _FILE_NAME.fullmatch(name):
-        raise RecordError(f"lead {first.lead} is said to be in {name!r}, which is not in the record's own folder.")
-    storages = []
-    for channel in channels:
-        with _told_with(f"lead {channel.lead} " if channel.lead else f"channel {channel.name} "):
-            storages.append(_parse_storage(channel.storage))
-            if storages[-1].skew and channel.lead in wanted:
-                raise RecordError(
-                    f"is shifted in time (format {channel.storage!r}). Write the record again with its leads in step."
-                )
+        raise RecordError(f"lead {lead} is said to be in {name!r}, which is not in the record's own folder.")
+    channels = [channel for channel in channels if channel.file_name == name]
+    storages = [_parse_storage(channel.name, channel.storage) for channel in channels]
     if len({(storage.format, storage.offset) for storage in storages}) > 1:
         raise RecordError(f"{name} is said to have several formats.")
-    size = _regular_file_size(folder / name, f"{folder / name}, which the header names for lead {first.lead},")
-    return _SignalFile(
-        path=folder / name,
-        size=size,
-        format=storages[0].format,
-        offset=storages[0].offset,
-        widths=[storage.per_frame for storage in storages],
-        initial_values=[channel.initial for channel in channels],
-        max_skew=max(storage.skew for storage in storages),
-    )
+    path = os.path.join(folder, name)
+    size = _file_size(path, f"{path}, which the header names for lead {lead},")
+    frame_samples = sum(storage.per_frame for storage in storages)
+    if storages[0].format in _COMPRESSED:
+        size, frame_samples = _compressed_samples(path, len(channels)), storages[0].per_frame
+    return _SignalFile(path, size, frame_samples, channels, storages)
 
 
-def _plan_lead(channel: _Channel, channels: list[_Channel], file: _SignalFile) -> _Lead:
-    place = channels.index(channel)
-    with _told_with(f"lead {channel.lead} "):
-        gain, baseline, microvolts = _parse_scale(channel.scale, channel.adc_zero)
-        checksum = _int32(channel.checksum, "checksum") if channel.checksum else None
-    return _Lead(
-        name=channel.lead,
-        file_name=channel.file_name,
-        format=file.format,
-        start=sum(file.widths[:place]),
-        width=file.widths[place],
-        gain=gain,
-        baseline=baseline,
-        microvolts=microvolts,
-        checksum=checksum,
-    )
-
-
-def _common_rate(leads: list[_Lead], sampling_rate: int | float) -> int | float:
-    """Of the leads, each of which has its own number of samples in a frame of the record."""
-    if len({lead.width for lead in leads}) > 1:
-        rates = ", ".join(f"{lead.name} {lead.width * sampling_rate:g}" for lead in leads)
-        raise RecordError(f"its leads have different sampling rates (in Hz: {rates}); ask for leads of one rate.")
-    return leads[0].width * sampling_rate
-
-
-def _check_lengths(files: list[_SignalFile], num_frames: int) -> int:
-    """Compare each file's size with the header, or find the number of frames (0 if the header gives none)."""
-    if num_frames == 0:
-        found = {file.path.name: _frames_in(file) for file in files}
-        if len(set(found.values())) > 1:
-            listed = ", ".join(f"{name} {count}" for name, count in found.items())
-            raise RecordError(f"the header gives no number of samples, and the files have different ones ({listed}).")
-        num_frames = found[files[0].path.name]
-        if num_frames < 1:
-            raise RecordError(f"{files[0].path.name} has no samples.")
-    for file in files:
-        _check_size(file, num_frames)
-    return num_frames
-
-
-def _frames_in(file: _SignalFile) -> int:
-    stored = _SAMPLE_FORMATS[file.format]
-    if stored.group_bytes is None:
-        return (_compressed_samples(file) - file.offset) // file.widths[0]
-    frames = (file.size - file.offset) * stored.group_samples // stored.group_bytes // sum(file.widths)
-    if file.size > _num_bytes(file, frames) + _padding(file):
-        raise RecordError(
-            f"the header gives no number of samples, and the {file.size} bytes of {file.path.name} are no whole "
-            f"number of frames of {sum(file.widths)} samples: it is truncated, or the header is that of another file."
-        )
-    return frames
-
-
-def _num_bytes(file: _SignalFile, num_frames: int) -> int:
-    stored = _SAMPLE_FORMATS[file.format]
-    return file.offset - (-num_frames * sum(file.widths) * stored.group_bytes // stored.group_samples)
-
-
-def _padding(file: _SignalFile) -> int:
-    return _MAX_PADDING if _SAMPLE_FORMATS[file.format].group_samples > 1 else 0
-
-
-def _check_size(file: _SignalFile, num_frames: int) -> None:
-    # A file with a shifted channel may end with samples of that channel alone.
-    longest = num_frames + file.max_skew
-    if _SAMPLE_FORMATS[file.format].group_bytes is None:
-        found = _compressed_samples(file) - file.offset
-        if not num_frames * file.widths[0] <= found <= longest * file.widths[0]:
-            raise RecordError(
-                f"{file.path.name} has {found} samples for each lead, the header says {num_frames * file.widths[0]}."
-            )
-        return
-    expected = _num_bytes(file, num_frames)
-    if not expected <= file.size <= _num_bytes(file, longest) + _padding(file):
-        raise RecordError(
-            f"{file.path.name} is {'truncated' if file.size < expected else 'too long'}: it has {file.size} bytes, "
-            f"and {num_frames} frames of {sum(file.widths)} samples make {expected}."
-        )
-
-
-def _compressed_samples(file: _SignalFile) -> int:
-    """Of each channel."""
+def _compressed_samples(path: str, num_channels: int) -> int:
+    """In each channel."""
     try:
         import soundfile
     except ImportError as error:
-        raise ImportError(f"WFDB's format {file.format} needs the package soundfile: pip install soundfile") from error
-    with file.path.open("rb") as opened:
-        try:
-            info = soundfile.info(opened)
-        except soundfile.LibsndfileError as error:
-            raise RecordError(f"{file.path.name} is not a readable FLAC file ({error}).") from error
-    if info.channels != len(file.widths):
-        raise RecordError(f"{file.path.name} has {info.channels} channels, the header says {len(file.widths)}.")
+        raise ImportError("WFDB's FLAC formats need the package soundfile: pip install soundfile") from error
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        raise RecordError(f"{path} is not a readable FLAC file ({error}).") from error
+    if info.channels != num_channels:
+        raise RecordError(f"{path} has {info.channels} channels, the header says {num_channels}.")
     return info.frames
 
 
-# Samples
+def _common_length(files: dict[str, _SignalFile]) -> int:
+    """Frames of the files, of which the header says nothing."""
+    lengths = {}
+    for name, file in files.items():
+        stored = _SAMPLE_FORMATS[file.storages[0].format]
+        samples = (file.size - file.storages[0].offset) * stored.group_samples // stored.group_bytes
+        lengths[name] = samples // file.frame_samples
+    length = max(lengths.values())
+    if length < 1 or len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{count} in {name}" for name, count in lengths.items())
+        raise RecordError(f"the header gives no number of samples, and the files have {listed}.")
+    return length
 
 
-def _read_segment(segment: _Segment, lead_names: tuple[str, ...]) -> np.ndarray:
-    """int16 (leads, samples) in µV, in the order of `lead_names`."""
-    digital = _decode(segment)
-    _check_checksums(digital, segment.leads)
-    _check_invalid_samples(digital, segment.leads)
-    signal = _to_microvolts(digital, segment.leads)
-    names = [lead.name for lead in segment.leads]
-    return signal if names == list(lead_names) else signal[[names.index(name) for name in lead_names]]
+def _check_size(file: _SignalFile, num_frames: int) -> None:
+    first = file.storages[0]
+    # A file with a shifted channel may end with samples of that channel alone, and packed samples with a whole group.
+    longest = _size(file, num_frames + max(storage.skew for storage in file.storages))
+    longest += 3 if _SAMPLE_FORMATS[first.format].group_samples > 1 else 0
+    expected = _size(file, num_frames)
+    if not expected <= file.size <= longest:
+        problem = "truncated" if file.size < expected else "too long"
+        found = f"{file.size} {'samples' if first.format in _COMPRESSED else 'bytes'}"
+        need = f"{num_frames} frames of {file.frame_samples} samples make {expected}"
+        raise RecordError(f"{file.path} is {problem}: it has {found}, and {need}.")
+
+
+def _size(file: _SignalFile, num_frames: int) -> int:
+    stored = _SAMPLE_FORMATS[file.storages[0].format]
+    return file.storages[0].offset - (-num_frames * file.frame_samples * stored.group_bytes // stored.group_samples)
 
 
 def _decode(segment: _Segment) -> np.ndarray:
     """The samples as they are stored, (leads, samples)."""
-    files = {file.path.name: _read_frames(file, segment.num_frames) for file in segment.files}
-    if len(files) == 1 and segment.files[0].widths == [1] * len(segment.leads):
-        (frames,) = files.values()
-        return np.ascontiguousarray(frames.T, dtype=frames.dtype.newbyteorder("="))
-    rows = (files[lead.file_name][:, lead.start : lead.start + lead.width].reshape(-1) for lead in segment.leads)
-    return np.stack(list(rows))
+    frames = {name: _read_frames(file, segment.num_frames) for name, file in segment.files.items()}
+    rows = []
+    for lead in segment.leads:
+        file, samples = segment.files[lead.file_name], frames[lead.file_name]
+        if file.channels == segment.leads and samples.shape[1] == len(segment.leads):
+            return np.ascontiguousarray(samples.T)
+        place = file.channels.index(lead)
+        start = sum(storage.per_frame for storage in file.storages[:place])
+        rows.append(samples[:, start : start + file.storages[place].per_frame].reshape(-1))
+    return np.stack(rows)
 
 
 def _read_frames(file: _SignalFile, num_frames: int) -> np.ndarray:
     """(frames, samples in a frame)"""
-    decode = _SAMPLE_FORMATS[file.format].decode
+    first = file.storages[0]
+    decode = _SAMPLE_FORMATS[first.format].decode
     if decode is None:
         return _decode_with_wfdb(file, num_frames)
-    num_bytes = _num_bytes(file, num_frames) - file.offset
-    stored = np.fromfile(file.path, np.uint8, count=num_bytes, offset=file.offset)
-    return decode(stored)[: num_frames * sum(file.widths)].reshape(num_frames, -1)
+    stored = np.fromfile(file.path, np.uint8, count=_size(file, num_frames) - first.offset, offset=first.offset)
+    return decode(stored)[: num_frames * file.frame_samples].reshape(num_frames, file.frame_samples)
 
 
 def _decode_with_wfdb(file: _SignalFile, num_frames: int) -> np.ndarray:
     try:
         import wfdb
     except ImportError as error:
-        raise ImportError(f"WFDB's format {file.format} needs the package wfdb: pip install wfdb") from error
+        raise ImportError("This format of WFDB needs the package wfdb: pip install wfdb") from error
     # wfdb refuses names and dates that are common in real headers, so it gets only those fields that it needs.
-    lines = [f"record {len(file.widths)} 1 {num_frames}"]
-    for width, initial in zip(file.widths, file.initial_values, strict=True):
-        initial = initial if _INTEGER.fullmatch(initial) else "0"
-        lines.append(f"signal.dat {file.format}x{width}+{file.offset} 1 16 0 {initial} 0 0 lead")
+    lines = [f"record {len(file.channels)} 1 {num_frames}"]
+    for channel, stored in zip(file.channels, file.storages, strict=True):
+        initial = channel.initial if _INTEGER.fullmatch(channel.initial) else "0"
+        lines.append(f"signal.dat {stored.format}x{stored.per_frame}+{stored.offset} 1 16 0 {initial} 0 0 lead")
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(file.path, Path(folder, "signal.dat"))
-        Path(folder, "record.hea").write_text("\n".join(lines), encoding="utf-8")
+        shutil.copyfile(file.path, os.path.join(folder, "signal.dat"))
+        with open(os.path.join(folder, "record.hea"), "w", encoding="utf-8") as header:
+            header.write("\n".join(lines))
         try:
             # Otherwise it averages the samples of a frame.
-            record = wfdb.rdrecord(str(Path(folder, "record")), physical=False, smooth_frames=False)
+            record = wfdb.rdrecord(os.path.join(folder, "record"), physical=False, smooth_frames=False)
         except (ValueError, IndexError, RuntimeError) as error:
-            raise RecordError(f"wfdb cannot decode {file.path.name} ({error}).") from error
+            raise RecordError(f"wfdb cannot decode {file.path} ({error}).") from error
     return np.concatenate([samples.reshape(num_frames, -1) for samples in record.e_d_signal], axis=1)
 
 
-def _check_checksums(digital: np.ndarray, leads: list[_Lead]) -> None:
-    # Writers differ in the sign of the 16 bits.
-    sums = digital.sum(axis=1, dtype=np.int64) % 2**16
-    for lead, found in zip(leads, sums, strict=True):
-        if lead.checksum is not None and lead.checksum % 2**16 != found:
-            raise RecordError(
-                f"lead {lead.name} has the checksum {found}, the header says {lead.checksum % 2**16}: "
-                f"{lead.file_name} or the header is damaged."
-            )
+def _check_samples(digital: np.ndarray, leads: list[_Channel]) -> None:
+    sums = (digital.sum(axis=1, dtype=np.int64) % 2**16).tolist()
+    invalid = []
+    for lead, samples, found, lowest in zip(leads, digital, sums, digital.min(axis=1).tolist(), strict=True):
+        # Writers differ in the sign of the 16 bits.
+        if lead.checksum and (said := _int32(lead.lead, lead.checksum, "checksum") % 2**16) != found:
+            where = f"{lead.file_name} or the header is damaged"
+            raise RecordError(f"lead {lead.lead} has the checksum {found}, the header says {said}: {where}.")
+        # The mark is the lowest value of a format.
+        if lowest == _SAMPLE_FORMATS[_parse_storage(lead.lead, lead.storage).format].invalid:
+            invalid.append(f"lead {lead.lead} {np.count_nonzero(samples == lowest)} of {len(samples)}")
+    if invalid:
+        raise RecordError(f"samples are marked as invalid (NaN): {', '.join(invalid)}. Repair it or leave it out.")
 
 
-def _check_invalid_samples(digital: np.ndarray, leads: list[_Lead]) -> None:
-    counts = {}
-    for lead, samples in zip(leads, digital, strict=True):
-        invalid = _SAMPLE_FORMATS[lead.format].invalid
-        if invalid is not None and (count := np.count_nonzero(samples == invalid)):
-            counts[lead.name] = f"{count} of {len(samples)}"
-    if counts:
-        listed = ", ".join(f"lead {name} {count}" for name, count in counts.items())
-        raise RecordError(f"samples are marked as invalid (NaN): {listed}. Repair the record or leave it out.")
-
-
-def _to_microvolts(digital: np.ndarray, leads: list[_Lead]) -> np.ndarray:
+def _to_microvolts(digital: np.ndarray, leads: list[_Channel]) -> np.ndarray:
+    """int16 (leads, samples) in µV, once the samples are found to be sound."""
+    _check_samples(digital, leads)
+    scales = [_parse_scale(lead.lead, lead.scale, lead.adc_zero) for lead in leads]
     # -32768 cannot be among these: it marks an invalid sample in all formats of 16 bits.
-    if digital.dtype == np.int16 and all(lead.gain == lead.microvolts and lead.baseline == 0 for lead in leads):
+    if digital.dtype == np.int16 and all(gain == unit and baseline == 0 for gain, baseline, unit in scales):
         return digital
     signal = np.empty(digital.shape, np.int16)
-    for row, lead in enumerate(leads):
+    for row, (lead, (gain, baseline, microvolts)) in enumerate(zip(leads, scales, strict=True)):
         with np.errstate(over="ignore"):
-            values = np.rint((digital[row].astype(np.float64) - lead.baseline) * lead.microvolts / lead.gain)
+            values = np.rint((digital[row].astype(np.float64) - baseline) * microvolts / gain)
         peak = np.abs(values).max()
         if not peak <= MAX_MICROVOLTS:
-            raise RecordError(
-                f"lead {lead.name} reaches {peak / 1000:g} mV, beyond the ±{MAX_MICROVOLTS / 1000} mV that are read; "
-                "are the header's gain and unit right?"
-            )
+            limit = f"the ±{MAX_MICROVOLTS / 1000} mV that are read; is the header's gain right?"
+            raise RecordError(f"lead {lead.lead} reaches {peak / 1000:g} mV, beyond {limit}")
         signal[row] = values
     return signal
 
