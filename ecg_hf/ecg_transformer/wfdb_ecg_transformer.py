@@ -1,9 +1,8 @@
 """Fast, checked reading of WFDB records.
 
-Headers follow https://physionet.org/physiotools/wag/header-5.htm, samples
-https://physionet.org/physiotools/wag/signal-5.htm. The common formats are read with NumPy, the rare ones are decoded
-by the package wfdb. Nothing is taken on trust: sizes, checksums, units, gains and lead names are compared with what
-the header says, and nothing that is missing is guessed.
+Headers follow https://physionet.org/physiotools/wag/header-5.htm, samples signal-5.htm beside it. The common formats
+are read with NumPy, the rare ones are decoded by the package wfdb. Nothing is taken on trust: sizes, checksums, units,
+gains and lead names are compared with what the header says, and nothing that is missing is guessed.
 """
 
 import functools
@@ -45,10 +44,7 @@ class Record:
 
 
 class _SampleFormat(NamedTuple):
-    """A WFDB format: bytes and samples of a group, the value that marks an invalid sample, and the decoder.
-
-    Where there is no decoder, wfdb is asked. Compressed formats are counted in samples instead of bytes.
-    """
+    """How samples are stored, and the mark of an invalid one. Compressed formats count in samples instead of bytes."""
 
     group_bytes: int
     group_samples: int
@@ -84,7 +80,6 @@ _SAMPLE_FORMATS = {
     "524": _SampleFormat(1, 1, -(2**23)),
 }
 _COMPRESSED = ("508", "516", "524")
-
 _CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
 
 # Only 0 to 9 count, not the digits of other alphabets.
@@ -149,10 +144,10 @@ def read_record(
 ) -> Record:
     """Read the WFDB record at `path`, with or without the ending ``.hea``, ``.dat`` or ``.mat``.
 
-    Other units, gains and baselines are brought to the nearest µV. Flat leads are read as they are. Leads with several
-    samples in a frame are read at their full rate, segments are put end to end, and a length that the header does not
-    give is that of the signal files. Dates and times are ignored. Channels that are none of the twelve leads are
-    named in one warning and left out; like leads that are not asked for, they may be damaged.
+    Other units, gains and baselines are brought to the nearest µV. Leads with several samples in a frame are read at
+    their full rate, segments are put end to end, a length that the header does not give is that of the signal files;
+    dates and times are ignored. Channels that are none of the twelve leads are named in one warning and left out;
+    like leads that are not asked for, they may be damaged.
 
     Args:
         path: the record's path.
@@ -180,21 +175,17 @@ def read_record(
         raise type(error)(f"Record {path}: {error}") from error.__cause__
     others = tuple(dict.fromkeys(name for segment in segments for name in segment.other_channels))
     if others:
-        leads = " ".join(LEAD_NAMES)
-        warnings.warn(f"Record {path}: left out, since not among {leads}: {', '.join(others)}.", stacklevel=2)
+        warnings.warn(f"Record {path}: left out, as none of the twelve leads: {', '.join(others)}.", stacklevel=2)
     signal = signals[0] if len(signals) == 1 else np.concatenate(signals, axis=1)
     return Record(signal, first.sampling_rate, tuple(lead.lead for lead in first.leads), others)
 
 
 def _wanted_leads(lead_names: Sequence[str] | None) -> frozenset[str]:
-    if lead_names is None:
-        return frozenset(LEAD_NAMES)
-    wanted = (
-        [] if isinstance(lead_names, str) else [_CANONICAL.get(str(name).strip().casefold()) for name in lead_names]
-    )
-    if not wanted or None in wanted:
-        raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, got {lead_names!r}.")
-    return frozenset(wanted)
+    names = LEAD_NAMES if lead_names is None else lead_names
+    wanted = frozenset(_CANONICAL.get(str(name).strip().casefold()) for name in names)
+    if isinstance(names, str) or not wanted or None in wanted:
+        raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, got {names!r}.")
+    return wanted
 
 
 def _read_header(path: str) -> _Header:
@@ -206,11 +197,9 @@ def _read_header(path: str) -> _Header:
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     # Not `splitlines`, which also breaks lines at characters that Windows writes as dots or quotes in a comment.
-    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    lines = map(str.strip, text.replace("\r", "\n").split("\n"))
     lines = [line for line in lines if line and line[0] != "#"]
-    if not lines:
-        raise RecordError("the header is empty.")
-    return _parse_header(*lines)
+    return _parse_header(*(lines or [""]))
 
 
 def _file_size(path: str, name: str) -> int:
@@ -227,7 +216,7 @@ def _file_size(path: str, name: str) -> int:
 def _parse_header(first: str, *lines: str) -> _Header:
     # NAME[/SEGMENTS] CHANNELS RATE[/COUNTER] [LENGTH] [TIME] [DATE]. Time and date come in many spellings, not all of
     # them WFDB's, and are not needed.
-    name, *fields = first.split()
+    name, *fields = first.split() or [""]
     _, slash, count = name.partition("/")
     count = count if slash else "".join(fields[:1])
     if not fields or not _COUNT.fullmatch(count):
@@ -236,7 +225,11 @@ def _parse_header(first: str, *lines: str) -> _Header:
     if int(count) != len(lines) or not lines:
         kind = "segments" if slash else "leads"
         raise RecordError(f"the header announces {count} {kind} and describes {len(lines)}; expected one or more.")
-    return _Header(bool(slash), _parse_rate(fields[1:]), _parse_length(fields[2:]), list(lines))
+    length = "".join(fields[2:3])
+    if length and not _COUNT.fullmatch(length) and not _TIME_OR_DATE.fullmatch(length):
+        raise RecordError(f"the header gives the number of samples {length[:40]!r}; expected a whole number, or none.")
+    length = int(length) if _COUNT.fullmatch(length) else 0
+    return _Header(bool(slash), _parse_rate(fields[1:]), length, list(lines))
 
 
 def _parse_rate(fields: list[str]) -> int | float:
@@ -245,16 +238,8 @@ def _parse_rate(fields: list[str]) -> int | float:
     text = fields[0].partition("/")[0]
     rate = float(text) if _NUMBER.fullmatch(text) else 0.0
     if not 0 < rate < math.inf:
-        raise RecordError(f"the header gives the sampling rate {fields[0]!r}; expected Hz above 0, such as 500.")
+        raise RecordError(f"the header gives the sampling rate {fields[0][:40]!r}; expected Hz above 0, such as 500.")
     return int(rate) if rate.is_integer() else rate
-
-
-def _parse_length(fields: list[str]) -> int:
-    if not fields or _TIME_OR_DATE.fullmatch(fields[0]):
-        return 0
-    if not _COUNT.fullmatch(fields[0]):
-        raise RecordError(f"the header gives the number of samples {fields[0]!r}; expected a whole number, or none.")
-    return int(fields[0])
 
 
 def _parse_channel(line: str, number: int) -> _Channel:
@@ -311,9 +296,8 @@ def _plan_record(path: str, wanted: frozenset[str]) -> list[_Segment]:
     for line, segment in zip(lines, segments, strict=True):
         names = [lead.lead for lead in segment.leads]
         if set(names) != set(order) or segment.sampling_rate != segments[0].sampling_rate:
-            found = f"{', '.join(names)} at {segment.sampling_rate} Hz"
-            expected = f"{', '.join(order)} at {segments[0].sampling_rate} Hz"
-            raise RecordError(f"segment {line} has {found}, the first one {expected}; read the segments one by one.")
+            listed = f"{', '.join(names)} at {segment.sampling_rate} Hz"
+            raise RecordError(f"segment {line} has {listed}, unlike the first one; read the segments one by one.")
         segment.leads.sort(key=lambda lead: order.index(lead.lead))
     return segments
 
@@ -408,11 +392,12 @@ def _common_length(files: dict[str, _SignalFile]) -> int:
     for name, file in files.items():
         stored = _SAMPLE_FORMATS[file.storages[0].format]
         samples = (file.size - file.storages[0].offset) * stored.group_samples // stored.group_bytes
-        lengths[name] = samples // file.frame_samples
-    length = max(lengths.values())
-    if length < 1 or len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{count} in {name}" for name, count in lengths.items())
-        raise RecordError(f"the header gives no number of samples, and the files have {listed}.")
+        # The last group of packed samples may be filled up.
+        lengths[name] = samples / file.frame_samples if stored.group_samples == 1 else samples // file.frame_samples
+    length = int(max(lengths.values()))
+    if length < 1 or set(lengths.values()) != {length}:
+        listed = ", ".join(f"{count:.10g} in {name}" for name, count in lengths.items())
+        raise RecordError(f"the header gives no number of samples, and its files do not agree on one: {listed}.")
     return length
 
 
@@ -477,7 +462,7 @@ def _decode_with_wfdb(file: _SignalFile, num_frames: int) -> np.ndarray:
             record = wfdb.rdrecord(os.path.join(folder, "record"), physical=False, smooth_frames=False)
         except (ValueError, IndexError, RuntimeError) as error:
             raise RecordError(f"wfdb cannot decode {file.path} ({error}).") from error
-    return np.concatenate([samples.reshape(num_frames, -1) for samples in record.e_d_signal], axis=1)
+    return np.concatenate([each.reshape(num_frames, -1) for each in record.e_d_signal], axis=1, dtype=np.int64)
 
 
 def _check_samples(digital: np.ndarray, leads: list[_Channel]) -> None:
@@ -486,8 +471,7 @@ def _check_samples(digital: np.ndarray, leads: list[_Channel]) -> None:
     for lead, samples, found, lowest in zip(leads, digital, sums, digital.min(axis=1).tolist(), strict=True):
         # Writers differ in the sign of the 16 bits.
         if lead.checksum and (said := _int32(lead.lead, lead.checksum, "checksum") % 2**16) != found:
-            where = f"{lead.file_name} or the header is damaged"
-            raise RecordError(f"lead {lead.lead} has the checksum {found}, the header says {said}: {where}.")
+            raise RecordError(f"lead {lead.lead} has the checksum {found}, the header says {said}: a file is damaged.")
         # The mark is the lowest value of a format.
         if lowest == _SAMPLE_FORMATS[_parse_storage(lead.lead, lead.storage).format].invalid:
             invalid.append(f"lead {lead.lead} {np.count_nonzero(samples == lowest)} of {len(samples)}")
