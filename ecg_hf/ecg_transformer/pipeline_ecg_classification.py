@@ -28,9 +28,8 @@ class ECGClassificationPipeline(ChunkPipeline):
 
     A record is
 
-    - the path of a WFDB record, with or without `.hea`, `.dat` or `.mat`: its header tells rate, leads, gains and units,
-      and nothing is guessed. Read and checked are the leads that the model can use; what else the file holds may be
-      damaged,
+    - the path of a WFDB record, with or without `.hea`, `.dat` or `.mat`. Its header tells rate, leads, gains and
+      units; what it leaves out is not guessed. The leads that the model can use are read and checked, and only these,
     - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`, or
     - an array (leads, samples), together with the arguments `sampling_rate` and `lead_names`.
 

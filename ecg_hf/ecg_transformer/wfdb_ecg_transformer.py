@@ -156,18 +156,16 @@ def read_record(
 
     Raises:
         FileNotFoundError: the header or a signal file is missing.
-        RecordError: the header cannot be read, gives no rate or no gain, or names a file outside its folder; a signal
-            file is no regular file; its size or a checksum differs from what the header says; samples are marked as
-            invalid; a voltage is beyond ±32.767 mV; leads differ in rate, are shifted in time, or named twice;
-            segments differ in leads or rate, or have gaps; the record has none of the leads; the rate is another.
+        RecordError: the header cannot be read, gives no rate or gain, or names a file outside its folder or no regular
+            one; a file's size, a checksum or `sampling_rate` differs; samples are invalid or beyond ±32.767 mV; leads
+            are missing, named twice, shifted in time or of several rates; segments differ or have gaps.
         ImportError: the format needs a package that is not installed.
         ValueError: `lead_names` has a name that is none of the twelve.
     """
     path = re.sub(r"\.(hea|dat|mat)$", "", os.fspath(path))
     wanted = _wanted_leads(lead_names)
     try:
-        segments = _plan_record(path, wanted)
-        first = segments[0]
+        first, *_ = segments = _plan_record(path, wanted)
         if sampling_rate is not None and first.sampling_rate != sampling_rate:
             raise RecordError(f"the sampling rate is {first.sampling_rate} Hz, expected {sampling_rate} Hz.")
         signals = [_to_microvolts(_decode(segment), segment.leads) for segment in segments]
@@ -181,10 +179,11 @@ def read_record(
 
 
 def _wanted_leads(lead_names: Sequence[str] | None) -> frozenset[str]:
-    names = LEAD_NAMES if lead_names is None else lead_names
-    wanted = frozenset(_CANONICAL.get(str(name).strip().casefold()) for name in names)
-    if isinstance(names, str) or not wanted or None in wanted:
-        raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, got {names!r}.")
+    if lead_names is None:
+        return frozenset(LEAD_NAMES)
+    wanted = frozenset(_CANONICAL.get(str(name).strip().casefold()) for name in lead_names)
+    if isinstance(lead_names, str) or not wanted or None in wanted:
+        raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, got {lead_names!r}.")
     return wanted
 
 
@@ -217,19 +216,18 @@ def _parse_header(first: str, *lines: str) -> _Header:
     # NAME[/SEGMENTS] CHANNELS RATE[/COUNTER] [LENGTH] [TIME] [DATE]. Time and date come in many spellings, not all of
     # them WFDB's, and are not needed.
     name, *fields = first.split() or [""]
-    _, slash, count = name.partition("/")
-    count = count if slash else "".join(fields[:1])
+    count = name.partition("/")[2] if "/" in name else "".join(fields[:1])
     if not fields or not _COUNT.fullmatch(count):
         expected = "name[/segments], number of leads, sampling rate and length"
         raise RecordError(f"the header must begin with {expected}; it begins {first[:80]!r}.")
     if int(count) != len(lines) or not lines:
-        kind = "segments" if slash else "leads"
+        kind = "segments" if "/" in name else "leads"
         raise RecordError(f"the header announces {count} {kind} and describes {len(lines)}; expected one or more.")
     length = "".join(fields[2:3])
     if length and not _COUNT.fullmatch(length) and not _TIME_OR_DATE.fullmatch(length):
         raise RecordError(f"the header gives the number of samples {length[:40]!r}; expected a whole number, or none.")
     length = int(length) if _COUNT.fullmatch(length) else 0
-    return _Header(bool(slash), _parse_rate(fields[1:]), length, list(lines))
+    return _Header("/" in name, _parse_rate(fields[1:]), length, list(lines))
 
 
 def _parse_rate(fields: list[str]) -> int | float:
@@ -326,8 +324,8 @@ def _plan_segment(folder: str, header: _Header, wanted: frozenset[str]) -> _Segm
     channels = [_parse_channel(text, number) for number, text in enumerate(header.lines)]
     leads = [channel for channel in channels if channel.lead in wanted]
     if not leads:
-        listed = " ".join(name for name in LEAD_NAMES if name in wanted)
-        raise RecordError(f"it has none of the leads {listed}; it has {', '.join(each.name for each in channels)}.")
+        listed = ", ".join(channel.name for channel in channels)
+        raise RecordError(f"it has none of the leads {' '.join(sorted(wanted))}; it has {listed}.")
     if len({lead.lead for lead in leads}) < len(leads):
         raise RecordError(f"a lead is named twice: {', '.join(lead.lead for lead in leads)}.")
     rate = header.sampling_rate * _common_per_frame(leads, header.sampling_rate)
