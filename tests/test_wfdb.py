@@ -145,12 +145,13 @@ def test_flat_leads_are_read(tmp_path, microvolts):
         (1000.0, 0, "mV", 1),
         (1, 0, "uV", 1),
         (1_000_000, 0, "V", 1),
+        (0.001, 0, "nV", 1),
         (200, 512, "mV", 5),
         (204.8, -7, "mV", 1000 / 204.8),
     ],
 )
 def test_every_gain_baseline_and_unit_gives_the_same_microvolts(tmp_path, microvolts, gain, baseline, units, step):
-    per_microvolt = {"mV": gain / 1e3, "uV": gain, "V": gain / 1e6}[units]
+    per_microvolt = {"mV": gain / 1e3, "uV": gain, "V": gain / 1e6, "nV": gain * 1e3}[units]
     digital = np.rint(microvolts * per_microvolt + baseline)
     signal = read_record(write(tmp_path, digital, gain=gain, baseline=baseline, units=units)).signal
     assert signal.dtype == np.int16
@@ -226,12 +227,12 @@ def test_a_compressed_format_is_read(tmp_path, microvolts):
     path = write(tmp_path, microvolts[:8], leads=LEAD_NAMES[:8], sample_format="516")
     np.testing.assert_array_equal(read_record(path).signal, microvolts[:8])
     edit_header(path, f" {NUM_SAMPLES}", " 1000000000")
-    assert f"truncated: it has {NUM_SAMPLES} samples, and 1000000000 frames of 1 samples make" in read_error(path)
+    assert f"truncated: it has {NUM_SAMPLES} samples, 1000000000 x 1 samples make" in read_error(path)
     edit_header(path, "8 100 1000000000", "8 100")
     np.testing.assert_array_equal(read_record(path, lead_names=["V1", "II"]).signal, microvolts[[1, 6]])
     edit_header(path, " 0 V2", " 0 V2\nrec.dat 516 1000 16 0 0 0 0 V3")
     edit_header(path, "8 100", "9 100")
-    assert "rec.dat has 8 channels, the header says 9" in read_error(path)
+    assert f"rec.dat announces 8 channels of {NUM_SAMPLES} samples; expected 9" in read_error(path)
     path.with_suffix(".dat").write_bytes(bytes(100))
     assert "rec.dat is not a readable FLAC file" in read_error(path)
 
@@ -323,7 +324,7 @@ def test_a_signal_file_of_another_size_is_an_error(tmp_path, microvolts, change,
     signal_file.write_bytes(content[:change] if change < 0 else content + bytes(change))
     error = read_error(path)
     assert f"rec.dat is {problem}: it has {len(content) + change} bytes" in error
-    assert f"{NUM_SAMPLES} frames of 12 samples make {len(content)}" in error
+    assert f"{NUM_SAMPLES} x 12 samples make {len(content)}" in error
 
 
 def test_a_signal_file_without_its_ending_is_named(tmp_path, microvolts):
@@ -378,7 +379,7 @@ def test_a_header_that_claims_too_many_samples_is_refused_before_anything_is_all
     edit_header(path, "rec.dat 16 ", f"rec.dat {sample_format} ")
     monkeypatch.setattr(np, "fromfile", None)
     monkeypatch.setattr(wfdb, "rdrecord", None)
-    assert f"truncated: it has 6000 bytes, and {10**12} frames of 12 samples make" in read_error(path)
+    assert f"truncated: it has 6000 bytes, {10**12} x 12 samples make" in read_error(path)
 
 
 def test_samples_marked_as_invalid_are_named_by_lead_and_count(tmp_path, microvolts):
@@ -527,6 +528,16 @@ def test_compressed_formats_are_those_of_wfdb(tmp_path, microvolts, sample_forma
     with open(f"{path}.dat", "r+b") as file:
         file.truncate(os.path.getsize(f"{path}.dat") - 20)
     assert "rec.dat" in read_error(path)
+
+
+def test_a_flac_file_that_claims_billions_of_samples_is_refused(tmp_path, microvolts):
+    path = write(tmp_path, microvolts[:2], leads=["I", "II"], sample_format="516")
+    edit_record_line(path, "rec 2 100")
+    content = bytearray(path.with_suffix(".dat").read_bytes())
+    # The number of samples is the last 36 bits before the checksum of 16 bytes that ends the first 42 bytes.
+    content[22:26] = b"\xff" * 4
+    path.with_suffix(".dat").write_bytes(content)
+    assert "rec.dat announces 2 channels of 4294967295 samples; expected 2 of as many as its size" in read_error(path)
 
 
 def test_first_differences_are_read_from_their_initial_value(tmp_path):

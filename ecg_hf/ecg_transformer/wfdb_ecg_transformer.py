@@ -220,14 +220,14 @@ def _parse_header(first: str, *lines: str) -> _Header:
     if not fields or not _COUNT.fullmatch(count):
         expected = "name[/segments], number of leads, sampling rate and length"
         raise RecordError(f"the header must begin with {expected}; it begins {first[:80]!r}.")
-    if int(count) != len(lines) or not lines:
+    if not 0 < int(count) == len(lines):
         kind = "segments" if "/" in name else "leads"
         raise RecordError(f"the header announces {count} {kind} and describes {len(lines)}; expected one or more.")
     length = "".join(fields[2:3])
-    if length and not _COUNT.fullmatch(length) and not _TIME_OR_DATE.fullmatch(length):
+    is_count = _COUNT.fullmatch(length)
+    if length and not is_count and not _TIME_OR_DATE.fullmatch(length):
         raise RecordError(f"the header gives the number of samples {length[:40]!r}; expected a whole number, or none.")
-    length = int(length) if _COUNT.fullmatch(length) else 0
-    return _Header("/" in name, _parse_rate(fields[1:]), length, list(lines))
+    return _Header("/" in name, _parse_rate(fields[1:]), int(length) if is_count else 0, list(lines))
 
 
 def _parse_rate(fields: list[str]) -> int | float:
@@ -365,12 +365,11 @@ def _plan_file(folder: str, name: str, channels: list[_Channel], leads: list[_Ch
     size = _file_size(path, f"{path}, which the header names for lead {lead},")
     frame_samples = sum(storage.per_frame for storage in storages)
     if storages[0].format in _COMPRESSED:
-        size, frame_samples = _compressed_samples(path, len(channels)), storages[0].per_frame
+        size, frame_samples = _samples_per_channel(path, len(channels)), storages[0].per_frame
     return _SignalFile(path, size, frame_samples, channels, storages)
 
 
-def _compressed_samples(path: str, num_channels: int) -> int:
-    """In each channel."""
+def _samples_per_channel(path: str, num_channels: int) -> int:
     try:
         import soundfile
     except ImportError as error:
@@ -379,8 +378,10 @@ def _compressed_samples(path: str, num_channels: int) -> int:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
         raise RecordError(f"{path} is not a readable FLAC file ({error}).") from error
-    if info.channels != num_channels:
-        raise RecordError(f"{path} has {info.channels} channels, the header says {num_channels}.")
+    # A frame of FLAC has at most 2**16 samples of each channel, so a short file cannot have billions.
+    if info.channels != num_channels or info.frames > os.path.getsize(path) * 2**16:
+        found = f"{info.channels} channels of {info.frames} samples"
+        raise RecordError(f"{path} announces {found}; expected {num_channels} of as many as its size can hold.")
     return info.frames
 
 
@@ -407,9 +408,8 @@ def _check_size(file: _SignalFile, num_frames: int) -> None:
     expected = _size(file, num_frames)
     if not expected <= file.size <= longest:
         problem = "truncated" if file.size < expected else "too long"
-        found = f"{file.size} {'samples' if first.format in _COMPRESSED else 'bytes'}"
-        need = f"{num_frames} frames of {file.frame_samples} samples make {expected}"
-        raise RecordError(f"{file.path} is {problem}: it has {found}, and {need}.")
+        found = f"{problem}: it has {file.size} {'samples' if first.format in _COMPRESSED else 'bytes'}"
+        raise RecordError(f"{file.path} is {found}, {num_frames} x {file.frame_samples} samples make {expected}.")
 
 
 def _size(file: _SignalFile, num_frames: int) -> int:
