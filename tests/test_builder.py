@@ -445,7 +445,7 @@ def resample(path, record):
     ("spoil", "problem"),
     [
         (truncate, "00012_lr.dat is truncated"),
-        (mark_as_invalid, "marked as invalid (NaN): 11 in lead V3"),
+        (mark_as_invalid, "marked as invalid (NaN): lead V3 11 of 1000"),
         (damage, "lead V3 has the checksum"),
         (drop_leads, "this one has 1000 of I, II, III, aVR, aVL, aVF, V1, V2"),
         (shorten, "this one has 990 of I"),

@@ -19,6 +19,7 @@ from ecg_hf.ecg_transformer.configuration_ecg_transformer import ECGTransformerC
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ecg_hf.ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
 from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
+from ecg_hf.ecg_transformer.wfdb_ecg_transformer import read_record
 
 FINDINGS = ["NORM", "MI", "STTC", "CD", "HYP"]
 RECORDING = {"sampling_rate": 500, "lead_names": list(LEAD_NAMES)}
@@ -170,10 +171,10 @@ def test_damaged_files_are_refused_by_name(classifier, signal, record, tmp_path)
     data = record.with_suffix(".dat")
     whole = data.read_bytes()
     data.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    with pytest.raises(ValueError, match="00001_hr: the checksum of lead I is .* damaged"):
+    with pytest.raises(ValueError, match="00001_hr: lead I has the checksum .* damaged"):
         classifier(record)
     data.write_bytes(whole[:1000])
-    with pytest.raises(ValueError, match="00001_hr cannot be read"):
+    with pytest.raises(ValueError, match="00001_hr.dat is truncated: it has 1000 bytes"):
         classifier(record)
     data.unlink()
     with pytest.raises(FileNotFoundError, match="00001_hr.dat"):
@@ -184,13 +185,98 @@ def test_missing_samples_in_a_file_are_refused_by_file_lead_and_count(classifier
     damaged = signal.copy()
     damaged[8, 100:111] = -32.768
     path = write_record(tmp_path, "gap", damaged)
-    with pytest.raises(ValueError, match="gap.* missing samples .*lead V3 11 of 5000"):
+    with pytest.raises(ValueError, match="gap: samples are marked as invalid .*lead V3 11 of 5000"):
         classifier(path)
 
 
 def test_a_unit_that_is_no_voltage_is_refused(classifier, signal, tmp_path):
-    with pytest.raises(ValueError, match="lead I is in `mmHg`"):
+    with pytest.raises(ValueError, match="lead I is in 'mmHg'"):
         classifier(write_record(tmp_path, "pressure", signal, unit="mmHg"))
+
+
+def edit_header(path, *changes):
+    text = path.with_suffix(".hea").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.with_suffix(".hea").write_text(text, encoding="utf-8")
+
+
+def frames_record(folder, signal):
+    """Two samples of each lead in a frame."""
+    frames = np.rint(signal * 1000).astype("<i2").reshape(12, -1, 2).transpose(1, 0, 2)
+    path = write_record(folder, "frames", signal)
+    frames.tofile(f"{path}.dat")
+    edit_header(path, (".dat 16 ", ".dat 16x2 "), ("12 500 5000", "12 250 2500"))
+    return path
+
+
+def segments_record(folder, signal):
+    write_record(folder, "first", signal[:, :2000])
+    write_record(folder, "second", signal[:, 2000:], gain=2000.0, baseline=-300)
+    (folder / "segments.hea").write_text("segments/2 12 500\nfirst 2000\nsecond 3000\n")
+    return folder / "segments"
+
+
+def challenge_record(folder, signal):
+    """As the PhysioNet Challenges store them: after a head of 24 bytes, with the date before the time."""
+    path = write_record(folder, "challenge", signal)
+    content = path.with_suffix(".dat").read_bytes()
+    path.with_suffix(".dat").unlink()
+    path.with_suffix(".mat").write_bytes(bytes(24) + content)
+    edit_header(path, (".dat 16 ", ".mat 16x1+24 "), ("12 500 5000", "12 500 5000 05-Feb-2020 11:39:16"))
+    return path.with_suffix(".mat")
+
+
+def no_length_record(folder, signal):
+    path = write_record(folder, "no_length", signal * 1000, unit="uV", gain=1.0)
+    edit_header(path, ("12 500 5000", "12 500"), ("uV", "µV"))
+    return path
+
+
+@pytest.mark.parametrize("write", [frames_record, segments_record, challenge_record, no_length_record])
+def test_a_file_has_the_same_millivolts_for_the_pipeline_and_everywhere_else(classifier, signal, tmp_path, write):
+    path = write(tmp_path, signal)
+    record = read_record(path)
+    assert (record.sampling_rate, record.lead_names) == (500, LEAD_NAMES)
+    np.testing.assert_array_equal(record.signal, np.rint(signal * 1000))
+    expected = classifier(record.signal, units="uV", **RECORDING)
+    assert classifier(path) == expected
+    assert scores(expected) == pytest.approx(scores(classifier(signal, **RECORDING)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("12 500 5000", "12"), "gives no sampling rate"),
+        (("12 500 5000", "12 500Hz 5000"), "the sampling rate '500Hz'"),
+        (("12 500 5000", "12 500 50000"), "00001_hr.dat is truncated"),
+        (("1000.0(0)/mV", "0(0)/mV"), "lead I has no gain"),
+        ((".dat 16 ", ".dat 16:3 "), "lead I is shifted in time"),
+        ((".dat 16 ", "/x 16 "), "which is not in the record's own folder"),
+    ],
+)
+def test_records_that_would_have_to_be_guessed_are_refused(classifier, record, change, message):
+    edit_header(record, change)
+    with pytest.raises(ValueError, match=f"Record .*00001_hr: .*{message}"):
+        classifier(record)
+
+
+def test_leads_that_the_model_cannot_use_may_be_damaged(signal, tmp_path):
+    damaged = signal.copy()
+    damaged[11, :100] = -32.768
+    path = write_record(tmp_path, "gap", damaged)
+    model = tiny_model(lead_names=["V1", "aVF"])
+    extractor = ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=500, lead_names=["V1", "aVF"])
+    classifier = ECGClassificationPipeline(model=model, feature_extractor=extractor, device="cpu")
+    assert scores(classifier(path)) == pytest.approx(scores(classifier(signal, **RECORDING)), abs=1e-6)
+    # aVF is computed from I and II where it is absent.
+    edit_header(path, (" 0 aVF", " 0 PLETH"))
+    with pytest.warns(UserWarning, match="left out.* PLETH"):
+        found = scores(classifier(path))
+    rows = [row for row, name in enumerate(LEAD_NAMES) if name != "aVF"]
+    recording = {"sampling_rate": 500, "lead_names": [LEAD_NAMES[row] for row in rows]}
+    assert found == pytest.approx(scores(classifier(signal[rows], **recording)), abs=1e-6)
 
 
 # Scores

@@ -13,8 +13,8 @@ import wfdb
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks, resample_poly
 
+from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ptbxl.labels import STATEMENTS
-from ecg_hf.ptbxl.records import LEAD_NAMES
 from ecg_hf.synthetic import SIMULATED_STATEMENTS, Patient, ptbxl_folder, simulate_ecg, simulate_ptbxl
 
 RATE = 500  # Hz

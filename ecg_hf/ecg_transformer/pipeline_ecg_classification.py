@@ -1,7 +1,6 @@
 """Pipeline `ecg-classification`: a raw ECG record in, the findings of an ECG Transformer out."""
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +8,9 @@ import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
+from .common_ecg_transformer import LEAD_NAMES
 from .configuration_ecg_transformer import ECGTransformerConfig
-
-MILLIVOLTS = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "nv": 1e-6}
+from .wfdb_ecg_transformer import read_record
 
 
 class ECGClassificationPipeline(ChunkPipeline):
@@ -29,7 +28,8 @@ class ECGClassificationPipeline(ChunkPipeline):
 
     A record is
 
-    - the path of a WFDB record, with or without `.hea` or `.dat` (its header tells rate, leads and units),
+    - the path of a WFDB record, with or without `.hea`, `.dat` or `.mat`. Its header tells rate, leads, gains and
+      units; what it leaves out is not guessed. The leads that the model can use are read and checked, and only these,
     - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`, or
     - an array (leads, samples), together with the arguments `sampling_rate` and `lead_names`.
 
@@ -47,7 +47,8 @@ class ECGClassificationPipeline(ChunkPipeline):
 
     Raises:
         ValueError: at construction, without a feature extractor or with one made for another model; in a call, for an
-            input that is refused (see the feature extractor).
+            input that is refused (see the feature extractor) and for a WFDB record that is damaged or unclear.
+        FileNotFoundError: in a call, if a file of a WFDB record is missing.
         RuntimeError: at construction, if the model has no trained head.
     """
 
@@ -97,7 +98,7 @@ class ECGClassificationPipeline(ChunkPipeline):
     def preprocess(self, record, missing_leads: str = "zero", **recording):
         """Yield the windows of one record."""
         if isinstance(record, (str, os.PathLike)):
-            recording = read_wfdb(record)
+            recording = self._read_recording(record)
             source = f"{record}: "
         else:
             recording = _as_recording(record, recording)
@@ -110,6 +111,19 @@ class ECGClassificationPipeline(ChunkPipeline):
         for window in range(num_windows):
             rows = {name: tensor[window : window + 1] for name, tensor in features.items()}
             yield {"is_last": window == num_windows - 1, "window": rows}
+
+    def _read_recording(self, path: str | os.PathLike) -> dict[str, Any]:
+        """The feature extractor's arguments for a WFDB record, with the leads that the model has or can compute."""
+        lead_names = list(self.feature_extractor.lead_names)
+        if not self.feature_extractor.lead_tokens and not set(LEAD_NAMES[:6]).isdisjoint(lead_names):
+            lead_names += ["I", "II", "III"]
+        record = read_record(path, lead_names=lead_names)
+        return {
+            "signal": record.signal,
+            "sampling_rate": record.sampling_rate,
+            "lead_names": record.lead_names,
+            "units": "uV",
+        }
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         # The library would pad tensors to a common shape; dicts it leaves alone, one by itself or a batch as a list.
@@ -136,53 +150,6 @@ class ECGClassificationPipeline(ChunkPipeline):
             for index, (score, threshold) in enumerate(zip(scores, thresholds, strict=True))
         ]
         return sorted(findings, key=lambda finding: finding["score"], reverse=True)[:top_k]
-
-
-def read_wfdb(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a WFDB record: `signal` (leads, samples) in mV, `sampling_rate` in Hz and `lead_names`.
-
-    Raises `FileNotFoundError` where a file of the record is absent, and `ValueError`, which names the record, where
-    one is damaged or a unit is not of voltage.
-    """
-    try:
-        import wfdb
-    except ImportError as error:
-        raise ImportError("Reading a WFDB record needs the package wfdb: pip install wfdb") from error
-    path = pathlib.Path(path)
-    name = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
-    header = pathlib.Path(f"{name}.hea")
-    if not header.is_file():
-        raise FileNotFoundError(f"There is no WFDB record {name}: {header} does not exist.")
-    try:
-        record = wfdb.rdrecord(str(name), physical=False)
-        signal = record.dac().T
-    except (ValueError, LookupError) as error:
-        raise ValueError(f"WFDB record {name} cannot be read, its files are damaged or disagree: {error}") from error
-    _check_checksums(record, name)
-    return {
-        "signal": signal * _millivolts_per_unit(record, name)[:, None],
-        "sampling_rate": record.fs,
-        "lead_names": record.sig_name,
-    }
-
-
-def _check_checksums(record, name: pathlib.Path):
-    # The library does not compare them. Those of signals with several samples in a frame count what it averages away.
-    if record.checksum is None or set(record.samps_per_frame or [1]) != {1}:
-        return
-    for lead, expected, found in zip(record.sig_name, record.checksum, record.calc_checksum(), strict=True):
-        if expected is not None and expected % 65536 != found:
-            raise ValueError(
-                f"WFDB record {name}: the checksum of lead {lead} is {found}, the header says {expected}; the signal "
-                "file is damaged."
-            )
-
-
-def _millivolts_per_unit(record, name: pathlib.Path) -> np.ndarray:
-    for lead, unit in zip(record.sig_name, record.units, strict=True):
-        if unit.casefold() not in MILLIVOLTS:
-            raise ValueError(f"WFDB record {name}: lead {lead} is in `{unit}`; expected V, mV, uV or nV.")
-    return np.array([MILLIVOLTS[unit.casefold()] for unit in record.units])
 
 
 def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:

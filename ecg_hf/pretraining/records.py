@@ -21,8 +21,8 @@ import pandas as pd
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from ..ecg_transformer.wfdb_ecg_transformer import RecordError, read_record
 from ..files import whole_file
-from ..ptbxl.records import RecordError, read_record
 from ..ptbxl.table import TABLE_NAME, read_table
 
 logger = logging.getLogger(__name__)

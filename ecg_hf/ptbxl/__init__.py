@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError, read_record
 from .labels import STATEMENTS, TASKS, encode_labels, task_label_names, task_labels
-from .records import LEAD_NAMES, Record, RecordError, read_record
 
 
 def __getattr__(name: str) -> Any:

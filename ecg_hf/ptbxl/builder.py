@@ -20,9 +20,9 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ..ecg_transformer.wfdb_ecg_transformer import RecordError, read_record
 from .download import unpack_ptbxl
 from .labels import encode_labels, task_labels
-from .records import RecordError, read_record
 from .table import FILENAME_COLUMNS, FOLDS, TABLE_NAME, check_sampling_rate, read_blocks, table_features
 
 logger = logging.getLogger(__name__)
