@@ -162,7 +162,7 @@ def read_record(
         ImportError: the format needs a package that is not installed.
         ValueError: `lead_names` has a name that is none of the twelve.
     """
-    path = re.sub(r"\.(hea|dat|mat)$", "", os.fspath(path))
+    path = _without_ending(path)
     wanted = _wanted_leads(lead_names)
     try:
         first, *_ = segments = _plan_record(path, wanted)
@@ -176,6 +176,23 @@ def read_record(
         warnings.warn(f"Record {path}: left out, as none of the twelve leads: {', '.join(others)}.", stacklevel=2)
     signal = signals[0] if len(signals) == 1 else np.concatenate(signals, axis=1)
     return Record(signal, first.sampling_rate, tuple(lead.lead for lead in first.leads), others)
+
+
+def record_files(path: str | os.PathLike) -> list[str]:
+    """The paths of all files that `read_record` reads for a record: its header, its segments' and the signal files.
+
+    Raises `FileNotFoundError` and `RecordError` as `read_record` does; no signal is read.
+    """
+    path = _without_ending(path)
+    header = _read_header(f"{path}.hea")
+    segments = [line.split()[0] for line in header.lines] if header.has_segments else []
+    headers = [f"{path}.hea", *(os.path.join(os.path.dirname(path), f"{name}.hea") for name in segments)]
+    plans = _plan_record(path, frozenset(LEAD_NAMES))
+    return [*headers, *dict.fromkeys(file.path for plan in plans for file in plan.files.values())]
+
+
+def _without_ending(path: str | os.PathLike) -> str:
+    return re.sub(r"\.(hea|dat|mat)$", "", os.fspath(path))
 
 
 def _wanted_leads(lead_names: Sequence[str] | None) -> frozenset[str]:
@@ -496,4 +513,4 @@ def _to_microvolts(digital: np.ndarray, leads: list[_Channel]) -> np.ndarray:
     return signal
 
 
-__all__ = ["Record", "RecordError", "read_record"]
+__all__ = ["Record", "RecordError", "read_record", "record_files"]

@@ -1,7 +1,7 @@
 """Records to pre-train on: from PTB-XL's training folds, any folder of WFDB records, or a table of paths.
 
-They are read once, checked, and kept in an Arrow file with the columns of [`load_ptbxl`] that signals need. A record
-that cannot be used is named and left out.
+They are read once, checked, and kept in an Arrow file with the columns of [`load_ptbxl`] that signals need. Records
+that cannot be used are reported and skipped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,14 +23,14 @@ import pandas as pd
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from ..ecg_transformer.wfdb_ecg_transformer import RecordError, read_record
-from ..files import whole_file
+from ..ecg_transformer.wfdb_ecg_transformer import RecordError, read_record, record_files
+from ..files import whole_file, write_atomic
 from ..ptbxl.table import TABLE_NAME, read_table
 
 logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_FRACTION = 0.01
-"""Share of the records that may be left out; beyond it something else is wrong."""
+"""Fraction of the records that may be skipped; beyond it something else is wrong."""
 
 _RECORDS_PER_CHUNK = 256
 _NAMED_IN_A_MESSAGE = 10
@@ -71,7 +73,24 @@ def folder_files(data_dir: str | os.PathLike) -> list[RecordFile]:
                 f"{parent}, of which the training folds are read."
             )
     headers = sorted(Path(data_dir).rglob("*.hea"))
+    # The segments of a record have headers, but are no records by themselves.
+    segments = {path for header in headers if _has_segments(header) for path in _segment_headers(header)}
+    headers = [header for header in headers if str(header) not in segments]
     return [RecordFile(number, header.with_suffix(""), None) for number, header in enumerate(headers)]
+
+
+def _has_segments(header: Path) -> bool:
+    """Whether the name in the first line of a header is followed by a number of segments."""
+    with open(header, "rb") as file:
+        first = next((line for line in file if line.strip() and not line.startswith(b"#")), b"")
+    return b"/" in b"".join(first.split()[:1])
+
+
+def _segment_headers(header: Path) -> list[str]:
+    try:
+        return [path for path in record_files(header)[1:] if path.endswith(".hea")]
+    except (RecordError, FileNotFoundError):
+        return []  # reported when the record is read
 
 
 def table_files(
@@ -95,7 +114,7 @@ def table_files(
     folder = Path(table).parent if data_dir is None else Path(data_dir)
     patients = [None] * len(paths) if patient_column is None else _patient_numbers(cells[patient_column])
     return [
-        RecordFile(number, folder / re.sub(r"\.(hea|dat)$", "", path), patient)
+        RecordFile(number, folder / re.sub(r"\.(hea|dat|mat)$", "", path), patient)
         for number, (path, patient) in enumerate(zip(paths, patients, strict=True))
     ]
 
@@ -117,8 +136,8 @@ def load_records(
 
     Raises:
         ValueError: there is no record, or more than 1 % cannot be used: they cannot be read, have missing samples
-            (NaN), are flat in all leads, or are shorter than `min_seconds`. Up to 1 % are left out, with a warning
-            that names them.
+            (NaN), are flat in all leads, or are shorter than `min_seconds`. Up to 1 % are skipped, with a warning that
+            names them. Another one counts the channels that are none of the twelve leads.
     """
     if not files:
         raise ValueError("There is no record to pre-train on: no WFDB header (.hea) was found.")
@@ -128,61 +147,87 @@ def load_records(
         folder.mkdir(parents=True, exist_ok=True)
         _write(files, path)
     dataset = datasets.Dataset.from_file(str(path))
-    left_out = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    notes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if notes["other_channels"]:
+        counts = ", ".join(f"{name} of {count} records" for name, count in notes["other_channels"].items())
+        logger.warning(f"Channels that are none of the twelve leads are not read: {counts}.")
+    skipped = notes["skipped"]
     seconds = _seconds(dataset)
     short = np.flatnonzero(seconds < min_seconds)
     names = {file.ecg_id: file.path for file in files}
-    left_out += [
+    skipped += [
         f"Record {names[ecg_id]}: it has {seconds[row]:g} s, a crop {min_seconds:g} s."
         for row, ecg_id in zip(short, dataset.select(short)["ecg_id"], strict=True)
     ]
-    _check_left_out(left_out, len(files))
-    if left_out:
-        logger.warning(f"{len(left_out)} of {len(files)} records are left out.\n" + "\n".join(left_out))
+    _check_skipped(skipped, len(files))
+    if skipped:
+        logger.warning(f"{len(skipped)} of {len(files)} records are skipped.\n" + "\n".join(skipped))
     return dataset.select(np.flatnonzero(seconds >= min_seconds)) if len(short) else dataset
 
 
 def _fingerprint(files: Sequence[RecordFile]) -> str:
-    digest = hashlib.sha256(b"1")  # to be raised whenever the same files give other rows than before
+    digest = hashlib.sha256(b"2")  # to be raised whenever the same files give other rows than before
     for file in files:
         digest.update(f"{file.ecg_id} {file.path.absolute()} {file.patient_id}".encode())
-        for suffix in (".hea", ".dat"):
-            part = Path(f"{file.path}{suffix}")
-            digest.update(f" {part.stat().st_size} {part.stat().st_mtime_ns}".encode() if part.is_file() else b" -")
+        for part in _parts(file.path):
+            digest.update(f" {part} {_stamp(part)}".encode())
     return digest.hexdigest()[:32]
 
 
+def _parts(path: Path) -> list[str]:
+    """The files of a record. Most have one signal file of their own name; only of others the header has to be read."""
+    signal = next((f"{path}{suffix}" for suffix in (".dat", ".mat") if os.path.isfile(f"{path}{suffix}")), None)
+    if signal is not None:
+        return [f"{path}.hea", signal]
+    try:
+        return record_files(path)
+    except (RecordError, FileNotFoundError):
+        return [f"{path}.hea"]
+
+
+def _stamp(path: str) -> str:
+    if not os.path.isfile(path):
+        return "-"
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def _write(files: Sequence[RecordFile], path: Path) -> None:
-    """The readable records to `path`, the others by name to a JSON file beside it; both whole or not at all."""
-    left_out: list[str] = []
+    """The readable records to `path`, notes on the others to a JSON file beside it; both complete or not at all."""
+    skipped: list[str] = []
+    other_channels: Counter[str] = Counter()
     with whole_file(path) as unfinished:
         with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
             for start in tqdm(range(0, len(files), _RECORDS_PER_CHUNK), desc="Reading records"):
-                rows = list(_readable(files[start : start + _RECORDS_PER_CHUNK], left_out))
-                _check_left_out(left_out, len(files))
+                rows = list(_readable(files[start : start + _RECORDS_PER_CHUNK], skipped, other_channels))
+                _check_skipped(skipped, len(files))
                 columns = zip(*rows, strict=True) if rows else ([] for _ in _SCHEMA)
                 arrays = [pa.array(list(column), field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
                 writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
-        path.with_suffix(".json").write_text(json.dumps(left_out), encoding="utf-8")
+        write_atomic(path.with_suffix(".json"), json.dumps({"skipped": skipped, "other_channels": other_channels}))
 
 
-def _readable(files: Sequence[RecordFile], left_out: list[str]) -> Iterator[tuple]:
+def _readable(files: Sequence[RecordFile], skipped: list[str], other_channels: Counter[str]) -> Iterator[tuple]:
     for file in files:
         try:
-            record = read_record(file.path)
+            with warnings.catch_warnings():
+                # One line counts them for all records.
+                warnings.filterwarnings("ignore", message=".*none of the twelve leads")
+                record = read_record(file.path)
         except (RecordError, OSError) as error:
-            left_out.append(str(error))
+            skipped.append(str(error))
             continue
+        other_channels.update(record.other_channels)
         if (record.signal == record.signal[:, :1]).all():
-            left_out.append(f"Record {file.path}: it is flat in all leads.")
+            skipped.append(f"Record {file.path}: it is flat in all leads.")
             continue
         signal = record.signal.reshape(-1)
         yield file.ecg_id, file.patient_id, float(record.sampling_rate), list(record.lead_names), signal
 
 
-def _check_left_out(left_out: list[str], num_files: int) -> None:
-    if len(left_out) > MAX_SKIPPED_FRACTION * num_files:
-        named = "\n".join(left_out[:_NAMED_IN_A_MESSAGE])
+def _check_skipped(skipped: list[str], num_files: int) -> None:
+    if len(skipped) > MAX_SKIPPED_FRACTION * num_files:
+        named = "\n".join(skipped[:_NAMED_IN_A_MESSAGE])
         raise ValueError(
             f"More than {MAX_SKIPPED_FRACTION:.0%} of the {num_files} records cannot be used. Repair them, or remove "
             f"them from the folder or table:\n{named}"
