@@ -18,10 +18,10 @@ import torch
 from cut_fixtures import cut_numbers, cut_record
 from recorded import CUT, WHOLE, checkpoint, checkpoints, has_checkpoint, needs_whole, on_both
 from safetensors.torch import load_file, save_file
+from small_models import LABELS, small_extractor, small_model
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
 from ecg_hf import (
-    ECGTransformerConfig,
     ECGTransformerFeatureExtractor,
     ECGTransformerForMultiLabel,
     PostTrainer,
@@ -31,7 +31,6 @@ from ecg_hf import (
 from ecg_hf.conversion import FAMILIES, convert_checkpoint
 from ecg_hf.conversion.ecg_fm import parse_layers
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
-from ecg_hf.ptbxl.labels import task_labels
 
 # Largest absolute deviations in float32 on a CPU.
 POOLED, TOKENS = 1e-5, 2e-5
@@ -806,8 +805,6 @@ def test_compiles_to_one_graph_and_exports_with_a_free_batch_size(file):
 
 # ---- Post-training ----
 
-LABELS = task_labels("superdiagnostic")
-
 
 @pytest.mark.parametrize(
     "file",
@@ -879,20 +876,9 @@ def test_both_stages_post_train_a_converted_model(file, simulated_splits, tmp_pa
 
 
 def test_probe_gives_a_head_of_another_form_a_linear_one(simulated_splits, tmp_path):
-    config = ECGTransformerConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_samples=250,
-        sampling_rate=100,
-        classifier_bias=False,
-        id2label=dict(enumerate(LABELS)),
-        label2id={name: index for index, name in enumerate(LABELS)},
-    )
     few = {name: split.select(range(12)) for name, split in simulated_splits.items()}
     trainer = PostTrainer(
-        model=ECGTransformerForMultiLabel(config),
+        model=small_model(num_hidden_layers=1, classifier_bias=False),
         args=PostTrainingArguments(
             output_dir=str(tmp_path / "run"),
             stages=["probe"],
@@ -903,7 +889,7 @@ def test_probe_gives_a_head_of_another_form_a_linear_one(simulated_splits, tmp_p
         ),
         train_dataset=few["train"],
         eval_dataset=few["validation"],
-        feature_extractor=ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=250),
+        feature_extractor=small_extractor(),
     )
     trainer.post_train()
     loaded = ECGTransformerForMultiLabel.from_pretrained(tmp_path / "run")
