@@ -13,7 +13,6 @@ import pytest
 import torch
 from conftest import SHARED
 from cut_fixtures import STEP
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
@@ -26,7 +25,7 @@ class Fixtures:
     name: str
     path: pathlib.Path
     step: int
-    """Of the tokens, and of the samples of processed records, every which one is here."""
+    """1 where all tokens and samples of processed records are here, 10 where every tenth is."""
 
     def __str__(self):
         return self.name
@@ -35,9 +34,9 @@ class Fixtures:
         """Of `io.safetensors` or `preprocess.safetensors`."""
         return _tensors(self, family, name)
 
-    def keys(self, family: str, name: str = "io") -> set[str]:
-        with safe_open(self.path / family / f"{name}.safetensors", "pt") as file:
-            return {*file.keys(), *(["raw/0"] if name == "preprocess" else [])}
+    def has(self, file: str) -> bool:
+        """Whether the checkpoint `family/name` is here."""
+        return (self.path / file).exists()
 
     def recording(self, family: str, number: int = 0, raw: str = "raw") -> dict:
         """A raw record as the feature extractor takes it."""
@@ -63,11 +62,7 @@ WHOLE = Fixtures("whole", SHARED / "fixtures", 1)
 
 def checkpoint(file: str) -> pathlib.Path:
     """The checkpoint `family/name`; the two folders have the same bytes."""
-    return CUT.path / file if (CUT.path / file).exists() else WHOLE.path / file
-
-
-def has_checkpoint(fixtures: Fixtures, file: str) -> bool:
-    return (fixtures.path / file).exists()
+    return (CUT if CUT.has(file) else WHOLE).path / file
 
 
 def _absent(what: str):
@@ -82,9 +77,8 @@ def on_both(cases, is_in):
     cases = list(cases)
 
     def parameter(fixtures, case):
-        return pytest.param(
-            fixtures, case, id="-".join(map(str, [fixtures, *(case if isinstance(case, tuple) else [case])]))
-        )
+        parts = case if isinstance(case, tuple) else [case]
+        return pytest.param(fixtures, case, id="-".join(map(str, [fixtures, *parts])))
 
     cut = [parameter(CUT, case) for case in cases if is_in(CUT, case)]
     if not WHOLE.path.is_dir():  # one skip that says so, not one for each case
@@ -94,6 +88,6 @@ def on_both(cases, is_in):
 
 def checkpoints(*files: str):
     """Parameters: those in the repository, and the others where the shared fixtures are."""
-    absent = [file for file in files if not checkpoint(file).exists()]
-    present = [file for file in files if file not in absent]
+    present = [file for file in files if CUT.has(file) or WHOLE.has(file)]
+    absent = [file for file in files if file not in present]
     return [*present, *([pytest.param(None, id=f"{WHOLE}", marks=_absent(", ".join(absent)))] if absent else [])]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from cut_fixtures import cut_numbers, cut_record
-from recorded import CUT, WHOLE, checkpoint, checkpoints, has_checkpoint, needs_whole, on_both
+from recorded import CUT, WHOLE, checkpoint, checkpoints, needs_whole, on_both
 from safetensors.torch import load_file, save_file
 from small_models import LABELS, small_extractor, small_model
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
@@ -300,7 +300,7 @@ CASES = [
 
 def holds(fixtures, case: Case) -> bool:
     recorded = {case.pooled, case.logits, case.tokens} - {None}
-    return has_checkpoint(fixtures, case.file) and recorded <= fixtures.keys(case.family)
+    return fixtures.has(case.file) and recorded <= fixtures.tensors(case.family).keys()
 
 
 def deviation(given: torch.Tensor, expected: torch.Tensor) -> float:
@@ -451,7 +451,7 @@ def holds_record(fixtures, record: Record) -> bool:
                 recorded(tensors, io)
     except KeyError:
         return False
-    return has_checkpoint(fixtures, record.file)
+    return fixtures.has(record.file)
 
 
 @torch.no_grad()
