@@ -1,8 +1,13 @@
-# `make demo` and `make test` set everything up by themselves: a virtual environment in .venv, with the tested versions.
+# `make demo`, `make check` and `make test` set everything up by themselves: a virtual environment in .venv, with the
+# tested versions.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test
+# What needs no training run, no server and no real data; of training, converted models do two steps of both stages.
+QUICK := $(addprefix tests/test_,builder.py conversion.py feature_extraction.py labels.py metrics.py model.py \
+	pipeline.py plotting.py preprocessing_parity.py records.py synthetic.py)
+
+.PHONY: demo check test
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,6 +21,12 @@ demo: .venv/installed
 	$(BIN)/ecg-hf classify --model runs/demo runs/demo-data/records100/00000/00040_lr
 	@echo "That record is of the test fold, simulated with LVH (HYP) and ISC_ (STTC)."
 	@echo "Simulated records: runs/demo-data   Checkpoint, metrics, predictions, curves: runs/demo"
+
+# Under a minute on two cores; reads nothing from outside the repository.
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	ECG_HF_SHARED=none $(BIN)/python -m pytest -n 2 -m "not slow and not distributed" $(QUICK)
 
 test: .venv/installed
 	$(BIN)/ruff check .

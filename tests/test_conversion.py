@@ -1,4 +1,4 @@
-"""Conversion of the public ECG Transformers against numbers that their authors' code gave (the shared fixtures)."""
+"""Conversion of the public ECG Transformers against numbers that their authors' code gave (tests/fixtures)."""
 
 import copy
 import functools
@@ -15,25 +15,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
-from safetensors.torch import load_file
+from cut_fixtures import cut_numbers, cut_record
+from recorded import CUT, WHOLE, checkpoint, checkpoints, needs_whole, on_both
+from safetensors.torch import load_file, save_file
+from small_models import LABELS, small_extractor, small_model
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
 from ecg_hf import (
-    ECGTransformerConfig,
     ECGTransformerFeatureExtractor,
     ECGTransformerForMultiLabel,
     PostTrainer,
     PostTrainingArguments,
     cli,
 )
-from ecg_hf.conversion import convert_checkpoint
+from ecg_hf.conversion import FAMILIES, convert_checkpoint
 from ecg_hf.conversion.ecg_fm import parse_layers
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
-from ecg_hf.ptbxl.labels import task_labels
-
-FIXTURES = SHARED / "fixtures"
-pytestmark = pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the fixtures are not at {FIXTURES}")
 
 # Largest absolute deviations in float32 on a CPU.
 POOLED, TOKENS = 1e-5, 2e-5
@@ -50,18 +47,13 @@ HEADS = {
 @functools.cache
 def converted(file: str):
     heads = HEADS.get(file, HEADS.get(file.split("/")[0]))
-    return convert_checkpoint(FIXTURES / file, num_attention_heads=heads)
+    return convert_checkpoint(checkpoint(file), num_attention_heads=heads)
 
 
 def convert(file: str, attention: str = "sdpa"):
     model, extractor = converted(file)
     model.set_attn_implementation(attention)
     return model, extractor
-
-
-@functools.cache
-def numbers(family: str, name: str = "io") -> dict[str, torch.Tensor]:
-    return load_file(FIXTURES / family / f"{name}.safetensors")
 
 
 @dataclass
@@ -77,6 +69,8 @@ class Case:
     tokens: str | None = None
     rows: slice = field(default_factory=lambda: slice(None))
     """Rows of the batch whose tokens are recorded."""
+    source: str = "io"
+    """The file of the fixtures with what `inputs` reads."""
 
     @property
     def family(self) -> str:
@@ -86,12 +80,17 @@ class Case:
         return f"{self.file}-{self.name}"
 
 
-def signal(transform=lambda x: x, **extra):
-    return lambda io: {"input_values": transform(io["input"]), **extra}
+def lead_ids(values: torch.Tensor, leads) -> torch.Tensor:
+    """The same leads for every row of `values`."""
+    return torch.tensor([leads] * len(values))
 
 
-def lead_ids(*leads: int) -> torch.Tensor:
-    return torch.tensor([leads] * 2)
+def signal(transform=lambda x: x, leads=None):
+    def inputs(io):
+        values = transform(io["input"])
+        return {"input_values": values, **({} if leads is None else {"lead_ids": lead_ids(values, leads)})}
+
+    return inputs
 
 
 def st_mem_cases():
@@ -109,18 +108,18 @@ def st_mem_cases():
     )
     dimhead = "st_mem/checkpoint_finetuned_dimhead.pth"
     yield Case(dimhead, "input", signal(), "dimhead/pooled", "dimhead/logits")
-    for name, transform, extra in (
-        ("shorter_1125", lambda x: x[..., :1125], {}),
-        ("one_patch_75", lambda x: x[..., :75], {}),
-        ("precordial_zeroed", lambda x: torch.cat([x[:, :6], torch.zeros_like(x[:, 6:])], 1), {}),
-        ("small_amplitude_x0.004", lambda x: x * 0.004, {}),
-        ("limb_model", lambda x: x[:, :6], {"lead_ids": lead_ids(*range(6))}),
-        ("lead1_model", lambda x: x[:, :1], {"lead_ids": lead_ids(0)}),
+    for name, transform, leads in (
+        ("shorter_1125", lambda x: x[..., :1125], None),
+        ("one_patch_75", lambda x: x[..., :75], None),
+        ("precordial_zeroed", lambda x: torch.cat([x[:, :6], torch.zeros_like(x[:, 6:])], 1), None),
+        ("small_amplitude_x0.004", lambda x: x * 0.004, None),
+        ("limb_model", lambda x: x[:, :6], range(6)),
+        ("lead1_model", lambda x: x[:, :1], [0]),
         # The authors give lead II the embedding of lead I.
-        ("lead2_model", lambda x: x[:, 1:2], {"lead_ids": lead_ids(0)}),
+        ("lead2_model", lambda x: x[:, 1:2], [0]),
     ):
         case = f"case_{name}"
-        yield Case(finetuned, name, signal(transform, **extra), f"{case}/pooled", f"{case}/logits")
+        yield Case(finetuned, name, signal(transform, leads), f"{case}/pooled", f"{case}/logits")
     yield Case(finetuned, "all_zero", signal(torch.zeros_like), None, "case_all_zero/logits")
     yield Case(finetuned, "leads_reversed", signal(lambda x: x.flip(1)), None, "case_leads_reversed/logits")
 
@@ -130,7 +129,7 @@ def kim_cases():
     yield Case(file, "input", signal(), "pooled", tokens="tokens")
     for leads in ((0, 1), (1,), (7, 2, 4)):
         name = "leads_" + "_".join(map(str, leads))
-        given = signal(lambda x, leads=leads: x[:, list(leads)], lead_ids=lead_ids(*leads))
+        given = signal(lambda x, leads=leads: x[:, list(leads)], leads)
         yield Case(file, name, given, f"{name}/pooled", tokens=f"{name}/tokens")
     yield Case("ecg_jepa_kim/checkpoint_finetuned.pth", "input", signal(), "finetuned/pooled", "finetuned/logits")
     yield Case("ecg_jepa_kim/checkpoint_variant.pth", "input", signal(), "variant/pooled", tokens="variant/tokens")
@@ -281,13 +280,12 @@ def hubert_cases():
             f"{key}/tokens",
         )
 
-    def real(io):
-        windows = numbers("hubert_ecg", "preprocess")
+    def real(windows):
         names = ("0_window0", "0_window1", "1_window0", "1_window1")
         return {"input_values": leads(torch.stack([windows[f"processed/{name}"] for name in names]))}
 
     parts = ("real_windows/pooled", "real_windows/logits_linear", "real_windows/tokens")
-    yield Case(f"hubert_ecg/{heads['linear']}", "real_windows", real, *parts)
+    yield Case(f"hubert_ecg/{heads['linear']}", "real_windows", real, *parts, source="preprocess")
 
 
 CASES = [
@@ -300,6 +298,11 @@ CASES = [
 ]
 
 
+def holds(fixtures, case: Case) -> bool:
+    recorded = {case.pooled, case.logits, case.tokens} - {None}
+    return fixtures.has(case.file) and recorded <= fixtures.tensors(case.family).keys()
+
+
 def deviation(given: torch.Tensor, expected: torch.Tensor) -> float:
     assert given.shape == expected.shape
     return (given - expected).abs().max().item()
@@ -307,23 +310,43 @@ def deviation(given: torch.Tensor, expected: torch.Tensor) -> float:
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_model_gives_what_the_authors_code_gives(case, attention):
-    io = numbers(case.family)
+@pytest.mark.parametrize(("fixtures", "case"), on_both(CASES, holds))
+def test_model_gives_what_the_authors_code_gives(fixtures, case, attention):
+    io = fixtures.tensors(case.family)
     model, _ = convert(case.file, attention)
-    output = model(**case.inputs(io))
+    output = model(**case.inputs(fixtures.tensors(case.family, case.source)))
     if case.pooled:
         assert deviation(output.pooler_output, io[case.pooled]) < POOLED
     if case.logits:
         assert deviation(output.logits, io[case.logits]) < POOLED
     if case.tokens:
-        assert deviation(output.last_hidden_state[case.rows], io[case.tokens]) < TOKENS
+        tokens = output.last_hidden_state[case.rows, :: fixtures.step]
+        assert deviation(tokens, io[case.tokens]) < TOKENS
 
 
+def test_every_family_has_a_case_in_the_repository():
+    held = [case for case in CASES if holds(CUT, case)]
+    assert {case.family for case in held if case.pooled and case.tokens} == FAMILIES.keys()
+    assert {case.family for case in held if case.logits} == FAMILIES.keys()
+
+
+@needs_whole
+def test_the_cut_has_the_numbers_and_bytes_of_the_shared_fixtures():
+    assert torch.equal(cut_record(WHOLE.path), load_file(CUT.path / "record.safetensors")["microvolts"])
+    for family in FAMILIES:
+        for name, expected in cut_numbers(WHOLE.path, family).items():
+            given = load_file(CUT.path / family / f"{name}.safetensors")
+            assert given.keys() == expected.keys()
+            assert all(torch.equal(given[key], values) for key, values in expected.items())
+    for path in CUT.path.glob("*/checkpoint*"):
+        assert path.read_bytes() == (WHOLE.path / path.relative_to(CUT.path)).read_bytes()
+
+
+@needs_whole
 @torch.no_grad()
 def test_head_of_a_linear_evaluation_fits_the_encoder_that_it_was_trained_on():
-    io = numbers("ecg_jepa_kim")
-    head = torch.load(FIXTURES / "ecg_jepa_kim/checkpoint_linear_head.pth", weights_only=True)
+    io = WHOLE.tensors("ecg_jepa_kim")
+    head = torch.load(checkpoint("ecg_jepa_kim/checkpoint_linear_head.pth"), weights_only=True)
     pooled = convert("ecg_jepa_kim/checkpoint.pth")[0](io["input"]).pooler_output
     assert deviation(pooled @ head["fc.weight"].T + head["fc.bias"], io["linear/logits"]) < POOLED
 
@@ -344,9 +367,12 @@ class Record:
     score: object = None
     """Likewise to the score of the record: a probability."""
     raw: str = "raw"
-    sampling_rate: int = 500
     tolerance: float = 1e-4
     """Of `processed`, relative to its spread."""
+
+    @property
+    def family(self) -> str:
+        return self.file.split("/")[0]
 
     def __str__(self):
         return f"{self.file}-{self.raw}{self.number}"
@@ -380,15 +406,14 @@ def records():
         yield Record(
             "hubert_ecg/checkpoint_finetune_linear.pt",
             i,
-            lambda p, i=i: torch.stack([p[f"processed/{i}_window{window}"] for window in (0, 1)]).view(2, 12, 500),
+            lambda p, i=i: torch.stack([p[f"processed/{i}_window{window}"] for window in (0, 1)]).view(2, 12, -1),
             lambda p, io, i=i: io["real_windows/logits_linear"][2 * i : 2 * i + 2],
         )
     yield Record(
         "hubert_ecg/checkpoint_hub",
         0,
-        lambda p: torch.stack([p[f"processed250/0_window{window}"] for window in (0, 1)]).view(2, 12, 500),
+        lambda p: torch.stack([p[f"processed250/0_window{window}"] for window in (0, 1)]).view(2, 12, -1),
         raw="raw250",
-        sampling_rate=250,
     )
     yield Record(
         "ecg_jepa_weimann/checkpoint_pretrain.pt",
@@ -417,25 +442,27 @@ def weimann_record(i: int, name: str, processed: str) -> Record:
     )
 
 
-def recording(record: Record, tensors) -> dict:
-    facts = {"sampling_rate": record.sampling_rate, "lead_names": list(LEAD_NAMES)}
-    if record.file.startswith("ecg_fm"):
-        meta = json.loads((FIXTURES / "ecg_fm" / "meta.json").read_text())["preprocessing"]["records"][record.number]
-        facts = {"sampling_rate": meta["sample_rate"], "lead_names": meta["lead_names"]}
-    return {"signal": tensors[f"{record.raw}/{record.number}"].numpy(), **facts}
+def holds_record(fixtures, record: Record) -> bool:
+    tensors, io = fixtures.tensors(record.family, "preprocess"), fixtures.tensors(record.family)
+    try:
+        record.processed(tensors)
+        for recorded in (record.logits, record.score):
+            if recorded:
+                recorded(tensors, io)
+    except KeyError:
+        return False
+    return fixtures.has(record.file)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("record", list(records()), ids=str)
-def test_raw_record_gives_the_authors_windows_and_scores(record):
-    family = record.file.split("/")[0]
-    tensors, io = numbers(family, "preprocess"), numbers(family)
+@pytest.mark.parametrize(("fixtures", "record"), on_both(records(), holds_record))
+def test_raw_record_gives_the_authors_windows_and_scores(fixtures, record):
+    tensors, io = fixtures.tensors(record.family, "preprocess"), fixtures.tensors(record.family)
     model, extractor = convert(record.file)
-    given = recording(record, tensors)
-    features = extractor(given.pop("signal"), **given)
-    expected = record.processed(tensors).double()
-    assert features["input_values"].shape == expected.shape
-    assert (features["input_values"] - expected).abs().max() <= record.tolerance * expected.std()
+    features = extractor(**fixtures.recording(record.family, record.number, record.raw))
+    values, expected = features["input_values"][..., :: fixtures.step], record.processed(tensors).double()
+    assert values.shape == expected.shape
+    assert (values - expected).abs().max() <= record.tolerance * expected.std()
     if record.logits:
         logits = model(**features).logits
         assert deviation(logits, record.logits(tensors, io)) < 1e-4
@@ -458,9 +485,8 @@ def test_raw_record_gives_the_authors_windows_and_scores(record):
 )
 def test_any_leads_in_any_order_give_tokens_for_them_alone(file, lead_names):
     model, extractor = convert(file)
-    tensors = numbers(file.split("/")[0], "preprocess")
     rows = [LEAD_NAMES.index(name) for name in lead_names]
-    signal = tensors["raw/0"].numpy()[rows]
+    signal = CUT.recording(file.split("/")[0])["signal"][rows]
     features = extractor(signal, sampling_rate=500, lead_names=lead_names)
     assert features["input_values"].shape[1] == features["lead_ids"].shape[1] == len(lead_names)
     output = model(**features)
@@ -473,21 +499,21 @@ def test_any_leads_in_any_order_give_tokens_for_them_alone(file, lead_names):
 @torch.no_grad()
 @pytest.mark.parametrize("file", ["st_mem/checkpoint_finetuned.pth", "ecg_jepa_kim/checkpoint_finetuned.pth"])
 def test_permuted_full_list_of_leads_equals_the_public_result(file):
-    io = numbers(file.split("/")[0])
+    io = CUT.tensors(file.split("/")[0])
     model, _ = convert(file)
     order = torch.randperm(io["input"].shape[1])
-    output = model(io["input"][:, order], lead_ids=order.expand(2, -1))
+    output = model(io["input"][:, order], lead_ids=order[None])
     assert deviation(output.logits, io["finetuned/logits"]) < POOLED
 
 
 @pytest.mark.parametrize("file", ["st_mem/checkpoint_finetuned.pth", "ecg_jepa_kim/checkpoint_finetuned.pth"])
 def test_other_leads_without_their_ids_and_longer_windows_are_refused(file):
     model, _ = convert(file)
-    values = numbers(file.split("/")[0])["input"]
+    values = CUT.tensors(file.split("/")[0])["input"].expand(2, -1, -1)
     with pytest.raises(ValueError, match="give `lead_ids`"):
         model(values[:, :3])
     with pytest.raises(ValueError, match="which lead it is"):
-        model(values[:, :3], lead_ids=lead_ids(0, 1))
+        model(values[:, :3], lead_ids=lead_ids(values, [0, 1]))
     with pytest.raises(ValueError, match="This model reads"):
         model(torch.cat([values, values], -1))
 
@@ -495,14 +521,21 @@ def test_other_leads_without_their_ids_and_longer_windows_are_refused(file):
 # ---- Files: heads, wrappers, labels, provenance ----
 
 
-def test_heads_that_nobody_says_are_an_error_and_the_argument_wins():
-    for file in ("mtecg/checkpoint_gap.pth", "ecg_jepa_kim/checkpoint.pth", "hubert_ecg/checkpoint_weights_only.pt"):
+def test_heads_that_nobody_says_are_an_error_and_the_argument_wins(tmp_path):
+    # Without its configuration, HuBERT-ECG's file does not say them either.
+    content = torch.load(checkpoint("hubert_ecg/checkpoint_finetune_linear.pt"), weights_only=True)
+    torch.save(content["model_state_dict"], tmp_path / "weights_only.pt")
+    for path in (
+        checkpoint("mtecg/checkpoint_gap.pth"),
+        checkpoint("ecg_jepa_kim/checkpoint_finetuned.pth"),
+        tmp_path / "weights_only.pt",
+    ):
         with pytest.raises(ValueError, match="give `num_attention_heads`"):
-            convert_checkpoint(FIXTURES / file)
-    model, _ = convert_checkpoint(FIXTURES / "ecg_fm/checkpoint_finetuned.pt", num_attention_heads=2)
+            convert_checkpoint(path)
+    model, _ = convert_checkpoint(checkpoint("ecg_fm/checkpoint_finetuned.pt"), num_attention_heads=2)
     assert model.config.num_attention_heads == 2
     with pytest.raises(ValueError, match="7 attention heads do not divide"):
-        convert_checkpoint(FIXTURES / "mtecg/checkpoint_finetuned.pth", num_attention_heads=7)
+        convert_checkpoint(checkpoint("mtecg/checkpoint_gap.pth"), num_attention_heads=7)
 
 
 @torch.no_grad()
@@ -511,15 +544,14 @@ def test_heads_that_nobody_says_are_an_error_and_the_argument_wins():
     [
         ("ecg_fm/checkpoint_finetuned.pt", "model"),
         ("st_mem/checkpoint_finetuned.pth", "model"),
-        ("hubert_ecg/checkpoint_finetune_mlp.pt", "model_state_dict"),
+        ("hubert_ecg/checkpoint_finetune_linear.pt", "model_state_dict"),
     ],
 )
 def test_names_with_the_prefixes_of_training_wrappers_convert(file, key, tmp_path):
-    content = torch.load(FIXTURES / file, weights_only=True)
+    content = torch.load(checkpoint(file), weights_only=True)
     content[key] = {f"module._orig_mod.{name}": tensor for name, tensor in content[key].items()}
     torch.save(content, tmp_path / "wrapped.pt")
-    io = numbers(file.split("/")[0])
-    values = io["input"].view(2, 12, -1)
+    values = CUT.tensors(file.split("/")[0])["input"].view(1, 12, -1)
     wrapped, _ = convert_checkpoint(tmp_path / "wrapped.pt")
     assert torch.equal(wrapped(values).logits, convert(file)[0](values).logits)
 
@@ -528,18 +560,18 @@ def test_provenance_and_labels_are_in_the_configuration():
     model, _ = convert("ecg_fm/checkpoint_finetuned.pt")
     provenance = model.config.provenance
     assert provenance["source"] == "ecg_fm" and provenance["license"] == "mit"
-    digest = hashlib.sha256((FIXTURES / "ecg_fm/checkpoint_finetuned.pt").read_bytes()).hexdigest()
+    digest = hashlib.sha256(checkpoint("ecg_fm/checkpoint_finetuned.pt").read_bytes()).hexdigest()
     assert provenance["sha256"] == digest
     assert "PTB-XL" in provenance["pretraining_data"]
     assert model.config.id2label[15] == "Infarction"
-    assert convert("st_mem/checkpoint_encoder.pth")[0].config.provenance["license"] == "cc-by-nc-4.0"
-    assert convert("hubert_ecg/checkpoint_hub")[0].config.provenance["license"] == "cc-by-nc-4.0"
+    for file in ("st_mem/checkpoint_finetuned.pth", "hubert_ecg/checkpoint_finetune_linear.pt"):
+        assert convert(file)[0].config.provenance["license"] == "cc-by-nc-4.0"
 
 
 def test_head_without_label_names_says_how_to_give_them(caplog):
     logging.getLogger("ecg_hf").propagate = True
     with caplog.at_level("WARNING"):
-        convert_checkpoint(FIXTURES / "st_mem/checkpoint_finetuned.pth")
+        convert_checkpoint(checkpoint("st_mem/checkpoint_finetuned.pth"))
     assert "id2label" in caplog.text
 
 
@@ -547,7 +579,7 @@ def test_head_without_label_names_says_how_to_give_them(caplog):
 
 
 def changed(tmp_path, file: str, change) -> object:
-    content = torch.load(FIXTURES / file, weights_only=True)
+    content = torch.load(checkpoint(file), weights_only=True)
     change(content["model"])
     torch.save(content, tmp_path / "changed.pt")
     return tmp_path / "changed.pt"
@@ -582,7 +614,7 @@ def test_wrong_truncated_and_foreign_files_are_errors(tmp_path):
         convert_checkpoint(tmp_path)
     with pytest.raises(ValueError, match="`source` must be one of"):
         convert_checkpoint(tmp_path, source="resnet")
-    whole = (FIXTURES / "st_mem/checkpoint_encoder.pth").read_bytes()
+    whole = checkpoint("st_mem/checkpoint_finetuned.pth").read_bytes()
     for name, content in (
         ("empty.pth", b""),
         ("text.pth", b"no checkpoint at all"),
@@ -592,7 +624,8 @@ def test_wrong_truncated_and_foreign_files_are_errors(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="damaged|cut short"):
             convert_checkpoint(tmp_path / name)
-    whole = (FIXTURES / "hubert_ecg/checkpoint_hub/model.safetensors").read_bytes()
+    save_file({"conv1.weight": torch.zeros(30, 30)}, tmp_path / "whole.safetensors")
+    whole = (tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="no whole safetensors file"):
         convert_checkpoint(tmp_path / "half.safetensors")
@@ -600,14 +633,15 @@ def test_wrong_truncated_and_foreign_files_are_errors(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint of .*`conv1.weight`"):
         convert_checkpoint(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="no checkpoint of mtecg.*found was one of ecg_fm"):
-        convert_checkpoint(FIXTURES / "ecg_fm/checkpoint_finetuned.pt", source="mtecg")
+        convert_checkpoint(checkpoint("ecg_fm/checkpoint_finetuned.pt"), source="mtecg")
+    torch.save({"fc.weight": torch.zeros(5, 32), "fc.bias": torch.zeros(5)}, tmp_path / "linear_head.pth")
     with pytest.raises(ValueError, match="head without its encoder"):
-        convert_checkpoint(FIXTURES / "ecg_jepa_kim/checkpoint_linear_head.pth")
+        convert_checkpoint(tmp_path / "linear_head.pth")
 
 
 @torch.no_grad()
 def test_st_mem_of_fewer_leads_and_of_one_wide_head_convert(tmp_path):
-    io = numbers("st_mem")
+    io = CUT.tensors("st_mem")
     for count, key in ((6, "case_limb_model"), (1, "case_lead1_model")):
 
         def drop_leads(tensors, count=count):
@@ -638,7 +672,7 @@ def test_st_mem_of_fewer_leads_and_of_one_wide_head_convert(tmp_path):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_score_of_a_record_does_not_depend_on_the_records_beside_it(file, attention):
     model, extractor = convert(file, attention)
-    raw = numbers(file.split("/")[0], "preprocess")["raw/0"].numpy()
+    raw = CUT.recording(file.split("/")[0])["signal"]
     facts = {"sampling_rate": 500, "lead_names": list(LEAD_NAMES)}
     signals = [raw, raw[:, :2500], raw[:, :1550]]
     alone = [model(**extractor(signal, **facts)).logits for signal in signals]
@@ -675,7 +709,7 @@ def test_hostile_file_runs_nothing(function, place, tmp_path):
         payload = Payload(pathlib.Path.touch, marker)
     else:
         payload = Payload(function, arguments[function])
-    content = torch.load(FIXTURES / "st_mem/checkpoint_finetuned.pth", weights_only=True)
+    content = torch.load(checkpoint("st_mem/checkpoint_finetuned.pth"), weights_only=True)
     if place == "top":
         content["epoch"] = payload
     else:
@@ -690,7 +724,7 @@ def test_hostile_file_runs_nothing(function, place, tmp_path):
 
 def test_hostile_expression_in_a_configuration_is_parsed_not_evaluated(tmp_path):
     marker = tmp_path / "marker"
-    content = torch.load(FIXTURES / "ecg_fm/checkpoint_finetuned.pt", weights_only=True)
+    content = torch.load(checkpoint("ecg_fm/checkpoint_finetuned.pt"), weights_only=True)
     content["cfg"]["model"]["conv_feature_layers"] = f"open({str(marker)!r}, 'w').close() or [(24, 2, 2)] * 4"
     torch.save(content, tmp_path / "hostile.pt")
     with pytest.raises(ValueError, match="no list of"):
@@ -724,13 +758,15 @@ ONE_OF_EACH = {
     "mtecg/checkpoint_gap.pth": (12, 5000),
     "st_mem/checkpoint_finetuned.pth": (12, 2250),
     "ecg_jepa_kim/checkpoint_finetuned.pth": (8, 2500),
+    "ecg_jepa_weimann/checkpoint_finetuned_attn.pt": (12, 1250),
     "ecg_jepa_weimann/checkpoint_variant_bias_layerscale_3registers_attn.pt": (12, 1250),
     "ecg_fm/checkpoint_finetuned.pt": (12, 2500),
+    "hubert_ecg/checkpoint_finetune_linear.pt": (12, 500),
     "hubert_ecg/checkpoint_finetune_mlp.pt": (12, 500),
 }
 
 
-@pytest.mark.parametrize("file", ONE_OF_EACH)
+@pytest.mark.parametrize("file", checkpoints(*ONE_OF_EACH))
 def test_checkpointing_with_stochastic_depth_gives_the_same_gradients(file):
     model = copy.deepcopy(convert(file)[0]).train()
     model.set_drop_path_rate(0.5)
@@ -748,7 +784,7 @@ def test_checkpointing_with_stochastic_depth_gives_the_same_gradients(file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ONE_OF_EACH)
+@pytest.mark.parametrize("file", checkpoints(*ONE_OF_EACH))
 def test_compiles_to_one_graph_and_exports_with_a_free_batch_size(file):
     torch._dynamo.reset()
     model = copy.deepcopy(convert(file)[0])
@@ -769,20 +805,22 @@ def test_compiles_to_one_graph_and_exports_with_a_free_batch_size(file):
 
 # ---- Post-training ----
 
-LABELS = task_labels("superdiagnostic")
-
 
 @pytest.mark.parametrize(
     "file",
-    [
+    checkpoints(
         "mtecg/checkpoint_gap.pth",
+        "st_mem/checkpoint_finetuned.pth",
         "st_mem/checkpoint_encoder.pth",
+        "ecg_jepa_kim/checkpoint_variant.pth",
         "ecg_jepa_kim/checkpoint.pth",
+        "ecg_jepa_weimann/checkpoint_finetuned_attn.pt",
         "ecg_jepa_weimann/checkpoint_pretrain.min.pt",
         "ecg_jepa_weimann/checkpoint_variant_bias_layerscale_3registers_attn.pt",
         "ecg_fm/checkpoint_finetuned.pt",
+        "hubert_ecg/checkpoint_finetune_linear.pt",
         "hubert_ecg/checkpoint_finetune_mlp.pt",
-    ],
+    ),
 )
 def test_both_stages_post_train_a_converted_model(file, simulated_splits, tmp_path):
     for part in convert(file):
@@ -838,20 +876,9 @@ def test_both_stages_post_train_a_converted_model(file, simulated_splits, tmp_pa
 
 
 def test_probe_gives_a_head_of_another_form_a_linear_one(simulated_splits, tmp_path):
-    config = ECGTransformerConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_samples=250,
-        sampling_rate=100,
-        classifier_bias=False,
-        id2label=dict(enumerate(LABELS)),
-        label2id={name: index for index, name in enumerate(LABELS)},
-    )
     few = {name: split.select(range(12)) for name, split in simulated_splits.items()}
     trainer = PostTrainer(
-        model=ECGTransformerForMultiLabel(config),
+        model=small_model(num_hidden_layers=1, classifier_bias=False),
         args=PostTrainingArguments(
             output_dir=str(tmp_path / "run"),
             stages=["probe"],
@@ -862,7 +889,7 @@ def test_probe_gives_a_head_of_another_form_a_linear_one(simulated_splits, tmp_p
         ),
         train_dataset=few["train"],
         eval_dataset=few["validation"],
-        feature_extractor=ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=250),
+        feature_extractor=small_extractor(),
     )
     trainer.post_train()
     loaded = ECGTransformerForMultiLabel.from_pretrained(tmp_path / "run")
@@ -911,9 +938,9 @@ print(time.time() - start, peak() - before, model.config.num_attention_heads)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("family", ["st_mem", "ecg_fm", "hubert_ecg", "ecg_jepa_kim", "ecg_jepa_weimann", "mtecg"])
-def test_published_size_converts_in_half_a_minute_and_three_times_the_memory(family, tmp_path):
-    facts = json.loads((FIXTURES / family / "meta.json").read_text())["published_full_size"]
+@pytest.mark.parametrize(("fixtures", "family"), on_both(FAMILIES, lambda fixtures, family: False))
+def test_published_size_converts_in_half_a_minute_and_three_times_the_memory(fixtures, family, tmp_path):
+    facts = json.loads((fixtures.path / family / "meta.json").read_text())["published_full_size"]
     torch.save(full_size(family, facts), tmp_path / "full.pt")
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, tmp_path / "full.pt"], capture_output=True, text=True, check=True
@@ -927,13 +954,18 @@ def test_published_size_converts_in_half_a_minute_and_three_times_the_memory(fam
 # ---- The command ----
 
 
-def test_command_writes_a_folder_that_the_auto_classes_load(tmp_path, capsys):
-    cli.convert([str(FIXTURES / "hubert_ecg/checkpoint_hub_classification"), "--output_dir", str(tmp_path / "hubert")])
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "file",
+    checkpoints("hubert_ecg/checkpoint_finetune_linear.pt", "hubert_ecg/checkpoint_hub_classification"),
+)
+def test_command_writes_a_folder_that_the_auto_classes_load(file, tmp_path, capsys):
+    cli.convert([str(checkpoint(file)), "--output_dir", str(tmp_path / "hubert")])
     assert "cc-by-nc-4.0" in capsys.readouterr().out
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hubert").eval()
     AutoFeatureExtractor.from_pretrained(tmp_path / "hubert")
-    io = numbers("hubert_ecg")
-    with torch.no_grad():
-        assert deviation(model(io["input"].view(2, 12, 500)).logits, io["hub_classification/logits"]) < POOLED
+    fixtures, key = (CUT, "finetuned/linear") if "linear" in file else (WHOLE, "hub_classification")
+    io = fixtures.tensors("hubert_ecg")
+    assert deviation(model(io["input"].view(-1, 12, 500)).logits, io[f"{key}/logits"]) < POOLED
     with pytest.raises(FileExistsError, match="not empty"):
-        cli.convert([str(FIXTURES / "mtecg/checkpoint_gap.pth"), "--output_dir", str(tmp_path / "hubert")])
+        cli.convert([str(checkpoint("mtecg/checkpoint_gap.pth")), "--output_dir", str(tmp_path / "hubert")])

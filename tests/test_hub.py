@@ -275,6 +275,7 @@ def run_without_package(code: str, record: pathlib.Path, revision: str, variable
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_repository_works_without_the_package_and_later_without_the_hub(
     hub, published, probabilities, simulated_folder, tmp_path
 ):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import wfdb
+from small_models import small_extractor, small_model
 from transformers import AutoModel, pipeline
 
 import ecg_hf  # noqa: F401  registers the Auto classes and the pipeline
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
-from ecg_hf.ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ecg_hf.ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
 from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
@@ -26,25 +26,12 @@ RECORDING = {"sampling_rate": 500, "lead_names": list(LEAD_NAMES)}
 
 
 def tiny_model(labels=FINDINGS, **config) -> ECGTransformerForMultiLabel:
-    torch.manual_seed(0)
-    config = ECGTransformerConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        sampling_rate=100,
-        num_samples=500,
-        patch_size=10,
-        initializer_range=0.3,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        **config,
-    )
-    return ECGTransformerForMultiLabel(config).eval()
+    # Large weights, so that the scores of records differ.
+    return small_model(labels, num_samples=500, patch_size=10, initializer_range=0.3, **config).eval()
 
 
 def tiny_extractor() -> ECGTransformerFeatureExtractor:
-    return ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=500, window_stride=250, std=0.3)
+    return small_extractor(num_samples=500, window_stride=250)
 
 
 def make_pipeline(model, **kwargs) -> ECGClassificationPipeline:

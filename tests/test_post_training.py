@@ -12,22 +12,19 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from small_models import LABELS, small_extractor, small_model
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
 from ecg_hf import (
-    ECGTransformerConfig,
     ECGTransformerFeatureExtractor,
-    ECGTransformerForMultiLabel,
     PostTrainer,
     PostTrainingArguments,
 )
 from ecg_hf.metrics import macro_auroc
 from ecg_hf.post_training.evaluation import record_losses
-from ecg_hf.ptbxl.labels import task_labels
 from ecg_hf.runs.folder import last_complete_checkpoint
 from ecg_hf.runs.windows import EpochSampler, EvaluationWindows, TrainingWindows, identity_collate
 
-LABELS = task_labels("superdiagnostic")
 FINAL_FILES = {
     "all_results.json",
     "config.json",
@@ -44,26 +41,8 @@ FINAL_FILES = {
 }
 
 
-def small_model(labels=LABELS, **fields) -> ECGTransformerForMultiLabel:
-    torch.manual_seed(0)
-    config = ECGTransformerConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_samples=250,
-        sampling_rate=100,
-        patch_size=25,
-        id2label=dict(enumerate(labels)),
-        label2id={name: index for index, name in enumerate(labels)},
-        **fields,
-    )
-    return ECGTransformerForMultiLabel(config)
-
-
 def extractor(**fields) -> ECGTransformerFeatureExtractor:
-    settings = {"sampling_rate": 100, "num_samples": 250, "std": 0.3, "window_stride": 125}
-    return ECGTransformerFeatureExtractor(**{**settings, **fields})
+    return small_extractor(**{"window_stride": 125, **fields})
 
 
 def arguments(output_dir, **fields) -> PostTrainingArguments:

@@ -1,13 +1,11 @@
-"""The steps of six public encoders against records that their authors' code processed (the shared fixtures)."""
-
-import json
+"""The steps of six public encoders against records that their authors' code processed (tests/fixtures)."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
-from safetensors.numpy import load_file
+from recorded import CUT, WHOLE, needs_whole, on_both
 
+from ecg_hf.conversion.ecg_jepa_weimann import PTBXL_MEAN, PTBXL_STD
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 
@@ -80,44 +78,48 @@ SETTINGS = {
 }
 
 
-def fixture(source: str) -> dict[str, np.ndarray]:
-    file = SHARED / "fixtures" / source / "preprocess.safetensors"
-    if not file.is_file():
-        pytest.skip(f"the fixture is not at {file}")
-    return load_file(file)
+def source_of(model: str) -> str:
+    return next(source for source in SETTINGS if model.startswith(source))
+
+
+def numbers_of(model: str, fixtures=CUT) -> dict[str, np.ndarray]:
+    return {name: values.numpy() for name, values in fixtures.tensors(source_of(model), "preprocess").items()}
 
 
 def extractor_of(model: str) -> ECGTransformerFeatureExtractor:
     """With the statistics of Weimann's fixture, which lists them for the 12 standard leads."""
     extractor = ECGTransformerFeatureExtractor(**SETTINGS[model])
     if model.startswith("ecg_jepa_weimann"):
-        numbers = fixture("ecg_jepa_weimann")
+        numbers = numbers_of(model)
         rows = [LEAD_NAMES.index(name) for name in extractor.lead_names]
         suffix = "_250hz" if extractor.sampling_rate == 250 else ""
         extractor.mean, extractor.std = numbers[f"mean{suffix}"][rows], numbers[f"std{suffix}"][rows]
     return extractor
 
 
-def hubert_windows(numbers, name: str) -> np.ndarray:
-    return np.stack([numbers[f"{name}_window{window}"].reshape(12, 500) for window in (0, 1)])
+def recording_of(model: str, record: int = 0, fixtures=CUT):
+    """(signal, sampling rate, lead names)"""
+    return tuple(fixtures.recording(source_of(model), record).values())
 
 
-def case(model: str, record: int):
-    """The record as (signal, sampling rate, lead names), and the windows that the authors' code makes of it."""
-    source = next(source for source in SETTINGS if model.startswith(source))
-    numbers = fixture(source)
-    recording = (numbers[f"raw/{record}"], 500, LEAD_NAMES)
-    if source == "ecg_fm":
-        facts = json.loads((SHARED / "fixtures" / source / "meta.json").read_text())["preprocessing"]["records"]
-        recording = (recording[0], facts[record]["sample_rate"], facts[record]["lead_names"])
-    if source == "hubert_ecg":
-        return recording, hubert_windows(numbers, f"processed/{record}")
+def processed(model: str, record: int, fixtures) -> np.ndarray:
+    """The windows that the authors' code makes of a record; of the cut every tenth sample of each."""
+    numbers = numbers_of(model, fixtures)
+    if model == "hubert_ecg":
+        return hubert_windows(numbers, f"processed/{record}")
     key = {"ecg_jepa_kim_finetuned": "processed_finetune", "ecg_jepa_weimann_3_leads": "processed_250hz_II_V1_V5"}
-    processed = numbers[f"{key.get(model, 'processed')}/{record}"]
-    return recording, processed[None] if source == "ecg_jepa_kim" else processed
+    windows = numbers[f"{key.get(model, 'processed')}/{record}"]
+    return windows[None] if source_of(model) == "ecg_jepa_kim" else windows
+
+
+def hubert_windows(numbers, name: str) -> np.ndarray:
+    return np.stack([numbers[f"{name}_window{window}"].reshape(12, -1) for window in (0, 1)])
 
 
 CASES = [(model, record) for model in SETTINGS for record in range(3 if model == "ecg_fm" else 2)]
+on_records = pytest.mark.parametrize(("fixtures", "case"), on_both(CASES, lambda fixtures, case: case[1] == 0))
+on_whole_too = pytest.mark.parametrize("fixtures", [CUT, pytest.param(WHOLE, marks=needs_whole)], ids=str)
+on_models = pytest.mark.parametrize(("fixtures", "model"), on_both(SETTINGS, lambda fixtures, model: True))
 
 
 def extract(extractor, signal, sampling_rate=500, lead_names=LEAD_NAMES, **kwargs) -> np.ndarray:
@@ -125,29 +127,33 @@ def extract(extractor, signal, sampling_rate=500, lead_names=LEAD_NAMES, **kwarg
     return features["input_values"]
 
 
-def assert_parity(values: np.ndarray, expected: np.ndarray):
+def assert_parity(values: np.ndarray, expected: np.ndarray, fixtures=CUT):
+    values = values[..., :: fixtures.step]
     assert values.shape == expected.shape and values.dtype == np.float32
     expected = expected.astype(np.float64)
     assert np.abs(values - expected).max() <= TOLERANCE * expected.std()
 
 
-@pytest.mark.parametrize(("model", "record"), CASES)
-def test_windows_are_those_of_the_authors(model, record):
-    recording, expected = case(model, record)
-    assert_parity(extract(extractor_of(model), *recording), expected)
+@on_records
+def test_windows_are_those_of_the_authors(fixtures, case):
+    values = extract(extractor_of(case[0]), *recording_of(*case, fixtures))
+    assert values.shape[-1] == SETTINGS[case[0]].get("num_samples", 5000)
+    assert_parity(values, processed(*case, fixtures), fixtures)
 
 
-@pytest.mark.parametrize("model", SETTINGS)
-def test_leads_are_matched_by_name(model):
-    (signal, rate, names), expected = case(model, 0)
+@on_models
+def test_leads_are_matched_by_name(fixtures, model):
+    signal, rate, names = recording_of(model)
     order = np.random.default_rng(0).permutation(12)
-    assert_parity(extract(extractor_of(model), signal[order], rate, [names[row].upper() for row in order]), expected)
+    values = extract(extractor_of(model), signal[order], rate, [names[row].upper() for row in order])
+    assert_parity(values, processed(model, 0, fixtures), fixtures)
 
 
 @pytest.mark.parametrize("model", SETTINGS)
 def test_a_batch_gives_the_bits_of_single_records(model):
     extractor = extractor_of(model)
-    recordings = [case(model, record)[0] for record in (0, 1, 0)]
+    signal, *facts = recording_of(model)
+    recordings = [(signal, *facts), (signal[:, ::-1], *facts), (signal, *facts)]
     together = extract(extractor, *(list(values) for values in zip(*recordings, strict=True)))
     np.testing.assert_array_equal(together, np.concatenate([extract(extractor, *one) for one in recordings]))
 
@@ -158,61 +164,68 @@ def test_saving_and_loading_keeps_the_bits(model, tmp_path):
     extractor.save_pretrained(tmp_path)
     loaded = ECGTransformerFeatureExtractor.from_pretrained(tmp_path)
     assert loaded.to_json_string() == extractor.to_json_string()
-    recording, _ = case(model, 0)
+    recording = recording_of(model)
     np.testing.assert_array_equal(extract(loaded, *recording), extract(extractor, *recording))
 
 
-@pytest.mark.parametrize("model", SETTINGS)
-def test_microvolts_give_the_windows_of_millivolts(model):
-    (signal, rate, names), expected = case(model, 0)
-    assert_parity(
-        extract(extractor_of(model), np.rint(signal * 1000).astype(np.int16), rate, names, units="uV"), expected
-    )
+@on_models
+def test_microvolts_give_the_windows_of_millivolts(fixtures, model):
+    signal, rate, names = recording_of(model)
+    values = extract(extractor_of(model), np.rint(signal * 1000).astype(np.int16), rate, names, units="uV")
+    assert_parity(values, processed(model, 0, fixtures), fixtures)
 
 
 # ST-MEM
 
 
-def test_st_mem_standardises_over_the_leads_that_are_given():
-    numbers, extractor = fixture("st_mem"), extractor_of("st_mem")
+@on_whole_too
+def test_st_mem_standardises_over_the_leads_that_are_given(fixtures):
+    numbers, extractor = numbers_of("st_mem", fixtures), extractor_of("st_mem")
     limb = extractor(numbers["raw/0"][:6], sampling_rate=500, lead_names=LEAD_NAMES[:6])
     assert limb["lead_ids"].tolist() == [list(range(6))] * 3
-    assert_parity(limb["input_values"][:, 0].numpy(), numbers["limb_lead_lead0/0"])
+    assert_parity(limb["input_values"][:, 0].numpy(), numbers["limb_lead_lead0/0"], fixtures)
     alone = extractor(numbers["raw/0"][1:2], sampling_rate=500, lead_names=["II"])
     assert alone["lead_ids"].tolist() == [[1]] * 3
-    assert_parity(alone["input_values"].numpy(), numbers["lead2/0"])
+    assert_parity(alone["input_values"].numpy(), numbers["lead2/0"], fixtures)
 
 
-def test_st_mem_places_its_windows_by_the_length_of_the_record():
-    numbers = fixture("st_mem")
-    assert_parity(extract(extractor_of("st_mem"), numbers["raw/0"], 400)[:, 0], numbers["as_if_400hz_lead0/0"])
+@on_whole_too
+def test_st_mem_places_its_windows_by_the_length_of_the_record(fixtures):
+    numbers = numbers_of("st_mem", fixtures)
+    values = extract(extractor_of("st_mem"), numbers["raw/0"], 400)[:, 0]
+    assert_parity(values, numbers["as_if_400hz_lead0/0"], fixtures)
 
 
 # HuBERT-ECG
 
 
+@needs_whole
 def test_hubert_filters_at_the_rate_of_the_record():
-    numbers = fixture("hubert_ecg")
+    numbers = numbers_of("hubert_ecg", WHOLE)
     values = extract(extractor_of("hubert_ecg"), numbers["raw250/0"], 250)
-    assert_parity(values, hubert_windows(numbers, "processed250/0"))
+    assert_parity(values, hubert_windows(numbers, "processed250/0"), WHOLE)
 
 
-def test_hubert_puts_flat_leads_at_the_lower_end():
-    numbers = fixture("hubert_ecg")
+@on_whole_too
+def test_hubert_puts_flat_leads_at_the_lower_end(fixtures):
+    numbers = numbers_of("hubert_ecg", fixtures)
     signal = numbers["raw/0"].copy()
     signal[4] = 0
-    assert_parity(extract(extractor_of("hubert_ecg"), signal)[0], numbers["special/flat_lead4"].reshape(12, 500))
+    values = extract(extractor_of("hubert_ecg"), signal)[0]
+    assert_parity(values, numbers["special/flat_lead4"].reshape(12, -1), fixtures)
 
 
-def test_hubert_stacks_leads_of_another_length():
-    numbers = fixture("hubert_ecg")
+@on_whole_too
+def test_hubert_stacks_leads_of_another_length(fixtures):
+    numbers = numbers_of("hubert_ecg", fixtures)
     extractor = extractor_of("hubert_ecg")
     extractor.num_samples = 300
-    assert_parity(extract(extractor, numbers["raw/0"])[0], numbers["special/short_1500"].reshape(12, 300))
+    values = extract(extractor, numbers["raw/0"])[0]
+    assert_parity(values, numbers["special/short_1500"].reshape(12, -1), fixtures)
 
 
 def test_hubert_gives_every_whole_window():
-    signal = fixture("hubert_ecg")["raw/0"]
+    signal, *_ = recording_of("hubert_ecg")
     extractor = extractor_of("hubert_ecg")
     assert extract(extractor, np.tile(signal, 2)[:, :7499]).shape == (2, 12, 500)
     short = extract(extractor, signal[:, :1502])
@@ -226,7 +239,7 @@ def test_hubert_gives_every_whole_window():
 
 
 def test_ecg_fm_drops_what_fills_no_window_and_masks_padding():
-    signal = fixture("ecg_fm")["raw/0"]
+    signal, *_ = recording_of("ecg_fm")
     extractor = extractor_of("ecg_fm")
     whole = extractor(signal[:, :4999], sampling_rate=500, lead_names=LEAD_NAMES)
     assert set(whole) == {"input_values"} and len(whole["input_values"]) == 1
@@ -239,25 +252,28 @@ def test_ecg_fm_drops_what_fills_no_window_and_masks_padding():
 # ECG-JEPA
 
 
-def test_kim_takes_any_subset_of_its_leads_in_any_order():
-    (signal, rate, _), expected = case("ecg_jepa_kim", 0)
+@on_whole_too
+def test_kim_takes_any_subset_of_its_leads_in_any_order(fixtures):
+    signal, rate, _ = recording_of("ecg_jepa_kim")
+    expected = processed("ecg_jepa_kim", 0, fixtures)
     names = ["V6", "III", "V1", "V3"]
     rows = [LEAD_NAMES.index(name) for name in names]
     features = extractor_of("ecg_jepa_kim")(signal[rows], sampling_rate=rate, lead_names=names)
     assert features["lead_ids"].tolist() == [[2, 4, 7]]
-    assert_parity(features["input_values"].numpy(), expected[:, [2, 4, 7]])
+    assert_parity(features["input_values"].numpy(), expected[:, [2, 4, 7]], fixtures)
 
 
-def test_weimann_takes_other_statistics_and_windows_as_attributes():
-    numbers, extractor = fixture("ecg_jepa_weimann"), extractor_of("ecg_jepa_weimann")
-    facts = json.loads((SHARED / "fixtures" / "ecg_jepa_weimann" / "meta.json").read_text())["preprocessing"]
-    extractor.mean = facts["ptbxl_constants_as_float16"]["mean"]
-    extractor.std = facts["ptbxl_constants_as_float16"]["std"]
+@on_whole_too
+def test_weimann_takes_other_statistics_and_windows_as_attributes(fixtures):
+    numbers, extractor = numbers_of("ecg_jepa_weimann", fixtures), extractor_of("ecg_jepa_weimann")
+    # Their pre-training has its statistics of PTB-XL in float16.
+    extractor.mean, extractor.std = np.float16(PTBXL_MEAN), np.float16(PTBXL_STD)
     extractor.num_samples = 5000
-    assert_parity(extract(extractor, numbers["raw/0"])[0], numbers["processed_pretraining_statistics/0"])
+    values = extract(extractor, numbers["raw/0"])[0]
+    assert_parity(values, numbers["processed_pretraining_statistics/0"], fixtures)
 
 
 def test_weimann_gives_as_many_windows_as_fit():
-    signal = fixture("ecg_jepa_weimann")["raw/0"]
+    signal, *_ = recording_of("ecg_jepa_weimann")
     extractor = extractor_of("ecg_jepa_weimann")
     assert [len(extract(extractor, signal[:, :length])) for length in (5000, 4999, 1250, 1000)] == [7, 6, 1, 1]

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import small_models
 import torch
 import wfdb
 from safetensors.torch import load_file
@@ -39,9 +40,7 @@ LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 
 
 def small_config(**fields) -> ECGTransformerConfig:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    signal = {"num_samples": 250, "sampling_rate": 100, "patch_size": 25, "pooling": "mean", "use_cls_token": False}
-    return ECGTransformerConfig(**{**sizes, **signal, **fields})
+    return small_models.small_config(**{"pooling": "mean", "use_cls_token": False, **fields})
 
 
 def small_model(**fields) -> ECGTransformerForPreTraining:
@@ -50,7 +49,7 @@ def small_model(**fields) -> ECGTransformerForPreTraining:
 
 
 def extractor(**fields) -> ECGTransformerFeatureExtractor:
-    return ECGTransformerFeatureExtractor(**{"sampling_rate": 100, "num_samples": 250, "std": 0.3, **fields})
+    return small_models.small_extractor(**fields)
 
 
 def arguments(output_dir, **fields) -> PreTrainingArguments:
@@ -639,7 +638,7 @@ def test_bad_records_are_named_and_left_out_but_not_many(hundred_records, tmp_pa
     with caplog.at_level("WARNING"):
         records = load_records(folder_files(folder), 2.5, tmp_path)
     assert len(records) == 100
-    assert "1 of 101 records are left out" in caplog.text and "bad_1" in caplog.text
+    assert "1 of 101 records are skipped" in caplog.text and "bad_1" in caplog.text
     write_wfdb(folder, "bad_2", BAD_RECORDS[fault])
     with pytest.raises(ValueError, match=r"More than 1% of the 102 records cannot be used[\s\S]*bad_1[\s\S]*bad_2"):
         load_records(folder_files(folder), 2.5, tmp_path)
