@@ -234,7 +234,7 @@ def test_a_compressed_format_is_read(tmp_path, microvolts):
     edit_header(path, "8 100", "9 100")
     assert f"rec.dat announces 8 channels of {NUM_SAMPLES} samples; expected 9" in read_error(path)
     path.with_suffix(".dat").write_bytes(bytes(100))
-    assert "rec.dat is not a readable FLAC file" in read_error(path)
+    assert "rec.dat is not a FLAC file" in read_error(path)
 
 
 def test_leads_may_lie_in_several_files(tmp_path, microvolts):
@@ -530,9 +530,10 @@ def test_compressed_formats_are_those_of_wfdb(tmp_path, microvolts, sample_forma
     path = write(tmp_path, digital, leads=LEAD_NAMES[:7], sample_format=sample_format)
     np.testing.assert_array_equal(read_record(path).signal, digital)
     np.testing.assert_array_equal(read_record(path, lead_names=["V1", "III"]).signal, digital[[2, 6]])
-    with open(f"{path}.dat", "r+b") as file:
-        file.truncate(os.path.getsize(f"{path}.dat") - 20)
-    assert "rec.dat" in read_error(path)
+    content = path.with_suffix(".dat").read_bytes()
+    for damaged in (content[:-20], content[:60], content[:42] + bytes(len(content) - 42)):
+        path.with_suffix(".dat").write_bytes(damaged)
+        assert "rec.dat" in read_error(path)
 
 
 def test_a_flac_file_that_claims_billions_of_samples_is_refused(tmp_path, microvolts):
@@ -560,14 +561,10 @@ def test_only_rare_formats_need_wfdb(tmp_path, microvolts, monkeypatch):
     common = write(tmp_path, microvolts % 500, name="common", sample_format="212")
     packed = write(tmp_path, microvolts % 500)
     encode(packed, microvolts % 500, "310")
-    flac = write(tmp_path, microvolts[:8], name="flac", leads=LEAD_NAMES[:8], sample_format="516")
     monkeypatch.setitem(sys.modules, "wfdb", None)
-    monkeypatch.setitem(sys.modules, "soundfile", None)
     np.testing.assert_array_equal(read_record(common).signal, microvolts % 500)
     with pytest.raises(ImportError, match="needs the package wfdb: pip install wfdb"):
         read_record(packed)
-    with pytest.raises(ImportError, match="need the package soundfile: pip install soundfile"):
-        read_record(flac)
 
 
 # Several samples in a frame
