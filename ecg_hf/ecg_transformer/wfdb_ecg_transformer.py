@@ -382,24 +382,24 @@ def _plan_file(folder: str, name: str, channels: list[_Channel], leads: list[_Ch
     size = _file_size(path, f"{path}, which the header names for lead {lead},")
     frame_samples = sum(storage.per_frame for storage in storages)
     if storages[0].format in _COMPRESSED:
-        size, frame_samples = _samples_per_channel(path, len(channels)), storages[0].per_frame
+        size, frame_samples = _flac_samples(path, len(channels)), storages[0].per_frame
     return _SignalFile(path, size, frame_samples, channels, storages)
 
 
-def _samples_per_channel(path: str, num_channels: int) -> int:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ImportError("WFDB's FLAC formats need the package soundfile: pip install soundfile") from error
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        raise RecordError(f"{path} is not a readable FLAC file ({error}).") from error
+def _flac_samples(path: str, num_channels: int) -> int:
+    """Samples of each channel, by what a FLAC file begins with (https://www.rfc-editor.org/rfc/rfc9639)."""
+    with open(path, "rb") as file:
+        start = file.read(26)
+    if len(start) < 26 or not start.startswith(b"fLaC"):
+        raise RecordError(f"{path} is not a FLAC file.")
+    # From byte 18: 20 bits of rate, 3 of channels less one, 5 of bits in a sample, 36 of samples.
+    fields = int.from_bytes(start[18:], "big")
+    channels, samples = (fields >> 41 & 7) + 1, fields & (2**36 - 1)
     # A frame of FLAC has at most 2**16 samples of each channel, so a short file cannot have billions.
-    if info.channels != num_channels or info.frames > os.path.getsize(path) * 2**16:
-        found = f"{info.channels} channels of {info.frames} samples"
+    if channels != num_channels or samples > os.path.getsize(path) * 2**16:
+        found = f"{channels} channels of {samples} samples"
         raise RecordError(f"{path} announces {found}; expected {num_channels} of as many as its size can hold.")
-    return info.frames
+    return samples
 
 
 def _common_length(files: dict[str, _SignalFile]) -> int:
