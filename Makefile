@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 # What needs no training run, no server and no real data; of training, converted models do two steps of both stages.
 QUICK := $(addprefix tests/test_,builder.py conversion.py feature_extraction.py labels.py metrics.py model.py \
-	pipeline.py plotting.py preprocessing_parity.py records.py synthetic.py)
+	pipeline.py plotting.py preprocessing_parity.py structure.py synthetic.py wfdb.py)
 
 .PHONY: demo check test
 
