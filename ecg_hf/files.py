@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside their place, then renamed."""
+"""Files and folders that appear complete or not at all: written beside their place, then renamed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_atomic(path: str | os.PathLike, text: str) -> None:
-    """Write a text file in UTF-8 that appears whole or not at all."""
+    """Write a text file in UTF-8 that appears complete or not at all."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 

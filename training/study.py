@@ -1,7 +1,7 @@
 """A study: one post-training run for each cell of a grid, judged on the validation fold, and a report of them.
 
 The grid is a YAML file (`training/configs/study_*.yaml`). Every finished run is a line of `runs.jsonl`; a study that
-was stopped goes on with the runs that are not there yet. The test fold is never read.
+was stopped continues with the missing runs. The test fold is never read.
 """
 
 from __future__ import annotations
@@ -166,13 +166,13 @@ def _weights(run: Run) -> str | None:
 
 
 def _drop_cut_line(path: pathlib.Path) -> None:
-    """A kill can cut the last line off; what is added later must not stand behind its beginning."""
+    """A kill can cut the last line off; what is added later must not follow its beginning."""
     if path.is_file() and not (content := path.read_bytes()).endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def read_runs(output_dir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of `runs.jsonl`; none if there is no such file. A last line that was cut off is left out."""
+    """The lines of `runs.jsonl`; none if there is no such file. A last line that was cut off is ignored."""
     path = pathlib.Path(output_dir) / RUNS_FILE
     if not path.is_file():
         return []

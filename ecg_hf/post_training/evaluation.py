@@ -53,7 +53,7 @@ def with_both_classes(labels: np.ndarray) -> np.ndarray:
 def split_metrics(
     dataset: datasets.Dataset, output: PredictionOutput, label_names: Sequence[str], num_resamples: int
 ) -> dict | None:
-    """What a split's evaluation reports, with 95 % intervals over patients; a record without one stands for itself.
+    """What a split's evaluation reports, with 95 % intervals over patients; a record without one is its own group.
 
     `num_records`, the numbers of `multilabel_metrics`, in `per_label` also `auroc_interval` and `auprc_interval`
     ([low, high]), and `intervals` of the macro metrics and of calibration. None where no label is defined.

@@ -133,7 +133,7 @@ class PostTrainer(RunTrainer):
                 fitted = fit_linear_probe(
                     CachedFeatures.read(train), CachedFeatures.read(validation), self._aggregate_windows, self.args
                 )
-            # The head is fitted by one process, so that all processes go on from the same bits.
+            # The head is fitted by one process, so that all processes continue from identical weights.
             state, logs, best = broadcast_object_list([fitted])[0]
             self.model.classifier.load_state_dict(state)
             self.model.head_is_random = False
@@ -204,7 +204,7 @@ class PostTrainer(RunTrainer):
         return self.accelerator.unwrap_model(self.model).aggregate_windows(window_logits, window_mask)
 
     def _cache_features(self, split: str, dataset: datasets.Dataset, resume: bool) -> pathlib.Path:
-        """Compute the pooled features of all windows once; a whole cache of the same weights and data is kept."""
+        """Compute the pooled features of all windows once; a complete cache of a resumed run is kept."""
         folder = self.run_folder.stage("probe") / "features" / split
         if not (resume and (folder / "records.npz").is_file()):
             batches = self._feature_batches(split, dataset)
@@ -315,7 +315,7 @@ class PostTrainer(RunTrainer):
     ) -> CommitInfo | None:
         """Publish the finished run, in one commit, as `args.hub_model_id`; see `ecg_hf.hub.push_model` for errors.
 
-        Nothing is saved anew: what is published are the files that `post_train` left in `args.output_dir`.
+        Nothing is saved again: the files that `post_train` left in `args.output_dir` are published.
         """
         if self.hub_model_id is None:
             self.init_hf_repo(token, private)

@@ -60,7 +60,7 @@ class Crops(RecordWindows):
         positions = [generator.random(self.crops_per_record) for generator in generators]
         batch = self._extract(table, crop_positions=positions, return_tensors="np")
         augment(batch, generators, self.augmentation, self.feature_extractor.sampling_rate)
-        # A record without a patient stands for one of its own, with a number that no patient has.
+        # A record without a patient gets a number that no patient has.
         patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(np.float64)
         patients = np.where(np.isnan(patients), -1 - record_ids, patients).astype(np.int64)
         ids = {"record_ids": record_ids, "patient_ids": patients}

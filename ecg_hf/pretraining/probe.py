@@ -25,7 +25,7 @@ class LinearProbe:
 
     Args:
         train, evaluation (`datasets.Dataset`): Records with `labels`, to fit on and to judge on.
-        feature_extractor: The encoder's; windows stand side by side, without overlap.
+        feature_extractor: The encoder's; windows do not overlap.
         batch_size (`int`): Records in one pass of the encoder.
     """
 
@@ -50,7 +50,7 @@ class LinearProbe:
     @torch.no_grad()
     def _features(self, encoder: nn.Module, windows: EvaluationWindows) -> tuple[torch.Tensor, torch.Tensor]:
         features, labels = [], []
-        # No data loader: it would draw from the random numbers that training goes on with.
+        # No data loader: it would draw from the random numbers of training.
         for rows in np.array_split(np.arange(len(windows)), -(-len(windows) // self.batch_size)):
             batch = windows.__getitems__(rows)
             labels.append(batch.pop("labels"))

@@ -163,7 +163,7 @@ def _probe_splits(
 
 
 def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> datasets.Dataset:
-    """Records of some folds with `labels` and `strat_fold`; those without a statement of the task are left out."""
+    """Records of some folds with `labels` and `strat_fold`; those without a statement of the task are excluded."""
     rate = record_args.sampling_rate
     dataset = load_records(ptbxl_files(folder, rate, folds), 0.0, record_args.cache_dir)
     table = read_table(folder, rate)

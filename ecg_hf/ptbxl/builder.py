@@ -39,7 +39,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
     """All records of a PTB-XL folder at one sampling rate, in the official splits, without labels.
 
     The cache is named by the folder's content (the table; name, size and time of each record file), so a folder that
-    has changed is built anew. `load_ptbxl` explains the arguments and errors, and adds the labels of a task.
+    has changed is built again. `load_ptbxl` explains the arguments and errors, and adds the labels of a task.
     """
 
     SOURCE = {
@@ -108,7 +108,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
                 f"{count} are missing in {self.folder}, the first is {first} (.hea or .dat). Complete the folder, or "
                 "leave them out with skip_missing_records=True (--skip_missing_records of training/train.py)."
             )
-        logger.warning("%s are missing in %s and are left out.", count, self.folder)
+        logger.warning("%s are missing in %s and are skipped.", count, self.folder)
 
     def _info(self) -> datasets.DatasetInfo:
         num_values = len(LEAD_NAMES) * _RECORD_SECONDS * self.sampling_rate
@@ -178,7 +178,7 @@ def load_ptbxl(
 ) -> datasets.DatasetDict:
     """PTB-XL for one task: ``train`` (folds 1 to 8), ``validation`` (fold 9) and ``test`` (fold 10).
 
-    Records without any statement of the task's kind are left out, as in the PTB-XL benchmark. The columns are those of
+    Records without any statement of the task's kind are excluded, as in the PTB-XL benchmark. The columns are those of
     PTB-XL's table, unchanged, and
 
     - ``scp_codes``: a list of ``{"code", "likelihood"}``, likelihood in percent;
@@ -191,14 +191,14 @@ def load_ptbxl(
         task: one of `TASKS`.
         sampling_rate: 100 or 500, the rate in Hz of the files to read.
         cache_dir: where the Arrow files go; by default the cache of `datasets`.
-        skip_missing_records: leave out records that are in the table but not in the folder.
+        skip_missing_records: skip records that are in the table but not in the folder.
 
     Raises:
         ValueError: a task or rate that does not exist, or a table that cannot be read.
         FileNotFoundError: the table, the rate or a record is missing.
         RecordError: a record cannot be read.
     """
-    task_labels(task)  # an unknown task shall fail before the folder is read
+    task_labels(task)  # an unknown task fails before the folder is read
     data_dir = ptbxl_folder(data_dir, sampling_rate, cache_dir)
     builder = PTBXL(data_dir, sampling_rate, cache_dir=cache_dir, skip_missing_records=skip_missing_records)
     builder.download_and_prepare()
@@ -207,7 +207,7 @@ def load_ptbxl(
     num_records, num_labelled = (sum(map(len, splits.values())) for splits in (records, views))
     if num_labelled < num_records:
         logger.warning(
-            "%d of %d records have no statement of the task %s and are left out, as in the PTB-XL benchmark.",
+            "%d of %d records have no statement of the task %s and are excluded, as in the PTB-XL benchmark.",
             num_records - num_labelled,
             num_records,
             task,

@@ -62,7 +62,7 @@ class RunFolder:
 
         Args:
             facts: what must be the same for a run to be resumed; JSON values.
-            resume: whether a run that is here shall be resumed. Without one, a new run begins.
+            resume: whether to resume the run that is here. Without one, a new run begins.
 
         Raises:
             FileExistsError: the folder holds other files, or a run that `resume` does not ask for.

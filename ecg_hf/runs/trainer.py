@@ -121,7 +121,7 @@ class RunTrainer(Trainer):
         return found
 
     def enter_stage(self, stage: str) -> None:
-        """Begin a stage: its name and seconds stand in every entry of the log from now on."""
+        """Begin a stage: every entry of the log has its name and seconds from now on."""
         self.stage = stage
         self._stage_started, self._seconds_before = time.perf_counter(), 0.0
 
