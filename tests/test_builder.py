@@ -164,7 +164,7 @@ def test_a_task_keeps_the_records_with_a_statement_of_its_kind(load, caplog):
     assert len(train) == 8 and all(codes)
     for labels, expected in zip(train["labels"], codes, strict=True):
         assert {task_labels("form")[i] for i in np.flatnonzero(labels)} == expected
-    assert "10 of 20 records have no statement of the task form and are left out" in caplog.text
+    assert "10 of 20 records have no statement of the task form and are excluded" in caplog.text
 
 
 def test_all_tasks_share_one_copy_of_the_signals(load, tmp_path):
