@@ -506,6 +506,26 @@ def test_an_unknown_field_is_refused():
         ECGTransformerFeatureExtractor(windowstride=125)
 
 
+# Long records
+
+
+@pytest.mark.parametrize("rate", [257, 500, 1000, 90, 100])
+@pytest.mark.parametrize("units", ["uV", "mV"])
+@pytest.mark.parametrize("settings", [{}, {"round_to_float16": True}, {"bandpass": [0.5, None]}])
+def test_crops_of_a_long_record_are_those_of_the_whole_resampled_record(rate, units, settings):
+    settings = {"sampling_rate": 100, "num_samples": 250, "std": 0.3, **settings}
+    rng = np.random.default_rng(0)
+    signal = rng.normal(0, 300, (12, 180 * rate)).round().astype(np.int16)
+    signal = signal if units == "uV" else (signal / 1000.0).astype(np.float32)
+    positions = [[0.0, 0.31, 0.99999]]
+    crops = extract(ECGTransformerFeatureExtractor(**settings), signal, rate, units=units, crop_positions=positions)
+    whole = ECGTransformerFeatureExtractor(**{**settings, "num_samples": 18000})
+    values = extract(whole, signal, rate, units=units)[0]
+    starts = [int(position * (18000 - 250 + 1)) for position in positions[0]]
+    for crop, start in zip(crops, starts, strict=True):
+        assert torch.equal(crop, values[:, start : start + 250])
+
+
 # Saving
 
 

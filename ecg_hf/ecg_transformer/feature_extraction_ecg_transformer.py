@@ -10,7 +10,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from .common_ecg_transformer import LEAD_NAMES, check_choice
 from .configuration_ecg_transformer import AUTO_MAP, copy_code_files
-from .inputs_ecg_transformer import Batch, group_records, is_count, is_number
+from .inputs_ecg_transformer import Batch, group_records, in_millivolts, is_count, is_number
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
     bandpass_filter,
@@ -19,9 +19,15 @@ from .signal_steps_ecg_transformer import (
     decimate_stacked,
     minmax,
     resample,
+    resampled_length,
+    resampled_stretch,
     round_to_float16,
     zscore,
 )
+
+# A record that is this many times longer than its crops is resampled crop by crop. Shorter ones, which come as batches
+# of equal records, are faster all at once.
+LONG_RECORD = 8
 
 
 class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
@@ -311,9 +317,39 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         rate = self.sampling_rate * self.decimation
         if batch.sampling_rate == rate:
             return
+        if self._crops_are_short(batch):
+            self._resample_crops(batch, rate)
+            return
         values = self._round(batch.in_millivolts())
         batch.values = self._round(resample(values, batch.sampling_rate, rate, self.resample_method))
         batch.sampling_rate = rate
+
+    def _crops_are_short(self, batch: Batch) -> bool:
+        """Whether to resample crops instead of records: these are long, and no step between reads all of them."""
+        between = self.steps[self.steps.index("resample") + 1 : self.steps.index("windows")]
+        reads_all = any(step != "bandpass" or any(self.bandpass or ()) for step in between)
+        if batch.crop_positions is None or reads_all or self.resample_method != "polyphase":
+            return False
+        seconds = batch.values.shape[-1] / batch.sampling_rate
+        return seconds > LONG_RECORD * batch.crop_positions.shape[1] * self.num_samples / self.sampling_rate
+
+    def _resample_crops(self, batch: Batch, rate: float):
+        """The steps `resample` and `windows` at once; what is left for the latter is a crop of the whole row."""
+        old_rate, units, size = batch.sampling_rate, batch.units, self.num_samples * self.decimation
+        last = resampled_length(batch.values.shape[-1], old_rate, rate) - size
+        starts = np.floor(batch.crop_positions * (last + 1)).astype(np.int64)
+
+        def convert(values: np.ndarray) -> np.ndarray:
+            return self._round(in_millivolts(values, units))
+
+        crops = [
+            resampled_stretch(record, old_rate, rate, start, size, convert)
+            for record, of_record in zip(batch.values, starts.tolist(), strict=True)
+            for start in of_record
+        ]
+        batch.values, batch.units, batch.sampling_rate = self._round(np.stack(crops)), None, rate
+        batch.records = np.repeat(batch.records, starts.shape[1])
+        batch.crop_positions = np.zeros((len(crops), 1))
 
     def _filter(self, batch: Batch):
         if not any(self.bandpass or ()):

@@ -33,12 +33,18 @@ class Batch:
 
     def in_millivolts(self) -> np.ndarray:
         """`values` in mV as floats. Converted only when a step needs it, since windows of int16 are cut faster."""
-        if self.units is not None:
-            self.values = self.values.astype(np.float32)
-            # Division gives the float32 nearest to the true value, so that µV and mV give bit-identical results.
-            self.values /= UNITS_PER_MILLIVOLT[self.units]
-            self.units = None
+        self.values, self.units = in_millivolts(self.values, self.units), None
         return self.values
+
+
+def in_millivolts(values: np.ndarray, units: str | None) -> np.ndarray:
+    """Values in mV as floats; `units` is None where they are already."""
+    if units is None:
+        return values
+    values = values.astype(np.float32)
+    # Division gives the float32 nearest to the true value, so that µV and mV give bit-identical results.
+    values /= UNITS_PER_MILLIVOLT[units]
+    return values
 
 
 def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> list[Batch]:
@@ -182,4 +188,4 @@ def _is_missing(samples: np.ndarray) -> np.ndarray:
     return ~np.isfinite(samples) if samples.dtype.kind == "f" else samples == MISSING_SAMPLE
 
 
-__all__ = ["Batch", "group_records", "is_count", "is_number"]
+__all__ = ["Batch", "group_records", "in_millivolts", "is_count", "is_number"]

@@ -46,9 +46,7 @@ def complete_limb_leads(leads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def resample(values: np.ndarray, old_rate: float, new_rate: float, method: str) -> np.ndarray:
     """From `old_rate` to `new_rate` (Hz) by one of `RESAMPLE_METHODS`; `ValueError` if no sample would remain."""
-    length = values.shape[-1]
-    # Filters have fewer than 20,000 taps; rates that are no ratio of small integers are approximated to 1e-6 / ratio.
-    ratio = Fraction(float(new_rate) / old_rate).limit_denominator(1000)
+    length, ratio = values.shape[-1], _ratio(old_rate, new_rate)
     new_length = int(length * new_rate / old_rate)
     if length < 2 or not (ratio if method == "polyphase" else new_length):
         raise ValueError(f"{length} samples at {old_rate:g} Hz cannot be resampled to {new_rate:g} Hz.")
@@ -57,6 +55,34 @@ def resample(values: np.ndarray, old_rate: float, new_rate: float, method: str) 
     if method == "fourier":
         return scipy_signal.resample(values, new_length, axis=-1)
     return _interpolate(values, new_length)
+
+
+def _ratio(old_rate: float, new_rate: float) -> Fraction:
+    # Filters have fewer than 20,000 taps; rates that are no ratio of small integers are approximated to 1e-6 / ratio.
+    return Fraction(float(new_rate) / old_rate).limit_denominator(1000)
+
+
+def resampled_length(length: int, old_rate: float, new_rate: float) -> int:
+    """Samples that `resample` by the method `polyphase` makes of `length` samples."""
+    ratio = _ratio(old_rate, new_rate)
+    return -(-length * ratio.numerator // ratio.denominator)
+
+
+def resampled_stretch(
+    values: np.ndarray, old_rate: float, new_rate: float, start: int, size: int, convert: Callable
+) -> np.ndarray:
+    """`resample(convert(values), ..., "polyphase")[..., start : start + size]`, bit-identical, from the samples that
+    it depends on alone."""
+    ratio = _ratio(old_rate, new_rate)
+    up, down = ratio.numerator, ratio.denominator
+    # What SciPy's filter of 20 * max(up, down) + 1 taps reaches to each side, in samples of `values`.
+    reach = 10 * max(up, down) // up + 2
+    # From a sample that falls on one of the output.
+    first = max(0, (start * down // up - reach) // down * down)
+    last = -(-(start + size) * down // up) + reach + down
+    stretch = resample(convert(values[..., first:last]), old_rate, new_rate, "polyphase")
+    offset = start - first * up // down
+    return stretch[..., offset : offset + size]
 
 
 def _interpolate(values: np.ndarray, new_length: int) -> np.ndarray:
@@ -131,6 +157,8 @@ __all__ = [
     "complete_limb_leads",
     "decimate_stacked",
     "resample",
+    "resampled_length",
+    "resampled_stretch",
     "round_to_float16",
     "minmax",
     "zscore",
