@@ -13,6 +13,9 @@ from .common_ecg_transformer import LEAD_NAMES, check_choice
 
 WINDOW_AGGREGATIONS = ("mean_logit", "mean_probability", "max_probability")
 
+# What belongs to a trained head, and what a new one starts with.
+HEAD_SETTINGS = {"thresholds": None, "temperature": 1.0, "window_aggregation": "mean_logit"}
+
 # Defaults of the optional keys of an entry of `conv_layers`.
 CONV_LAYER_DEFAULTS = {
     "stride": 1,
@@ -263,7 +266,12 @@ class ECGTransformerConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As in the library; another `model_type` is an error, and unknown fields are reported in a warning."""
+        """As in the library; another `model_type` is an error, and unknown fields are reported in a warning.
+
+        Other labels, as `id2label`, `label2id` or `num_labels`, are those of a new head: the thresholds, temperature,
+        aggregation and `label_names` of the old one are dropped, unless they are given too. Raises `ValueError` if
+        the result is no valid configuration.
+        """
         path = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         source = f"`{path}`" if path else "The configuration"
         kind = config_dict.get("model_type", cls.model_type)
@@ -279,7 +287,11 @@ class ECGTransformerConfig(PreTrainedConfig):
                 "from a newer version, whose model may give other results: update the package.",
                 stacklevel=2,
             )
-        return super().from_dict(config_dict, **kwargs)
+        labels = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
+        loaded = super().from_dict(_with_labels(config_dict, **labels), **kwargs)
+        # Arguments are set on the finished object, past its checks.
+        (loaded[0] if kwargs.get("return_unused_kwargs") else loaded).validate()
+        return loaded
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "ECGTransformerConfig":
@@ -442,6 +454,34 @@ class ECGTransformerConfig(PreTrainedConfig):
             check_choice("window_aggregation", rule, WINDOW_AGGREGATIONS)
         if not isinstance(self.window_aggregation, str) and len(rules) != num_labels:
             raise ValueError(f"`window_aggregation` has {len(rules)} values but `id2label` names {num_labels} labels.")
+
+
+def _with_labels(config_dict: dict, id2label: dict | None, label2id: dict | None, num_labels: int | None) -> dict:
+    """The fields of a file, with the labels of the arguments in place of its own and of all that belonged to these."""
+    old = _labels_of(config_dict)
+    if id2label is not None:
+        new = {int(index): name for index, name in id2label.items()}
+    elif label2id is not None:
+        new = {int(index): name for name, index in label2id.items()}
+    else:
+        new = old if num_labels in (None, len(old)) else {index: f"LABEL_{index}" for index in range(num_labels)}
+    if num_labels not in (None, len(new)):
+        raise ValueError(
+            f"`num_labels` is {num_labels} but the labels given are {len(new)}: {', '.join(new.values())}."
+        )
+    if new == old and label2id is None:
+        return config_dict
+    inverse = {name: index for index, name in new.items()} if label2id is None else dict(label2id)
+    dropped = () if new == old else (*HEAD_SETTINGS, "label_names", "num_labels")
+    kept = {name: value for name, value in config_dict.items() if name not in dropped}
+    return {**kept, "id2label": new, "label2id": inverse}
+
+
+def _labels_of(config_dict: dict) -> dict[int, str]:
+    """Of a file; the library's names where it has none."""
+    if config_dict.get("id2label"):
+        return {int(index): name for index, name in config_dict["id2label"].items()}
+    return {index: f"LABEL_{index}" for index in range(config_dict.get("num_labels") or 2)}
 
 
 def conv_output_length(conv_layers: list[dict], length):
