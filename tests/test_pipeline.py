@@ -9,13 +9,17 @@ import sys
 import datasets
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 import wfdb
+from recorded import checkpoint as checkpoint_file
 from small_models import small_extractor, small_model
 from transformers import AutoModel, pipeline
 
 import ecg_hf  # noqa: F401  registers the Auto classes and the pipeline
+from ecg_hf.conversion import convert_checkpoint
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ecg_hf.ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
 from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
@@ -313,6 +317,76 @@ def test_batches_and_their_order_do_not_change_a_score(classifier, signal):
             found = classifier([records[samples] for samples in order], batch_size=batch_size)
             for samples, findings in zip(order, found, strict=True):
                 assert scores(findings) == pytest.approx(expected[samples], abs=1e-5)
+
+
+CONVERTED = {
+    "ecg_fm/checkpoint_finetuned.pt": None,
+    "hubert_ecg/checkpoint_finetune_linear.pt": None,
+    "st_mem/checkpoint_finetuned.pth": None,
+    "ecg_jepa_kim/checkpoint_finetuned.pth": 4,
+    "ecg_jepa_weimann/checkpoint_finetuned_attn.pt": None,
+    "mtecg/checkpoint_gap.pth": 3,
+}
+
+
+@pytest.fixture(scope="module", params=["own", "own_convolutions", *CONVERTED])
+def any_classifier(request):
+    """A pipeline of each kind of model, with the same random linear head of large weights on each converted one."""
+    if request.param == "own":
+        model, extractor = tiny_model(), small_extractor(num_samples=500, return_attention_mask=True)
+    elif request.param == "own_convolutions":
+        config = {**PRESETS["ptbxl_100hz"], "num_samples": 500, "patch_size": None, "num_hidden_layers": 2}
+        model, extractor = small_model(FINDINGS, **config), small_extractor(num_samples=500)
+    else:
+        heads = CONVERTED[request.param]
+        model, extractor = convert_checkpoint(checkpoint_file(request.param), num_attention_heads=heads)
+        torch.manual_seed(0)
+        model.replace_head(dict(enumerate(FINDINGS)))
+        model.classifier.weight.data.normal_(std=1.0)
+        model.head_is_random = False
+    return ECGClassificationPipeline(model=model.eval(), feature_extractor=extractor, device="cpu")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.filterwarnings("ignore:The leads .* are missing")
+def test_no_mixture_in_a_batch_changes_a_score(any_classifier, attention, signal):
+    any_classifier.model.set_attn_implementation(attention)
+    filtered = scipy.signal.sosfiltfilt(scipy.signal.butter(2, 30, fs=500, output="sos"), signal)
+    leads = {"all": range(12), "eight": [0, 1, 6, 7, 8, 9, 10, 11], "reversed": range(11, -1, -1), "II": [1]}
+    if any_classifier.feature_extractor.lead_tokens:
+        leads |= {"another eight": [2, 4, 6, 7, 8, 9, 10, 11], "V2": [7]}
+    records = [
+        {
+            "signal": filtered[list(rows), :samples],
+            "sampling_rate": 500,
+            "lead_names": [LEAD_NAMES[row] for row in rows],
+        }
+        for samples in (5000, 2500, 1550)
+        for rows in leads.values()
+    ]
+    alone = [scores(any_classifier(record)) for record in records]
+    assert len({json.dumps(found) for found in alone}) > len(records) / 2  # the test sees differences
+    for seed, batch_size in enumerate((2, 3, 7, 64)):
+        order = np.random.default_rng(seed).permutation(len(records))
+        found = any_classifier([records[index] for index in order], batch_size=batch_size)
+        for index, findings in zip(order, found, strict=True):
+            assert scores(findings) == pytest.approx(alone[index], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The leads .* are missing")
+def test_a_short_record_beside_long_ones_in_the_extractor_changes_no_score(any_classifier, signal):
+    model, extractor = any_classifier.model, any_classifier.feature_extractor
+    records = [signal, signal[:, :1550], signal[:, :2500], signal[::-1]]
+
+    def logits(given):
+        features = extractor(given, **RECORDING, return_record_index=True)
+        index = features.pop("record_index")
+        with torch.no_grad():
+            return index, model(**features).logits
+
+    index, together = logits(records)
+    for number, record in enumerate(records):
+        torch.testing.assert_close(together[index == number], logits(record)[1], atol=1e-4, rtol=1e-5)
 
 
 def test_labels_keep_their_outputs_when_the_config_is_reordered(signal, tmp_path):

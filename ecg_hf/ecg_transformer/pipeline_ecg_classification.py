@@ -130,8 +130,12 @@ class ECGClassificationPipeline(ChunkPipeline):
         windows = model_inputs["window"]
         if isinstance(windows, dict):
             windows = [windows]
-        batch = {name: torch.cat([window[name] for window in windows]) for name in windows[0]}
-        return {"is_last": model_inputs["is_last"], "logits": self.model(**batch).logits}
+        logits = [None] * len(windows)
+        for rows in _alike(windows):
+            batch = {name: torch.cat([windows[row][name] for row in rows]) for name in windows[rows[0]]}
+            for row, row_logits in zip(rows, self.model(**batch).logits, strict=True):
+                logits[row] = row_logits
+        return {"is_last": model_inputs["is_last"], "logits": torch.stack(logits)}
 
     def postprocess(self, windows: list[dict[str, torch.Tensor]], top_k: int | None = None) -> list[dict[str, Any]]:
         config = self.model.config
@@ -170,6 +174,19 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
             f"One record has shape (leads, samples), got {np.shape(signal)}. Pass several records as a list."
         )
     return {"signal": signal, **recording}
+
+
+def _alike(windows: list[dict[str, torch.Tensor]]) -> list[list[int]]:
+    """The places of windows that can be rows of one batch: with the same inputs, of the same shapes.
+
+    A window without `attention_mask` or with other leads is one that the model must see in that form, as it does when
+    its record is alone.
+    """
+    groups = {}
+    for place, window in enumerate(windows):
+        form = tuple((name, tensor.shape) for name, tensor in sorted(window.items()))
+        groups.setdefault(form, []).append(place)
+    return list(groups.values())
 
 
 def _check_same_input(feature_extractor, config: ECGTransformerConfig):
