@@ -34,6 +34,10 @@ CHOICES = {
     "pooling": ("cls", "register", "mean", "norm_mean", "attention"),
     "classifier_type": ("linear", "mlp", "cosine"),
 }
+# Fields that would make every score NaN, or random, outside their range; NaN is outside of each.
+ABOVE_ZERO = ("sampling_rate", "layer_norm_eps", "temperature", "contrastive_temperature")
+AT_LEAST_ZERO = ("initializer_range", "layer_scale_init_value", "position_scale")
+DROP_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 # Fields that apply only where each lead has its own tokens.
 LEAD_TOKEN_FIELDS = (
     "patch_norm",
@@ -358,8 +362,17 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`patch_size` must lie between 1 and `num_samples` ({self.num_samples}), got {self.patch_size}."
             )
-        if self.sampling_rate <= 0:
-            raise ValueError(f"`sampling_rate` must be above 0 Hz, got {self.sampling_rate}.")
+
+    def validate_numbers(self):
+        for name in ABOVE_ZERO:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be above 0 and finite, got {getattr(self, name)}.")
+        for name in AT_LEAST_ZERO:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be at least 0 and finite, got {getattr(self, name)}.")
+        for name in DROP_RATES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
 
     def _check_conv_layers(self):
         known = {"channels", "kernel_size", *CONV_LAYER_DEFAULTS}
@@ -395,8 +408,6 @@ class ECGTransformerConfig(PreTrainedConfig):
                 f"`max_position_embeddings` ({self.max_position_embeddings}) is less than the {self.num_patches} "
                 "tokens of a window."
             )
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
         for name, known in CHOICES.items():
             check_choice(name, getattr(self, name), known)
         self._check_leads()
@@ -446,9 +457,9 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`thresholds` has {len(self.thresholds)} values but `id2label` names {num_labels} labels."
             )
-        for name in ("temperature", "contrastive_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
+        for name, threshold in zip(self.labels, self.thresholds or (), strict=False):
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"`thresholds` must be probabilities in [0, 1], got {threshold} for {name}.")
         rules = [self.window_aggregation] if isinstance(self.window_aggregation, str) else self.window_aggregation
         for rule in rules:
             check_choice("window_aggregation", rule, WINDOW_AGGREGATIONS)

@@ -228,8 +228,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`sampling_rate` must be a number above 0 Hz, got {self.sampling_rate!r}.")
         self._check_windows()
         self._check_filters()
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"`clip` must be above 0 standard deviations, got {self.clip}.")
+        if self.clip is not None and not 0 < self.clip < np.inf:
+            raise ValueError(f"`clip` must be a finite number above 0 standard deviations, got {self.clip}.")
         if not 0 <= self.normalization_eps < np.inf:
             raise ValueError(f"`normalization_eps` must be finite and at least 0, got {self.normalization_eps}.")
         self._per_lead("mean")
@@ -255,12 +255,14 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         check_choice("resample_method", self.resample_method, RESAMPLE_METHODS)
         if not is_count(self.decimation):
             raise ValueError(f"`decimation` must be an integer above 0, got {self.decimation!r}.")
-        if self.bandpass_fir_seconds is not None and not self.bandpass_fir_seconds > 0:
-            raise ValueError(f"`bandpass_fir_seconds` must be above 0 s, got {self.bandpass_fir_seconds}.")
+        if self.bandpass_fir_seconds is not None and not 0 < self.bandpass_fir_seconds < np.inf:
+            raise ValueError(f"`bandpass_fir_seconds` must be finite and above 0 s, got {self.bandpass_fir_seconds}.")
+        if not is_count(self.bandpass_order):
+            raise ValueError(f"`bandpass_order` must be an integer above 0, got {self.bandpass_order!r}.")
         if self.bandpass is None:
             return
         edges = [edge for edge in self.bandpass if edge is not None]
-        if len(self.bandpass) != 2 or edges != sorted(set(edges)) or any(edge <= 0 for edge in edges):
+        if len(self.bandpass) != 2 or edges != sorted(set(edges)) or not all(0 < edge < np.inf for edge in edges):
             raise ValueError(f"`bandpass` must be a low and a high cutoff above 0 Hz, got {self.bandpass}.")
 
     def _check_steps(self):
