@@ -105,7 +105,7 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
 
 
 def classify(argv: Sequence[str] | None = None) -> None:
-    """Print the findings of WFDB records; exits with 1 if a record could not be read, after all others."""
+    """Print the findings of WFDB records; exits with 1 if a record could not be classified, after all others."""
     parser = argparse.ArgumentParser(prog="ecg-hf classify", description=classify.__doc__)
     parser.add_argument("records", nargs="+", help="WFDB records: paths with or without .hea or .dat")
     parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
@@ -116,13 +116,15 @@ def classify(argv: Sequence[str] | None = None) -> None:
 
     import ecg_hf  # noqa: F401  registers the pipeline
 
-    classifier = pipeline("ecg-classification", model=arguments.model)
+    classifier = pipeline("ecg-classification", model=arguments.model, top_k=arguments.top_k)
     failed = 0
     for record in arguments.records:
         try:
-            findings = classifier(record, top_k=arguments.top_k)
-        except (OSError, ValueError) as error:
-            print(error, file=sys.stderr)
+            findings = classifier(record)
+        # Whatever a stranger's file makes a decoder raise is a fault of that record alone: the others are answered.
+        except Exception as error:
+            problem = str(error) or type(error).__name__
+            print(problem if record in problem else f"{record}: {problem}", file=sys.stderr)
             failed += 1
             continue
         print(record)

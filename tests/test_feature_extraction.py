@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import pickle
@@ -575,3 +576,161 @@ assert again.to_json_string() == extractor.to_json_string()
     # An extractor by itself fetches, and passes on, what it needs.
     assert second == first & second
     assert {name for name in second if "modeling" in name or "pipeline" in name} == set()
+
+
+# Flat leads
+
+FLAT_STEPS = {
+    "st_mem": {"steps": ["leads", "resample", "windows", "bandpass", "zscore"], "zscore_per_lead": False},
+    "window": {"steps": ["leads", "resample", "windows", "bandpass", "zscore"]},
+    "record": {"steps": ["leads", "resample", "bandpass", "windows", "zscore"]},
+    "before_leads": {"steps": ["bandpass", "leads", "resample", "zscore", "windows"]},
+    "no_filter": {"steps": ["leads", "resample", "zscore", "windows"], "bandpass": None},
+    "low_pass": {"steps": ["leads", "bandpass", "resample", "windows", "zscore"], "bandpass": [None, 40.0]},
+    "fir": {"steps": ["leads", "bandpass", "resample", "minmax", "windows"], "bandpass_fir_seconds": 0.3},
+    "window_minmax": {"steps": ["leads", "resample", "bandpass", "windows", "minmax"]},
+    "band_pass_alone": {"steps": ["leads", "bandpass", "resample", "windows"]},
+}
+
+
+@pytest.fixture(params=FLAT_STEPS.values(), ids=FLAT_STEPS)
+def scaling_extractor(request):
+    settings = {"sampling_rate": 250, "num_samples": 1250, "bandpass": [0.67, 40.0], "bandpass_order": 5}
+    return ECGTransformerFeatureExtractor(**{**settings, **request.param})
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3, -32.0, 1e-4])
+@pytest.mark.parametrize("method", ["polyphase", "fourier", "linear"])
+def test_flat_leads_come_out_as_nothing_and_are_named(scaling_extractor, offset, method):
+    scaling_extractor.resample_method = method
+    nothing = -1.0 if "minmax" in scaling_extractor.steps else 0.0
+    signal = template(500, 10)
+    signal[7] = offset
+    whole = np.full_like(signal, offset)
+    for given, leads in ((signal, "V2"), (whole, "I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6")):
+        for values in (given, given.astype(np.float32), np.rint(given * 1000).astype(np.int16)):
+            units = "uV" if values.dtype.kind == "i" else None
+            with pytest.warns(UserWarning, match=rf"Flat leads \(constant .*\): {leads}\."):
+                found = extract(scaling_extractor, values, 500, units=units)
+            assert (found[:, 7] == nothing).all()
+            assert (found == nothing).all() if given is whole else found[:, 1].std() > 0.1
+
+
+def test_flat_windows_of_a_record_that_is_not_flat_come_out_as_nothing(scaling_extractor):
+    if "windows" in scaling_extractor.steps[-1:]:
+        pytest.skip("these steps scale whole records")
+    signal = template(500, 30)
+    signal[7, 5000:] = 0.3
+    with pytest.warns(UserWarning, match="Flat leads .*: V2"):
+        found = extract(scaling_extractor, signal, 500)
+    nothing = -1.0 if "minmax" in scaling_extractor.steps else 0.0
+    assert (found[3:, 7] == nothing).all() and found[0, 7].std() > 0.1
+    with pytest.warns(UserWarning, match="Flat leads .*: V2"):
+        crop = extract(scaling_extractor, signal, 500, crop_positions=0.9)
+    assert (crop[0, 7] == nothing).all()
+
+
+def test_rounding_is_judged_against_the_records_size(scaling_extractor):
+    signal = template(500, 10)
+    signal[7] = 0.3 + 1e-8 * np.random.default_rng(0).normal(size=5000)
+    with pytest.warns(UserWarning, match="Flat leads"):
+        found = extract(scaling_extractor, signal, 500)
+    assert found[:, 7].std() == 0
+    # An ECG of a microvolt is one.
+    small = extract(scaling_extractor, template(500, 10) * 1e-3, 500)
+    assert small.isfinite().all() and small[:, 7].std() > 0
+
+
+def test_flat_leads_are_named_once_and_counted(extractor, recwarn):
+    flat = template(100, 10)
+    flat[10:] = 0.25
+    extract(extractor, [template(100, 10), flat, template(100, 5), flat[:, :600]])
+    (warning,) = recwarn.list
+    assert str(warning.message).endswith("V5 (2 of 4 records), V6 (2 of 4 records).")
+    recwarn.clear()
+    # Leads that are computed, and flat; leads that are absent are no flat ones.
+    with pytest.warns(UserWarning) as found:
+        extract(extractor, np.stack([template(100, 10)[0]] * 2), lead_names=["I", "II"])
+    texts = [str(warning.message) for warning in found]
+    assert len(texts) == 2 and "V1 V2" in texts[0] and texts[1].endswith(": III.")
+
+
+# Limb leads
+
+
+def swapped(signal, *names):
+    order = list(range(12))
+    for one, other in zip(names[::2], names[1::2], strict=True):
+        order[LEAD_NAMES.index(one)], order[LEAD_NAMES.index(other)] = LEAD_NAMES.index(other), LEAD_NAMES.index(one)
+    return signal[order]
+
+
+LIMB_LEADS = LEAD_NAMES[:6]
+ALIKE = [("I", "aVF"), ("III", "aVL")]  # in this template, to some 0.1 mV
+PAIRS = [pair for pair in itertools.combinations(LIMB_LEADS, 2) if pair not in ALIKE]
+
+
+@pytest.mark.parametrize("rate", [100, 500])
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_exchanged_limb_leads_are_named(raw_extractor, pair, rate):
+    signal = swapped(template(rate, 10), *pair)
+    for values, units in ((signal, "mV"), (in_microvolts(signal), "uV")):
+        with pytest.warns(UserWarning, match=f"by up to .* µV.*mend it: exchanging {pair[0]} and {pair[1]}\\.$"):
+            extract(raw_extractor, values, rate, units=units)
+
+
+@pytest.mark.parametrize("lead", LIMB_LEADS)
+def test_a_reversed_limb_lead_is_named(raw_extractor, lead):
+    signal = template(100, 10)
+    signal[LEAD_NAMES.index(lead)] *= -1
+    with pytest.warns(UserWarning, match=f"mend it: reversing {lead}\\.$"):
+        extract(raw_extractor, signal)
+
+
+def test_three_limb_leads_are_enough_to_see_and_too_few_to_tell(raw_extractor):
+    rows = [1, 0, 2, *range(6, 12)]
+    names = ["I", "II", "III", *LEAD_NAMES[6:]]
+    with pytest.warns(UserWarning, match="exchanging I and II or .*reversing III"):
+        extract(raw_extractor, template(100, 10)[rows], lead_names=names)
+
+
+def test_exchanged_limb_leads_are_counted_in_a_batch(raw_extractor, recwarn):
+    good = template(100, 10)
+    unlike = good.copy()
+    unlike[3] = np.random.default_rng(0).normal(scale=0.5, size=1000)
+    batch = [good, swapped(good, "I", "II"), good[:, :700], swapped(good, "I", "II")[:, :700], unlike]
+    extract(raw_extractor, batch)
+    (warning,) = recwarn.list
+    text = str(warning.message)
+    assert "limb leads of 3 of 5 records (first: 1)" in text
+    assert text.endswith("exchanging I and II (2); no single exchange or reversal (1).")
+
+
+def test_well_formed_limb_leads_are_not_warned_of(raw_extractor, recwarn):
+    signal = template(100, 10)
+    drift = np.random.default_rng(0).normal(scale=0.001, size=signal.shape)
+    glitch = signal.copy()
+    glitch[2, 100:110] += 2.0
+    flat = signal.copy()
+    for given in (signal, signal + drift, signal + 0.4 * np.arange(12)[:, None] / 12, glitch, -signal):
+        extract(raw_extractor, given)
+        extract(raw_extractor, in_microvolts(given), units="uV")
+    extract(raw_extractor, swapped(signal, "I", "II"), crop_positions=0.5)
+    extract(raw_extractor, swapped(signal, "I", "II")[[0, 1, 6]], lead_names=["I", "II", "V1"])
+    assert [str(w.message) for w in recwarn.list if "missing" not in str(w.message)] == []
+    flat[3] = 0
+    with pytest.warns(UserWarning, match="Flat leads .*: aVR") as found:
+        extract(raw_extractor, flat)
+    assert len(found) == 1
+
+
+def test_real_records_are_well_formed_and_their_exchanges_named(ptbxl_100hz, raw_extractor, recwarn):
+    from ecg_hf.ecg_transformer.wfdb_ecg_transformer import read_record
+
+    headers = sorted((ptbxl_100hz / "records100" / "00000").glob("*.hea"))[:60]
+    signals = [read_record(path).signal for path in headers]
+    extract(raw_extractor, signals, units="uV")
+    assert not recwarn.list
+    for pair in (("I", "II"), ("II", "III"), ("aVR", "aVL"), ("aVL", "aVF")):
+        with pytest.warns(UserWarning, match=rf"exchanging {pair[0]} and {pair[1]} \(60\)\.$"):
+            extract(raw_extractor, [swapped(signal, *pair) for signal in signals], units="uV")

@@ -377,6 +377,119 @@ def test_a_new_head_takes_labels_and_drops_what_belonged_to_the_old_one():
     assert model.head_is_random and model(torch.zeros(2, 12, 100)).logits.shape == (2, 1)
 
 
+# ---- Other labels than those of a trained head ----
+
+NEW_LABELS = {
+    "fewer": ("x", "y"),
+    "as_many": ("x", "y", "z"),
+    "reordered": ("c", "b", "a"),
+    "one_renamed": ("a", "b", "z"),
+}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint whose head has everything that only a trained head can have."""
+    model = small_model(
+        thresholds=[0.1, 0.2, 0.3],
+        temperature=2.0,
+        window_aggregation=["max_probability", "mean_logit", "mean_probability"],
+        label_names={"a": "full name of a"},
+    )
+    model.save_pretrained(tmp_path / "trained")
+    return tmp_path / "trained"
+
+
+def ways_to_new_labels(path, labels):
+    """Arguments of `from_pretrained`, from those that users found."""
+    ids = dict(enumerate(labels))
+    both = {"id2label": ids, "label2id": {name: index for index, name in ids.items()}}
+    yield {"id2label": ids}
+    yield {"id2label": {str(index): name for index, name in ids.items()}}
+    yield {"label2id": both["label2id"]}
+    yield both
+    yield {"config": ECGTransformerConfig.from_pretrained(path, **both)}
+    yield {"config": AutoConfig.from_pretrained(path, id2label=ids)}
+    yield {"config": small_config(labels)}
+    by_hand = ECGTransformerConfig.from_pretrained(path)
+    by_hand.id2label = ids
+    yield {"config": by_hand}
+    if len(labels) != 3:
+        yield {"num_labels": len(labels)}
+        yield {"num_labels": len(labels), "id2label": ids}
+
+
+def assert_new_head(model, labels, config=None):
+    config = config or model.config
+    assert config.labels == list(labels) and config.label2id == {name: i for i, name in enumerate(labels)}
+    assert (config.thresholds, config.temperature, config.window_aggregation) == (None, 1.0, "mean_logit")
+    assert config.label_names is None
+    assert model.head_is_random and model.num_labels == len(labels)
+    assert model(torch.zeros(2, 12, 100)).logits.shape == (2, len(labels))
+
+
+@pytest.mark.parametrize("auto_class", [ECGTransformerForMultiLabel, AutoModelForSequenceClassification])
+@pytest.mark.parametrize("labels", NEW_LABELS.values(), ids=NEW_LABELS)
+def test_every_way_to_new_labels_gives_the_head_of_replace_head_or_its_name(trained, tmp_path, labels, auto_class):
+    trained_head = small_model().classifier.weight
+    for given in ways_to_new_labels(trained, labels):
+        with pytest.raises(RuntimeError, match=r"trained for a, b, c, .*`model\.replace_head\(id2label\)`"):
+            auto_class.from_pretrained(trained, **given)
+        with pytest.warns(UserWarning, match="trained for other labels"):
+            model = auto_class.from_pretrained(trained, ignore_mismatched_sizes=True, **given)
+        expected = [f"LABEL_{index}" for index in range(len(labels))] if set(given) == {"num_labels"} else labels
+        assert_new_head(model, expected)
+        assert not torch.equal(model.classifier.weight[:2], trained_head[:2])
+        model.save_pretrained(tmp_path / "again")
+        assert ECGTransformerForMultiLabel.from_pretrained(tmp_path / "again").config.labels == list(expected)
+
+
+def test_a_trained_head_without_new_labels_is_loaded_as_it_is(trained, batch):
+    expected = small_model()(**batch).logits
+    for given in ({}, {"config": AutoConfig.from_pretrained(trained)}, {"id2label": dict(enumerate("abc"))},
+                  {"num_labels": 3}, {"ignore_mismatched_sizes": True}):  # fmt: skip
+        for auto_class in (ECGTransformerForMultiLabel, AutoModelForSequenceClassification, AutoModel):
+            model = auto_class.from_pretrained(trained, **given).eval()
+            assert torch.equal(model(**batch).logits, expected) and not model.head_is_random
+            assert model.config.thresholds == [0.1, 0.2, 0.3] and model.config.temperature == 2.0
+            assert model.config.label_names == {"a": "full name of a"}
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("x", "y")])
+def test_a_head_on_an_encoder_has_no_setting_of_an_earlier_head(trained, tmp_path, labels):
+    ECGTransformerModel.from_pretrained(trained).save_pretrained(tmp_path / "encoder")
+    for given in ways_to_new_labels(tmp_path / "encoder", labels):
+        with pytest.warns(UserWarning, match="has no trained head"):
+            model = ECGTransformerForMultiLabel.from_pretrained(tmp_path / "encoder", **given)
+        expected = [f"LABEL_{index}" for index in range(len(labels))] if set(given) == {"num_labels"} else labels
+        model.config.label_names = None if labels == ("a", "b", "c") else model.config.label_names
+        assert_new_head(model, expected)
+
+
+def test_settings_of_a_trained_head_given_for_a_new_one_are_refused(trained):
+    given = {"id2label": {0: "x"}, "ignore_mismatched_sizes": True}
+    for name, value in {"thresholds": [0.4], "temperature": 3.0, "window_aggregation": "max_probability"}.items():
+        with pytest.raises(ValueError, match=rf"`{name}` is .*the head is new.*replace_head"):
+            ECGTransformerForMultiLabel.from_pretrained(trained, **given, **{name: value})
+    names = {"x": "full name of x"}
+    with pytest.warns(UserWarning, match="trained for other labels"):
+        model = ECGTransformerForMultiLabel.from_pretrained(trained, **given, label_names=names)
+    assert model.config.label_names == names
+
+
+def test_other_labels_of_an_encoder_can_be_saved(trained, tmp_path):
+    model = ECGTransformerModel.from_pretrained(trained, id2label={0: "x"})
+    model.save_pretrained(tmp_path / "encoder")
+    assert ECGTransformerConfig.from_pretrained(tmp_path / "encoder").thresholds is None
+
+
+def test_labels_that_contradict_each_other_are_refused(trained):
+    with pytest.raises(Exception, match="inverse to each other"):
+        AutoConfig.from_pretrained(trained, id2label={0: "x", 1: "y"}, label2id={"x": 1, "y": 0})
+    with pytest.raises(ValueError, match="`num_labels` is 4 but the labels given are 2: x, y"):
+        AutoConfig.from_pretrained(trained, id2label={0: "x", 1: "y"}, num_labels=4)
+
+
 # ---- Configuration ----
 
 

@@ -9,13 +9,19 @@ import sys
 import datasets
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 import wfdb
+from recorded import checkpoint as checkpoint_file
 from small_models import small_extractor, small_model
 from transformers import AutoModel, pipeline
 
 import ecg_hf  # noqa: F401  registers the Auto classes and the pipeline
+from ecg_hf import cli
+from ecg_hf.conversion import convert_checkpoint
+from ecg_hf.ecg_transformer import pipeline_ecg_classification
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ecg_hf.ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
 from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
@@ -315,6 +321,76 @@ def test_batches_and_their_order_do_not_change_a_score(classifier, signal):
                 assert scores(findings) == pytest.approx(expected[samples], abs=1e-5)
 
 
+CONVERTED = {
+    "ecg_fm/checkpoint_finetuned.pt": None,
+    "hubert_ecg/checkpoint_finetune_linear.pt": None,
+    "st_mem/checkpoint_finetuned.pth": None,
+    "ecg_jepa_kim/checkpoint_finetuned.pth": 4,
+    "ecg_jepa_weimann/checkpoint_finetuned_attn.pt": None,
+    "mtecg/checkpoint_gap.pth": 3,
+}
+
+
+@pytest.fixture(scope="module", params=["own", "own_convolutions", *CONVERTED])
+def any_classifier(request):
+    """A pipeline of each kind of model, with the same random linear head of large weights on each converted one."""
+    if request.param == "own":
+        model, extractor = tiny_model(), small_extractor(num_samples=500, return_attention_mask=True)
+    elif request.param == "own_convolutions":
+        config = {**PRESETS["ptbxl_100hz"], "num_samples": 500, "patch_size": None, "num_hidden_layers": 2}
+        model, extractor = small_model(FINDINGS, **config), small_extractor(num_samples=500)
+    else:
+        heads = CONVERTED[request.param]
+        model, extractor = convert_checkpoint(checkpoint_file(request.param), num_attention_heads=heads)
+        torch.manual_seed(0)
+        model.replace_head(dict(enumerate(FINDINGS)))
+        model.classifier.weight.data.normal_(std=1.0)
+        model.head_is_random = False
+    return ECGClassificationPipeline(model=model.eval(), feature_extractor=extractor, device="cpu")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.filterwarnings("ignore:The leads .* are missing")
+def test_no_mixture_in_a_batch_changes_a_score(any_classifier, attention, signal):
+    any_classifier.model.set_attn_implementation(attention)
+    filtered = scipy.signal.sosfiltfilt(scipy.signal.butter(2, 30, fs=500, output="sos"), signal)
+    leads = {"all": range(12), "eight": [0, 1, 6, 7, 8, 9, 10, 11], "reversed": range(11, -1, -1), "II": [1]}
+    if any_classifier.feature_extractor.lead_tokens:
+        leads |= {"another eight": [2, 4, 6, 7, 8, 9, 10, 11], "V2": [7]}
+    records = [
+        {
+            "signal": filtered[list(rows), :samples],
+            "sampling_rate": 500,
+            "lead_names": [LEAD_NAMES[row] for row in rows],
+        }
+        for samples in (5000, 2500, 1550)
+        for rows in leads.values()
+    ]
+    alone = [scores(any_classifier(record)) for record in records]
+    assert len({json.dumps(found) for found in alone}) > len(records) / 2  # the test sees differences
+    for seed, batch_size in enumerate((2, 3, 7, 64)):
+        order = np.random.default_rng(seed).permutation(len(records))
+        found = any_classifier([records[index] for index in order], batch_size=batch_size)
+        for index, findings in zip(order, found, strict=True):
+            assert scores(findings) == pytest.approx(alone[index], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The leads .* are missing")
+def test_a_short_record_beside_long_ones_in_the_extractor_changes_no_score(any_classifier, signal):
+    model, extractor = any_classifier.model, any_classifier.feature_extractor
+    records = [signal, signal[:, :1550], signal[:, :2500], signal[::-1]]
+
+    def logits(given):
+        features = extractor(given, **RECORDING, return_record_index=True)
+        index = features.pop("record_index")
+        with torch.no_grad():
+            return index, model(**features).logits
+
+    index, together = logits(records)
+    for number, record in enumerate(records):
+        torch.testing.assert_close(together[index == number], logits(record)[1], atol=1e-4, rtol=1e-5)
+
+
 def test_labels_keep_their_outputs_when_the_config_is_reordered(signal, tmp_path):
     labels = [f"L{index:02d}" for index in range(12)]
     model = tiny_model(labels, thresholds=[0.01 * index for index in range(12)])
@@ -354,6 +430,153 @@ def test_a_model_in_training_mode_gives_scores_without_dropout(signal):
     model = tiny_model(hidden_dropout_prob=0.5, drop_path_rate=0.5)
     expected = make_pipeline(model)(signal, **RECORDING)
     assert make_pipeline(model.train())(signal, **RECORDING) == expected
+
+
+# Damaged checkpoints
+
+
+def damaged(folder, **fields):
+    """A checkpoint whose file `config.json` has been changed."""
+    tiny_model().save_pretrained(folder)
+    tiny_extractor().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    return str(folder)
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, value) for name in ("layer_norm_eps", "temperature", "contrastive_temperature", "sampling_rate")
+          for value in (NAN, INFINITE, 0.0, -1.0)],
+        *[(name, value) for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
+          for value in (NAN, 1.0, -0.1)],
+        *[("thresholds", [0.5, value, 0.5, 0.5, 0.5]) for value in (NAN, INFINITE, 1.01, -0.1)],
+        *[(name, value) for name in ("initializer_range", "position_scale", "layer_scale_init_value")
+          for value in (NAN, INFINITE, -1.0)],
+    ],
+)  # fmt: skip
+def test_impossible_numbers_in_a_configuration_are_refused_by_name(tmp_path, name, value):
+    folder = damaged(tmp_path, **{name: value})
+    with pytest.raises(Exception, match=f"`{name}` must"):
+        pipeline("ecg-classification", model=folder, device="cpu")
+    with pytest.raises(Exception, match=f"`{name}` must"):
+        ECGTransformerForMultiLabel.from_pretrained(damaged(tmp_path / "good"), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, value) for name in ("mean", "std", "clip", "sampling_rate", "normalization_eps")
+          for value in (NAN, INFINITE)],
+        ("mean", [NAN] + [0.0] * 11), ("std", [INFINITE] + [1.0] * 11),
+        ("bandpass", [NAN, 40]), ("bandpass", [None, INFINITE]), ("bandpass_fir_seconds", INFINITE),
+        ("bandpass_order", 0), ("bandpass_order", NAN),
+    ],
+)  # fmt: skip
+def test_impossible_numbers_of_a_feature_extractor_are_refused_by_name(tmp_path, name, value):
+    tiny_extractor().save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**fields, name: value}))
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        ECGTransformerFeatureExtractor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITE])
+def test_scores_that_are_no_numbers_are_refused_with_checkpoint_and_record(tmp_path, signal, record, value):
+    folder = damaged(tmp_path / "checkpoint")
+    model = tiny_model()
+    model.classifier.weight.data[1] = value
+    model.save_pretrained(folder)
+    classifier = pipeline("ecg-classification", model=folder, device="cpu")
+    for given in (record, {"signal": signal, **RECORDING}, [{"signal": signal, **RECORDING}, record]):
+        with pytest.raises(
+            ValueError, match=f"`{folder}` gives NaN or infinite scores for (a record|.*00001_hr): of 1 labels, MI"
+        ):
+            classifier(given)
+    with pytest.raises(ValueError, match="00001_hr: of 1"):
+        classifier([record, record], batch_size=1)
+
+
+# The command line
+
+
+@pytest.fixture
+def others(signal, tmp_path):
+    """Two records that the command must answer, whatever the one between them is."""
+    (tmp_path / "good").mkdir()
+    return [str(write_record(tmp_path / "good", name, signal)) for name in ("first", "last")]
+
+
+def classify_beside(others, record, checkpoint, capsys) -> str:
+    """What the command prints on stderr, after it has answered both other records."""
+    with pytest.raises(SystemExit, match="1 of 3 records could not be classified"):
+        cli.classify([others[0], str(record), others[1], "--model", str(checkpoint)])
+    printed = capsys.readouterr()
+    assert all(other in printed.out for other in others) and printed.out.count("normal ECG") == 2
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("a bytes-like object"), MemoryError(), Exception("psf_read_raw"), AssertionError("no frames"),
+              KeyError("fmt"), OverflowError("int too large"), RuntimeError("libsndfile"), RecursionError("depth")]
+)  # fmt: skip
+def test_whatever_a_record_raises_is_that_records_message(others, record, checkpoint, capsys, monkeypatch, error):
+    def read(path, **kwargs):
+        if "00001_hr" in str(path):
+            raise error
+        return read_record(path, **kwargs)
+
+    monkeypatch.setattr(pipeline_ecg_classification, "read_record", read)
+    said = classify_beside(others, record, checkpoint, capsys)
+    assert str(record) in said and (str(error) or type(error).__name__) in said
+
+
+def test_an_interrupt_ends_the_command(record, checkpoint, monkeypatch):
+    def read(path, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline_ecg_classification, "read_record", read)
+    with pytest.raises(KeyboardInterrupt):
+        cli.classify([str(record), "--model", str(checkpoint)])
+
+
+def test_headers_with_absurd_numbers_are_a_message(others, record, checkpoint, capsys):
+    for old, new in (("1000.0(0)", f"1000.0({10**30})"), ("12 500 5000", f"12 500 {10**30}"), ("12 500", "12 1e400")):
+        text = record.with_suffix(".hea").read_text()
+        edit_header(record, (old, new))
+        assert str(record) in classify_beside(others, record, checkpoint, capsys)
+        record.with_suffix(".hea").write_text(text)
+
+
+def test_a_directory_or_a_fifo_is_a_message(others, record, checkpoint, capsys, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "named.hea").mkdir()
+    os.mkfifo(tmp_path / "pipe.hea")
+    data = record.with_suffix(".dat")
+    data.unlink()
+    os.mkfifo(data)
+    for given in (tmp_path / "folder", tmp_path / "named", tmp_path / "pipe", record, "/dev/zero"):
+        assert str(given) in classify_beside(others, given, checkpoint, capsys)
+
+
+def test_an_argument_that_is_wrong_is_no_fault_of_the_records(record, checkpoint):
+    with pytest.raises(ValueError, match="`top_k` must be at least 1"):
+        cli.classify([str(record), "--model", str(checkpoint), "--top_k", "0"])
+
+
+def test_a_checkpoint_with_nan_weights_answers_no_record(record, checkpoint, tmp_path, capsys):
+    folder = shutil.copytree(checkpoint, tmp_path / "damaged")
+    model = ECGTransformerForMultiLabel.from_pretrained(folder)
+    model.ecg_transformer.norm.weight.data[0] = NAN
+    model.save_pretrained(folder)
+    with pytest.raises(SystemExit, match="1 of 1 records"):
+        cli.classify([str(record), "--model", str(folder)])
+    printed = capsys.readouterr()
+    assert printed.out == "" and "NaN" in printed.err and str(folder) in printed.err and str(record) in printed.err
 
 
 # Construction

@@ -13,6 +13,9 @@ from .common_ecg_transformer import LEAD_NAMES, check_choice
 
 WINDOW_AGGREGATIONS = ("mean_logit", "mean_probability", "max_probability")
 
+# What belongs to a trained head, and what a new one starts with.
+HEAD_SETTINGS = {"thresholds": None, "temperature": 1.0, "window_aggregation": "mean_logit"}
+
 # Defaults of the optional keys of an entry of `conv_layers`.
 CONV_LAYER_DEFAULTS = {
     "stride": 1,
@@ -31,6 +34,10 @@ CHOICES = {
     "pooling": ("cls", "register", "mean", "norm_mean", "attention"),
     "classifier_type": ("linear", "mlp", "cosine"),
 }
+# Fields that would make every score NaN, or random, outside their range; NaN is outside of each.
+ABOVE_ZERO = ("sampling_rate", "layer_norm_eps", "temperature", "contrastive_temperature")
+AT_LEAST_ZERO = ("initializer_range", "layer_scale_init_value", "position_scale")
+DROP_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 # Fields that apply only where each lead has its own tokens.
 LEAD_TOKEN_FIELDS = (
     "patch_norm",
@@ -263,7 +270,12 @@ class ECGTransformerConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As in the library; another `model_type` is an error, and unknown fields are reported in a warning."""
+        """As in the library; another `model_type` is an error, and unknown fields are reported in a warning.
+
+        Other labels, as `id2label`, `label2id` or `num_labels`, are those of a new head: the thresholds, temperature,
+        aggregation and `label_names` of the old one are dropped, unless they are given too. Raises `ValueError` if
+        the result is no valid configuration.
+        """
         path = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         source = f"`{path}`" if path else "The configuration"
         kind = config_dict.get("model_type", cls.model_type)
@@ -279,7 +291,11 @@ class ECGTransformerConfig(PreTrainedConfig):
                 "from a newer version, whose model may give other results: update the package.",
                 stacklevel=2,
             )
-        return super().from_dict(config_dict, **kwargs)
+        labels = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
+        loaded = super().from_dict(_with_labels(config_dict, **labels), **kwargs)
+        # Arguments are set on the finished object, past its checks.
+        (loaded[0] if kwargs.get("return_unused_kwargs") else loaded).validate()
+        return loaded
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "ECGTransformerConfig":
@@ -346,8 +362,17 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`patch_size` must lie between 1 and `num_samples` ({self.num_samples}), got {self.patch_size}."
             )
-        if self.sampling_rate <= 0:
-            raise ValueError(f"`sampling_rate` must be above 0 Hz, got {self.sampling_rate}.")
+
+    def validate_numbers(self):
+        for name in ABOVE_ZERO:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be above 0 and finite, got {getattr(self, name)}.")
+        for name in AT_LEAST_ZERO:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be at least 0 and finite, got {getattr(self, name)}.")
+        for name in DROP_RATES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
 
     def _check_conv_layers(self):
         known = {"channels", "kernel_size", *CONV_LAYER_DEFAULTS}
@@ -383,8 +408,6 @@ class ECGTransformerConfig(PreTrainedConfig):
                 f"`max_position_embeddings` ({self.max_position_embeddings}) is less than the {self.num_patches} "
                 "tokens of a window."
             )
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
         for name, known in CHOICES.items():
             check_choice(name, getattr(self, name), known)
         self._check_leads()
@@ -434,14 +457,42 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`thresholds` has {len(self.thresholds)} values but `id2label` names {num_labels} labels."
             )
-        for name in ("temperature", "contrastive_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
+        for name, threshold in zip(self.labels, self.thresholds or (), strict=False):
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"`thresholds` must be probabilities in [0, 1], got {threshold} for {name}.")
         rules = [self.window_aggregation] if isinstance(self.window_aggregation, str) else self.window_aggregation
         for rule in rules:
             check_choice("window_aggregation", rule, WINDOW_AGGREGATIONS)
         if not isinstance(self.window_aggregation, str) and len(rules) != num_labels:
             raise ValueError(f"`window_aggregation` has {len(rules)} values but `id2label` names {num_labels} labels.")
+
+
+def _with_labels(config_dict: dict, id2label: dict | None, label2id: dict | None, num_labels: int | None) -> dict:
+    """The fields of a file, with the labels of the arguments in place of its own and of all that belonged to these."""
+    old = _labels_of(config_dict)
+    if id2label is not None:
+        new = {int(index): name for index, name in id2label.items()}
+    elif label2id is not None:
+        new = {int(index): name for name, index in label2id.items()}
+    else:
+        new = old if num_labels in (None, len(old)) else {index: f"LABEL_{index}" for index in range(num_labels)}
+    if num_labels not in (None, len(new)):
+        raise ValueError(
+            f"`num_labels` is {num_labels} but the labels given are {len(new)}: {', '.join(new.values())}."
+        )
+    if new == old and label2id is None:
+        return config_dict
+    inverse = {name: index for index, name in new.items()} if label2id is None else dict(label2id)
+    dropped = () if new == old else (*HEAD_SETTINGS, "label_names", "num_labels")
+    kept = {name: value for name, value in config_dict.items() if name not in dropped}
+    return {**kept, "id2label": new, "label2id": inverse}
+
+
+def _labels_of(config_dict: dict) -> dict[int, str]:
+    """Of a file; the library's names where it has none."""
+    if config_dict.get("id2label"):
+        return {int(index): name for index, name in config_dict["id2label"].items()}
+    return {index: f"LABEL_{index}" for index in range(config_dict.get("num_labels") or 2)}
 
 
 def conv_output_length(conv_layers: list[dict], length):

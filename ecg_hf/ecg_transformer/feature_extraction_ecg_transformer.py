@@ -11,6 +11,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from .common_ecg_transformer import LEAD_NAMES, check_choice
 from .configuration_ecg_transformer import AUTO_MAP, copy_code_files
 from .inputs_ecg_transformer import Batch, group_records, in_millivolts, is_count, is_number
+from .lead_checks_ecg_transformer import describe_limb_faults, is_flat, limb_lead_faults
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
     bandpass_filter,
@@ -198,10 +199,15 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             ValueError: a missing or invalid rate, lead name or unit, swapped axes, an empty record, missing values
                 (NaN) or values beyond ±32.767 mV; the message names the record and the lead.
             TypeError: values that are not numeric.
+
+        Warnings name, once in a call, leads that are missing, leads that are flat (constant before any filter: they
+        become 0 after a high-pass or `zscore`, -1 after `minmax`), and limb leads that contradict Einthoven's and
+        Goldberger's equations by more than 50 µV, with the exchange of names that would mend it (not for crops).
         """
         self._check_settings()
         check_choice("missing_leads", missing_leads, ("zero", "error"))
         batches = group_records(signal, sampling_rate, lead_names, units, crop_positions)
+        self._warn_of_limb_leads(batches)
         for batch in batches:
             for step in self.steps:
                 try:
@@ -209,6 +215,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
                 except ValueError as error:
                     raise ValueError(f"{batch.label}, step `{step}`: {error}") from error
             self._report_absent_leads(batch, missing_leads)
+        self._warn_of_flat_leads(batches)
         return self._collect(batches, return_tensors, return_record_index)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
@@ -234,8 +241,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`sampling_rate` must be a number above 0 Hz, got {self.sampling_rate!r}.")
         self._check_windows()
         self._check_filters()
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"`clip` must be above 0 standard deviations, got {self.clip}.")
+        if self.clip is not None and not 0 < self.clip < np.inf:
+            raise ValueError(f"`clip` must be a finite number above 0 standard deviations, got {self.clip}.")
         if not 0 <= self.normalization_eps < np.inf:
             raise ValueError(f"`normalization_eps` must be finite and at least 0, got {self.normalization_eps}.")
         self._per_lead("mean")
@@ -261,12 +268,14 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         check_choice("resample_method", self.resample_method, RESAMPLE_METHODS)
         if not is_count(self.decimation):
             raise ValueError(f"`decimation` must be an integer above 0, got {self.decimation!r}.")
-        if self.bandpass_fir_seconds is not None and not self.bandpass_fir_seconds > 0:
-            raise ValueError(f"`bandpass_fir_seconds` must be above 0 s, got {self.bandpass_fir_seconds}.")
+        if self.bandpass_fir_seconds is not None and not 0 < self.bandpass_fir_seconds < np.inf:
+            raise ValueError(f"`bandpass_fir_seconds` must be finite and above 0 s, got {self.bandpass_fir_seconds}.")
+        if not is_count(self.bandpass_order):
+            raise ValueError(f"`bandpass_order` must be an integer above 0, got {self.bandpass_order!r}.")
         if self.bandpass is None:
             return
         edges = [edge for edge in self.bandpass if edge is not None]
-        if len(self.bandpass) != 2 or edges != sorted(set(edges)) or any(edge <= 0 for edge in edges):
+        if len(self.bandpass) != 2 or edges != sorted(set(edges)) or not all(0 < edge < np.inf for edge in edges):
             raise ValueError(f"`bandpass` must be a low and a high cutoff above 0 Hz, got {self.bandpass}.")
 
     def _check_steps(self):
@@ -305,13 +314,25 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         wanted = tuple(name for name in self.lead_names if name in given or not self.lead_tokens)
         if given.keys() >= set(wanted):
             if wanted != batch.lead_names:
-                batch.values = batch.values[:, [given[name] for name in wanted]]
+                rows = [given[name] for name in wanted]
+                filtered = batch.values is not batch.given
+                batch.values, batch.flat = batch.values[:, rows], batch.flat[:, rows]
+                batch.given = batch.given[:, rows] if filtered else batch.values
         else:
-            leads = complete_limb_leads({name: batch.in_millivolts()[:, row] for name, row in given.items()})
-            silence = np.zeros_like(batch.values[:, 0])
-            batch.values = np.stack([leads.get(name, silence) for name in wanted], axis=1)
-            batch.absent_leads = tuple(name for name in wanted if name not in leads)
+            self._complete_leads(batch, wanted)
         batch.lead_names = wanted
+
+    def _complete_leads(self, batch: Batch, wanted: tuple[str, ...]):
+        def completed(values: np.ndarray) -> np.ndarray:
+            leads = complete_limb_leads({name: values[:, row] for row, name in enumerate(batch.lead_names)})
+            batch.absent_leads = tuple(name for name in wanted if name not in leads)
+            silence = np.zeros_like(values[:, 0])
+            return np.stack([leads.get(name, silence) for name in wanted], axis=1)
+
+        # In the units of the records, since `largest` is in these too.
+        batch.given = completed(batch.given.astype(np.float32))
+        batch.flat = is_flat(batch.given.min(axis=-1), batch.given.max(axis=-1), batch.largest)
+        batch.values = completed(batch.in_millivolts())
 
     def _resample(self, batch: Batch):
         rate = self.sampling_rate * self.decimation
@@ -357,6 +378,10 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         batch.values = bandpass_filter(
             batch.in_millivolts(), batch.sampling_rate, self.bandpass, self.bandpass_order, self.bandpass_fir_seconds
         )
+        if self.bandpass[0] is not None:
+            # Of a constant a high-pass leaves rounding errors, which a z-score would make as large as an ECG.
+            batch.values[batch.flat] = 0
+            batch.high_passed = True
 
     def _cut_windows(self, batch: Batch):
         num_records, num_leads, length = batch.values.shape
@@ -367,9 +392,22 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             starts = self._window_starts(length - size, scale)[None]
         else:
             starts = np.floor(batch.crop_positions * (length - size + 1)).astype(np.int64)
-        windows = sliding_window_view(batch.values, size, axis=-1)[np.arange(num_records)[:, None], :, starts]
-        batch.values = windows.reshape(-1, num_leads, size)
+        batch.flat = self._flat_windows(batch, starts, size, length)
+        batch.given = None
+        batch.values = _windows(batch.values, starts, size)
         batch.records = np.repeat(batch.records, starts.shape[1])
+
+    def _flat_windows(self, batch: Batch, starts: np.ndarray, size: int, length: int) -> np.ndarray:
+        """(rows, leads): which leads are constant, before any filter, in the record or, where it matters, window."""
+        later = self.steps[self.steps.index("windows") + 1 :]
+        if not {"zscore", "minmax"} & {*later} and not ("bandpass" in later and any(self.bandpass or ())):
+            return np.repeat(batch.flat, starts.shape[1], axis=0)
+        # The records may have been resampled since.
+        ratio = batch.given.shape[-1] / length
+        given_size = max(1, int(size * ratio))
+        given_starts = np.minimum((starts * ratio).astype(np.int64), batch.given.shape[-1] - given_size)
+        given = _windows(batch.given, given_starts, given_size)
+        return is_flat(given.min(axis=-1), given.max(axis=-1), np.repeat(batch.largest, starts.shape[1]))
 
     def _window_starts(self, last: int, scale: int) -> np.ndarray:
         if self.num_windows is not None:
@@ -393,10 +431,14 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         return round_to_float16(values) if self.round_to_float16 else values
 
     def _zscore(self, batch: Batch):
-        batch.values = zscore(batch.in_millivolts(), self.zscore_per_lead, self.normalization_eps)
+        batch.values = zscore(batch.in_millivolts(), self.zscore_per_lead, self.normalization_eps, batch.flat)
+        if batch.high_passed:
+            # What a window around a flat part of a filtered record holds is the filter's decay; jointly scaled leads
+            # would get the mean of the others.
+            batch.values[batch.flat] = 0
 
     def _minmax(self, batch: Batch):
-        batch.values = minmax(batch.in_millivolts(), self.normalization_eps)
+        batch.values = minmax(batch.in_millivolts(), self.normalization_eps, batch.flat)
 
     def _decimate(self, batch: Batch):
         if self.decimation == 1:
@@ -425,6 +467,36 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
                 stacklevel=3,
             )
 
+    def _warn_of_flat_leads(self, batches: list[Batch]):
+        """Those of whole records and, where windows are scaled by themselves, those of windows."""
+        flat, num_records = {}, 0
+        for batch in batches:
+            num_records += len(batch.largest)
+            for lead in np.flatnonzero(batch.flat.any(axis=0)):
+                if batch.lead_names[lead] not in batch.absent_leads:
+                    records = set(batch.records[batch.flat[:, lead]].tolist())
+                    flat.setdefault(batch.lead_names[lead], set()).update(records)
+        if flat:
+            found = [
+                name if num_records == 1 else f"{name} ({len(flat[name])} of {num_records} records)"
+                for name in self.lead_names
+                if name in flat
+            ]
+            warnings.warn(f"Flat leads (constant in a record or a window): {', '.join(found)}.", stacklevel=3)
+
+    def _warn_of_limb_leads(self, batches: list[Batch]):
+        """Only of whole records: training takes crops of each in every epoch, and has no time for it."""
+        if set(self.lead_names).isdisjoint(LEAD_NAMES[:6]):
+            return
+        faults = []
+        for batch in batches:
+            if batch.crop_positions is None:
+                found = limb_lead_faults(batch.values, batch.lead_names, batch.flat, batch.microvolts)
+                faults += [fault._replace(record=int(batch.records[fault.record])) for fault in found]
+        if faults:
+            num_records = sum(len(batch.records) for batch in batches)
+            warnings.warn(describe_limb_faults(faults, num_records), stacklevel=3)
+
     def _collect(self, batches: list[Batch], return_tensors: str | None, return_record_index: bool) -> BatchFeature:
         if len({batch.lead_names for batch in batches}) > 1:
             raise ValueError(
@@ -451,6 +523,13 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         values = batch.in_millivolts().astype(np.float32, copy=False)
         values[:, [name in batch.absent_leads for name in batch.lead_names]] = 0
         return np.pad(values, ((0, 0), (0, 0), (0, self.num_samples - values.shape[-1])))
+
+
+def _windows(values: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
+    """(records, leads, samples), starts (records or 1, windows) -> (records x windows, leads, size)."""
+    num_records, num_leads, _ = values.shape
+    windows = sliding_window_view(values, size, axis=-1)[np.arange(num_records)[:, None], :, starts]
+    return windows.reshape(-1, num_leads, size)
 
 
 _STEPS = {

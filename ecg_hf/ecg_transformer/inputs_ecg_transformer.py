@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, MISSING_SAMPLE, check_choice
+from .lead_checks_ecg_transformer import is_flat
 from .signal_steps_ecg_transformer import canonical_lead_names
 
 UNITS_PER_MILLIVOLT = {unit: MICROVOLTS["mv"] / MICROVOLTS[unit.casefold()] for unit in ("mV", "uV")}
@@ -30,6 +31,21 @@ class Batch:
     crop_positions: np.ndarray | None = None
     absent_leads: tuple[str, ...] = ()
     """Those of `lead_names` that are missing in the record and cannot be computed."""
+    given: np.ndarray | None = None
+    """The records before any filter, with the leads of `values`, until windows are cut: these tell what is flat."""
+    largest: np.ndarray | None = None
+    """(records,): the largest absolute value of each record, in its units."""
+    flat: np.ndarray | None = None
+    """(rows, leads): whether the lead was constant, before any filter, in what became the row."""
+    high_passed: bool = False
+
+    def __post_init__(self):
+        self.given = self.values
+
+    @property
+    def microvolts(self) -> float:
+        """µV in a unit of `values`."""
+        return MICROVOLTS["mv"] / (1 if self.units is None else UNITS_PER_MILLIVOLT[self.units])
 
     def in_millivolts(self) -> np.ndarray:
         """`values` in mV as floats. Converted only when a step needs it, since windows of int16 are cut faster."""
@@ -160,12 +176,18 @@ def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | No
 
 
 def _check_values(batch: Batch, labels: list[str]):
-    """Reject missing samples, which a filter would spread over the lead, and values outside the range of mV."""
+    """Reject missing samples, which a filter would spread over the lead, and values outside the range of mV.
+
+    The range of each lead also says whether it is flat.
+    """
     # Tolerance of 0.5 µV, since 32.767 may be larger in float32.
     limit = (MAX_MILLIVOLTS + 0.0005) * UNITS_PER_MILLIVOLT[batch.units]
+    lowest, highest = batch.values.min(axis=-1), batch.values.max(axis=-1)
     # Comparisons with NaN are false.
-    valid = (batch.values.min(axis=-1) >= -limit) & (batch.values.max(axis=-1) <= limit)
+    valid = (lowest >= -limit) & (highest <= limit)
     if valid.all():
+        batch.largest = np.maximum(-lowest.min(axis=1).astype(np.float64), highest.max(axis=1))
+        batch.flat = is_flat(lowest, highest, batch.largest)
         return
     row = int(np.argmin(valid.all(axis=1)))
     label = labels[batch.records[row]]

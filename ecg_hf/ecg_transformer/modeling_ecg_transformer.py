@@ -29,6 +29,13 @@ from transformers.utils.output_capturing import capture_outputs
 from .common_ecg_transformer import UNKNOWN_LABEL
 from .configuration_ecg_transformer import AUTO_MAP, CUSTOM_PIPELINES, ECGTransformerConfig, copy_code_files
 from .embeddings_ecg_transformer import ECGTransformerEmbeddings, ECGTransformerLeadEmbeddings
+from .heads_ecg_transformer import (
+    ECGTransformerCosineHead,
+    check_no_head_settings,
+    forget_head_settings,
+    make_classifier,
+    stored_config,
+)
 from .layers_ecg_transformer import (
     ECGTransformerAttention,
     ECGTransformerAttentionPooling,
@@ -142,24 +149,34 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """As in the library, but no part of the backbone is silently left random.
+        """As in the library, but no part of the backbone is silently left random, and a head serves its own labels.
 
         Raises `RuntimeError` if weights of the backbone, or a part of the head, are missing, unexpected or of another
         shape. If the complete head is missing, as at the start of post-training, it is initialised with a warning and
-        `head_is_random` is set.
+        `head_is_random` is set. Other labels than the trained head's, however they are given, are refused too; with
+        `ignore_mismatched_sizes=True` the head is replaced as by `replace_head`.
         """
         return_info = kwargs.pop("output_loading_info", False)
+        replace_labels = kwargs.pop("ignore_mismatched_sizes", False)
+        # The library would refuse a head of another size without saying how to get it: `_check_loading` does.
         model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            pretrained_model_name_or_path,
+            *model_args,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
         )
         model._check_loading(pretrained_model_name_or_path, info)
+        if isinstance(model, ECGTransformerForMultiLabel) and pretrained_model_name_or_path is not None:
+            stored = stored_config(type(model.config), pretrained_model_name_or_path, kwargs)
+            model._settle_head(pretrained_model_name_or_path, stored, info, replace_labels)
         return (model, info) if return_info else model
 
     def _is_head(self, name: str) -> bool:
         return name.split(".")[0] in self._head_names
 
     def _check_loading(self, path, info):
-        missing = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
+        missing, reshaped = set(info["missing_keys"]), {name for name, *_ in info["mismatched_keys"]}
         head = {name for name in self.state_dict() if self._is_head(name)}
         no_head = bool(head) and head <= missing
         # The head of another model class is ignored; unexpected weights in a head of this class are an error.
@@ -169,13 +186,15 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         ]
         wrong = {
             "lacks": sorted(missing - head if no_head else missing),
+            "has another shape of": sorted(name for name in reshaped if not name.startswith("classifier.")),
             "has no place for": sorted(unexpected),
         }
         if any(wrong.values()):
             found = "; ".join(f"{what} {', '.join(names)}" for what, names in wrong.items() if names)
             raise RuntimeError(
                 f"The weights of `{path}` do not fit {type(self).__name__}: the checkpoint {found}. Load it with the "
-                "configuration that it was saved with."
+                "configuration that it was saved with; another head is put on a loaded model by "
+                "`model.replace_head(id2label)`."
             )
         if no_head:
             self.head_is_random = True
@@ -310,39 +329,6 @@ def multilabel_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none") * known
 
 
-class ECGTransformerMLPHead(nn.Module):
-    """Two linear layers with an activation in between."""
-
-    def __init__(self, config: ECGTransformerConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.classifier_hidden_size)
-        self.activation = ACT2FN[config.classifier_act]
-        self.fc2 = nn.Linear(config.classifier_hidden_size, config.num_labels)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(pooled)))
-
-
-class ECGTransformerCosineHead(nn.Module):
-    """Each logit is the cosine, from -1 to 1, between the pooled feature and the embedding of the label."""
-
-    def __init__(self, config: ECGTransformerConfig):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(config.num_labels, config.hidden_size))
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cosine_similarity(pooled.unsqueeze(1), self.weight, dim=-1)
-
-
-def make_classifier(config: ECGTransformerConfig) -> nn.Module:
-    """The head of the configured type: (batch, hidden) to (batch, labels)."""
-    if config.classifier_type == "mlp":
-        return ECGTransformerMLPHead(config)
-    if config.classifier_type == "cosine":
-        return ECGTransformerCosineHead(config)
-    return nn.Linear(config.hidden_size, config.num_labels, bias=config.classifier_bias)
-
-
 class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
     """The encoder with a classification head, linear by default: one independent logit for each label."""
 
@@ -367,6 +353,31 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         self._put_linear_head()
         self._init_weights(self.classifier)
         self.head_is_random = True
+
+    def _settle_head(self, path, stored: ECGTransformerConfig | None, info, replace_labels: bool):
+        """No setting and no weight of a head for `stored` labels serves a new head, or other labels."""
+        config, labels = self.config, self.config.id2label
+        reshaped = bool(info["mismatched_keys"])
+        relabelled = stored is not None and stored.id2label != labels
+        if not (self.head_is_random or reshaped or relabelled):
+            return
+        check_no_head_settings(config, stored)
+        if not self.head_is_random and not replace_labels:
+            trained_for = "other labels or sizes" if stored is None else ", ".join(stored.labels)
+            raise RuntimeError(
+                f"The head of `{path}` was trained for {trained_for}, and does not fit the configuration with "
+                f"{', '.join(config.labels)}. Load it without new labels and call `model.replace_head(id2label)`, or "
+                "give `ignore_mismatched_sizes=True` to replace the head in the same way."
+            )
+        forget_head_settings(config, stored)
+        if self.head_is_random:
+            return
+        self.replace_head(labels, config.label_names)
+        warnings.warn(
+            f"The head of `{path}` was trained for other labels: it was replaced by a random one; post-train it "
+            "before use.",
+            stacklevel=3,
+        )
 
     def use_linear_head(self):
         """Replace a head of another type by a zero-initialised linear head with bias, for a linear probe."""

@@ -98,19 +98,19 @@ class ECGClassificationPipeline(ChunkPipeline):
     def preprocess(self, record, missing_leads: str = "zero", **recording):
         """Yield the windows of one record."""
         if isinstance(record, (str, os.PathLike)):
+            name = str(record)
             recording = self._read_recording(record)
-            source = f"{record}: "
         else:
             recording = _as_recording(record, recording)
-            source = ""
+            name = None
         try:
             features = self.feature_extractor(**recording, missing_leads=missing_leads)
         except ValueError as error:
-            raise ValueError(f"{source}{error}") from error
+            raise ValueError(str(error) if name is None else f"{name}: {error}") from error
         num_windows = len(features["input_values"])
         for window in range(num_windows):
             rows = {name: tensor[window : window + 1] for name, tensor in features.items()}
-            yield {"is_last": window == num_windows - 1, "window": rows}
+            yield {"is_last": window == num_windows - 1, "window": rows, "record": name or "a record"}
 
     def _read_recording(self, path: str | os.PathLike) -> dict[str, Any]:
         """The feature extractor's arguments for a WFDB record, with the leads that the model has or can compute."""
@@ -130,12 +130,18 @@ class ECGClassificationPipeline(ChunkPipeline):
         windows = model_inputs["window"]
         if isinstance(windows, dict):
             windows = [windows]
-        batch = {name: torch.cat([window[name] for window in windows]) for name in windows[0]}
-        return {"is_last": model_inputs["is_last"], "logits": self.model(**batch).logits}
+        logits = [None] * len(windows)
+        for rows in _alike(windows):
+            batch = {name: torch.cat([windows[row][name] for row in rows]) for name in windows[rows[0]]}
+            for row, row_logits in zip(rows, self.model(**batch).logits, strict=True):
+                logits[row] = row_logits
+        passed_on = {name: model_inputs[name] for name in ("is_last", "record")}
+        return {**passed_on, "logits": torch.stack(logits)}
 
     def postprocess(self, windows: list[dict[str, torch.Tensor]], top_k: int | None = None) -> list[dict[str, Any]]:
         config = self.model.config
         logits = torch.cat([window["logits"] for window in windows]).float()
+        self._check_logits(logits, windows[0]["record"])
         scores = self.model.aggregate_windows(logits[None])[0].sigmoid().tolist()
         thresholds = config.thresholds or [0.5] * len(scores)
         names = config.label_names or {}
@@ -150,6 +156,18 @@ class ECGClassificationPipeline(ChunkPipeline):
             for index, (score, threshold) in enumerate(zip(scores, thresholds, strict=True))
         ]
         return sorted(findings, key=lambda finding: finding["score"], reverse=True)[:top_k]
+
+    def _check_logits(self, logits: torch.Tensor, record: str):
+        """NaN is below every threshold: the label would be reported as absent."""
+        finite = logits.isfinite().all(dim=0)
+        if not finite.all():
+            labels = [
+                label for label, known in zip(self.model.config.labels, finite.tolist(), strict=True) if not known
+            ]
+            raise ValueError(
+                f"The model `{self.model.name_or_path}` gives NaN or infinite scores for {record}: of {len(labels)} "
+                f"labels, {', '.join(labels[:5])}. Its weights are damaged, or too large for {self.model.dtype}."
+            )
 
 
 def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +188,19 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
             f"One record has shape (leads, samples), got {np.shape(signal)}. Pass several records as a list."
         )
     return {"signal": signal, **recording}
+
+
+def _alike(windows: list[dict[str, torch.Tensor]]) -> list[list[int]]:
+    """The places of windows that can be rows of one batch: with the same inputs, of the same shapes.
+
+    A window without `attention_mask` or with other leads is one that the model must see in that form, as it does when
+    its record is alone.
+    """
+    groups = {}
+    for place, window in enumerate(windows):
+        form = tuple((name, tensor.shape) for name, tensor in sorted(window.items()))
+        groups.setdefault(form, []).append(place)
+    return list(groups.values())
 
 
 def _check_same_input(feature_extractor, config: ECGTransformerConfig):

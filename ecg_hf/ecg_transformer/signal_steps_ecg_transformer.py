@@ -121,21 +121,28 @@ def _zero_phase_filters(sampling_rate, edges, order, fir_seconds) -> list[Callab
     return [partial(scipy_signal.filtfilt, taps, 1.0)]
 
 
-def zscore(values: np.ndarray, per_lead: bool, eps: float) -> np.ndarray:
-    """Z-score of each row, over the samples of each lead or over all leads and samples; 0 for constant signals."""
+def zscore(values: np.ndarray, per_lead: bool, eps: float, flat: np.ndarray | None = None) -> np.ndarray:
+    """Z-score of each row, over the samples of each lead or over all leads and samples; 0 for constant signals.
+
+    `flat` (rows, leads) marks leads that were constant before filters, of whose rounding errors they now consist. In
+    joint scaling it matters only where all leads are flat.
+    """
     axes = (-1,) if per_lead else (-2, -1)
     # Because of rounding, the standard deviation of a constant signal may be above 0.
     varies = values.max(axis=axes, keepdims=True) > values.min(axis=axes, keepdims=True)
+    if flat is not None:
+        varies = varies & ~(flat[..., None] if per_lead else flat.all(axis=1)[:, None, None])
     centered = values - values.mean(axis=axes, keepdims=True, dtype=np.float64)
     deviation = centered.std(axis=axes, keepdims=True)
     return np.divide(centered, deviation + eps, out=np.zeros_like(centered), where=varies)
 
 
-def minmax(values: np.ndarray, eps: float) -> np.ndarray:
-    """Min-max scaling of each lead to [-1, 1]; -1 for constant signals."""
+def minmax(values: np.ndarray, eps: float, flat: np.ndarray | None = None) -> np.ndarray:
+    """Min-max scaling of each lead to [-1, 1]; -1 for constant signals and those that `flat` marks (see `zscore`)."""
     lowest = values.min(axis=-1, keepdims=True)
     extent = values.max(axis=-1, keepdims=True) - lowest
-    return 2 * np.divide(values - lowest, extent + eps, out=np.zeros_like(values), where=extent > 0) - 1
+    varies = extent > 0 if flat is None else (extent > 0) & ~flat[..., None]
+    return 2 * np.divide(values - lowest, extent + eps, out=np.zeros_like(values), where=varies) - 1
 
 
 def decimate_stacked(values: np.ndarray, factor: int) -> np.ndarray:
