@@ -464,8 +464,8 @@ def _warn_of_missing_intervals(auroc: np.ndarray, num_patients: int) -> None:
     undefined = np.isnan(auroc).all(axis=1)
     if num_patients < MIN_PATIENTS:
         warnings.warn(
-            f"{num_patients} patients are too few for intervals of the macro metrics, which need {MIN_PATIENTS}; "
-            f"those of single labels need {MIN_PATIENTS_OF_LABEL}.",
+            f"Too few patients for intervals of the macro metrics: {num_patients}, and at least {MIN_PATIENTS} are "
+            f"needed ({MIN_PATIENTS_OF_LABEL} for intervals of single labels).",
             stacklevel=3,
         )
     elif undefined.any():

@@ -1,3 +1,5 @@
+import json
+import re
 import tracemalloc
 import warnings
 
@@ -9,10 +11,11 @@ from coverage_simulation import coverage, half_sample_limits
 from scipy.special import expit, logit
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
+from small_models import small_extractor, small_model
 from transformers import Trainer, TrainingArguments
 
 import ecg_hf.intervals
-from ecg_hf import ECGTransformerConfig, ECGTransformerForMultiLabel
+from ecg_hf import ECGTransformerConfig, ECGTransformerForMultiLabel, PostTrainer, PostTrainingArguments
 from ecg_hf.metrics import (
     ECGMultiLabelMetric,
     bootstrap_metrics,
@@ -326,7 +329,7 @@ def test_bad_bootstrap_options_are_refused(function, name, value):
         function(labels, 1 / (1 + np.exp(-scores)), **{name: value})
 
 
-@pytest.mark.filterwarnings("ignore:10 patients are too few")
+@pytest.mark.filterwarnings("ignore:Too few patients")
 @pytest.mark.parametrize("num_patients", [20_000, 10])
 def test_bootstrap_memory_is_bounded(num_patients):
     labels, scores = simulate(20_000, 71)
@@ -406,7 +409,7 @@ def test_no_warning_on_ordinary_input():
 def test_there_is_no_interval_from_one_patient_and_no_macro_interval_from_few(num_patients, macro, label):
     labels, scores = simulate()
     patients = np.arange(len(labels)) % num_patients
-    with pytest.warns(UserWarning, match=f"{num_patients} patients are too few for intervals of the macro metrics"):
+    with pytest.warns(UserWarning, match=f"Too few patients for intervals of the macro metrics: {num_patients}, and"):
         intervals = bootstrap_metrics(labels, scores, 50, groups=patients, label_names=list("abcdef"))
     values = multilabel_metrics(labels, scores, list("abcdef"))
     for metric in ("auroc", "auprc"):
@@ -417,7 +420,7 @@ def test_there_is_no_interval_from_one_patient_and_no_macro_interval_from_few(nu
 
 def test_the_macro_interval_begins_at_twenty_patients():
     labels, scores = simulate(60)
-    with pytest.warns(UserWarning, match="19 patients are too few"):
+    with pytest.warns(UserWarning, match="Too few patients .*: 19, and at least 20"):
         assert bootstrap_metrics(labels, scores, 50, groups=np.arange(60) % 19)["macro_auroc"]["low"] is None
     interval = bootstrap_metrics(labels, scores, 50, groups=np.arange(60) % 20)["macro_auroc"]
     assert interval["low"] < interval["value"] < interval["high"]
@@ -487,6 +490,60 @@ def test_intervals_cover_the_mean_value_of_further_test_sets():
     error = 2 * np.sqrt(0.92 * 0.08 / num_sets)
     assert covered.min() >= 0.92 - error
     assert covered[:, -1].max() <= 0.97 + error
+
+
+# ---- What a run makes of them ----
+
+
+def probe(splits, test_dataset, folder):
+    """A short run -> its results and metrics, and the table of splits in its card."""
+    trainer = PostTrainer(
+        model=small_model(),
+        args=PostTrainingArguments(
+            output_dir=str(folder),
+            stages=["probe"],
+            probe_num_train_epochs=1,
+            num_bootstrap_resamples=50,
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        test_dataset=test_dataset,
+        feature_extractor=small_extractor(),
+    )
+    results = trainer.post_train()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    return results, json.loads((folder / "metrics.json").read_text())["test"], card
+
+
+def test_a_run_reports_intervals_and_what_they_are_of(simulated_splits, tmp_path):
+    results, metrics, card = probe(simulated_splits, simulated_splits["train"], tmp_path / "run")
+    for name in ("macro_auroc", "macro_auprc"):
+        interval = metrics["intervals"][name]
+        assert interval["low"] < interval["value"] == results[f"test_{name}"] < interval["high"]
+        assert (interval["low"], interval["high"]) == (results[f"test_{name}_low"], results[f"test_{name}_high"])
+        assert f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]" in card
+        assert f"95 % interval {interval['low']:.4f} to {interval['high']:.4f}" in card
+    text = " ".join(card.split())
+    assert "the mean value that test sets of this size would give (patients drawn anew, same model)" in text
+    assert "not for the value in an infinite population" in text
+
+
+def test_a_run_reports_no_interval_from_one_patient(simulated_splits, tmp_path):
+    test = simulated_splits["test"]
+    of_one = test.remove_columns("patient_id").add_column("patient_id", [7] * len(test))
+    with pytest.warns(UserWarning, match="Too few patients .*: 1, and"):
+        results, metrics, card = probe(simulated_splits, of_one, tmp_path / "run")
+    assert results["test_macro_auroc"] == metrics["intervals"]["macro_auroc"]["value"]
+    assert results["test_macro_auroc_low"] is None and results["test_macro_auroc_high"] is None
+    for interval in metrics["intervals"].values():
+        assert interval["low"] is None and interval["high"] is None
+    for of_label in metrics["per_label"].values():
+        assert of_label["auroc_interval"] is None and of_label["auprc_interval"] is None
+    assert re.search(rf"^\| test \| {len(test)} \|( \d\.\d{{3}} \|){{4}}$", card, re.MULTILINE)
+    assert f"macro AUROC, {len(test)} records" in card and "None" not in card
 
 
 # ---- Calibration ----
