@@ -390,8 +390,7 @@ def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
             dataset_config=facts["task"],
             dataset_split=split,
             metric_type=metric_type,
-            metric_name=f"{metric_name}, 95 % interval {interval['low']:.4f} to {interval['high']:.4f}, "
-            f"{values['num_records']} records",
+            metric_name=", ".join([metric_name, *_interval_in_words(interval), f"{values['num_records']} records"]),
             metric_value=round(interval["value"], 4),
         )
         for split, values in facts["splits"].items()
@@ -455,15 +454,21 @@ def _cell(value: Any) -> str:
 
 
 def _figure(value: float | None, limits: Iterable[float] | None) -> str:
-    """A value with its interval."""
-    if value is None or limits is None:
+    """A value with its interval, where there is one."""
+    if value is None:
         return "undefined"
+    if limits is None:
+        return f"{value:.3f}"
     low, high = limits
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _interval(values: Mapping[str, float]) -> str:
-    return _figure(values["value"], (values["low"], values["high"]))
+    return _figure(values["value"], None if values["low"] is None else (values["low"], values["high"]))
+
+
+def _interval_in_words(values: Mapping[str, float]) -> list[str]:
+    return [] if values["low"] is None else [f"95 % interval {values['low']:.4f} to {values['high']:.4f}"]
 
 
 def _write_card(path: Path, new: str, published: str | None) -> str:

@@ -158,7 +158,7 @@ def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike
 
     Args:
         per_label: for each label `auroc`, `auprc`, `auroc_interval`, `auprc_interval` ([low, high]), `num_positive`
-            and `num_known`, as in `metrics.json`; undefined values are None.
+            and `num_known`, as in `metrics.json`; undefined values and missing intervals are None.
         path: file of the figure; its suffix selects the format.
         split: name of the split, for the title.
     """
@@ -171,7 +171,8 @@ def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike
             if values[metric] is None:
                 continue
             axes.plot(values[metric], row, "o", color=VALIDATION_COLOR, markersize=5)
-            axes.hlines(row, *values[f"{metric}_interval"], color=VALIDATION_COLOR, linewidth=1.5)
+            if values[f"{metric}_interval"] is not None:
+                axes.hlines(row, *values[f"{metric}_interval"], color=VALIDATION_COLOR, linewidth=1.5)
             chance = 0.5 if metric == "auroc" else values["num_positive"] / values["num_known"]
             axes.plot(chance, row, "|", color=BEST_EPOCH_COLOR, markersize=9)
             axes.text(1.03, row, f"{values[metric]:.3f}", va="center", fontsize=9)

@@ -98,7 +98,8 @@ def test_a_run_leaves_a_whole_checkpoint_and_its_results(finished):
     assert json.loads((folder / "all_results.json").read_text()) == results
     expected = {"probe_eval_macro_auroc", "eval_macro_auroc", "eval_macro_auprc", "test_macro_auroc"}
     assert expected | {"test_macro_auprc", "probe_seconds", "finetune_seconds", "world_size"} <= results.keys()
-    assert results["test_macro_auroc_low"] <= results["test_macro_auroc"] <= results["test_macro_auroc_high"]
+    # The test records are of fewer than 20 patients; tests/test_metrics.py has a run with an interval.
+    assert results["test_macro_auroc_low"] is None
 
 
 def test_the_saved_checkpoint_gives_the_predictions_of_the_run(finished, simulated_splits):

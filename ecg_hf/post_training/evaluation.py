@@ -56,7 +56,8 @@ def split_metrics(
     """What a split's evaluation reports, with 95 % intervals over patients; a record without one is its own group.
 
     `num_records`, the numbers of `multilabel_metrics`, in `per_label` also `auroc_interval` and `auprc_interval`
-    ([low, high]), and `intervals` of the macro metrics and of calibration. None where no label is defined.
+    ([low, high], or None), and `intervals` of the macro metrics and of calibration, whose `low` and `high` are None
+    where `bootstrap_metrics` and `calibration_metrics` give none. None where no label is defined.
     """
     labels, scores = output.label_ids, probabilities(output.predictions)
     if not with_both_classes(labels).any():
@@ -66,7 +67,8 @@ def split_metrics(
     intervals = bootstrap_metrics(labels, scores, num_resamples, groups=patients, label_names=label_names)
     for name, interval_of in intervals.pop("per_label").items():
         for metric, interval in interval_of.items():
-            metrics["per_label"][name][f"{metric}_interval"] = interval and [interval["low"], interval["high"]]
+            ends = None if interval is None or interval["low"] is None else [interval["low"], interval["high"]]
+            metrics["per_label"][name][f"{metric}_interval"] = ends
     intervals |= calibration_metrics(labels, scores, num_resamples, groups=patients)
     return {"num_records": len(dataset), **metrics, "intervals": intervals}
 
