@@ -182,4 +182,4 @@ def _is_missing(samples: np.ndarray) -> np.ndarray:
     return ~np.isfinite(samples) if samples.dtype.kind == "f" else samples == MISSING_SAMPLE
 
 
-__all__ = ["Batch", "group_records", "is_count", "is_number"]
+__all__ = ["UNITS_PER_MILLIVOLT", "Batch", "group_records", "is_count", "is_number"]
