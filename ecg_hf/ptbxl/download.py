@@ -211,6 +211,15 @@ def _members(archive: zipfile.ZipFile, sampling_rate: int) -> dict[str, zipfile.
 
 
 def _unpack(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: Path) -> None:
+    try:
+        _unpack_whole(archive, members, folder)
+    except OSError:
+        # Another process that unpacked the same content meanwhile was faster.
+        if not folder.is_dir():
+            raise
+
+
+def _unpack_whole(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: Path) -> None:
     with whole_folder(folder) as unfinished:
         for name, info in tqdm(members.items(), desc=f"Unpacking {Path(archive.filename).name}", unit="file"):
             path = unfinished / name
