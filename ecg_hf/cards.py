@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
+from .card_text import dump_metadata, has_sections, paragraphs, split_metadata, texts_after_sections, update_card
+from .files import write_atomic
 from .plotting import plot_label_metrics
 from .ptbxl.parquet import describe_parquet
 from .version import __version__
@@ -38,22 +40,20 @@ ENCODER_CLASS = "ECGTransformerModel"
 
 HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
 CODE_LICENSE = "apache-2.0"
-LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 DATA_NAMES = {"ptbxl": "PTB-XL"}
+OWN_RECORDS = "own records"
+UNNAMED_RECORDS = "unnamed records"
 PTBXL_TRAINING = "PTB-XL's folds 1 to 8"
 """How the provenance of a checkpoint names PTB-XL's training folds."""
+UNKNOWN_FOLD = "unknown"
+"""Among the folds of PTB-XL in a provenance: records of which it is not known whether, and where, they are in it."""
 SIMULATED_DEVICE = "simulated"
 
 # With fewer positives the interval of a label's AUROC is wider than most differences between models.
 FEW_POSITIVES = 20
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
-
-_SECTION = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n.*?<!-- /generated -->\n?", re.DOTALL)
-_METADATA = re.compile(r"\A---\r?\n(?P<yaml>.*?)\r?\n---\r?\n", re.DOTALL)
-# In the library's default card, which is a template to fill in.
-_UNFILLED = "[More Information Needed]"
 
 
 # ---- Facts of a run ----
@@ -69,7 +69,7 @@ def describe_data(splits: Mapping[str, datasets.Dataset]) -> dict[str, Any]:
     """`name`, `license`, `citation`, `homepage`, `simulated` and `num_records` of each split, for `metrics.json`."""
     first = next(iter(splits.values()))
     simulated = "device" in first.column_names and _values(first, "device") == {SIMULATED_DEVICE}
-    name = first.info.dataset_name or "unnamed records"
+    name = first.info.dataset_name or UNNAMED_RECORDS
     return {
         "name": "simulated ECGs" if simulated else DATA_NAMES.get(name, name),
         "simulated": simulated,
@@ -87,7 +87,9 @@ def _values(dataset: datasets.Dataset, column: str) -> set:
 # ---- Model card ----
 
 
-def write_model_card(folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None) -> str:
+def write_model_card(
+    folder: str | os.PathLike, repo_id: str | None = None, published: str | None = None, title: str | None = None
+) -> str:
     """Write `README.md` into the folder of a finished run -> the card's text.
 
     The card of a classifier comes with a figure of the metrics of each label; that of a pre-trained encoder shows its
@@ -102,13 +104,15 @@ def write_model_card(folder: str | os.PathLike, repo_id: str | None = None, publ
             `metrics.json`, `recipe.yaml`, ...
         repo_id: the name on the Hub, for the usage examples.
         published: the card that is in the repository.
+        title: of an encoder that has no name on the Hub; by default the folder's name.
 
     Raises:
         FileNotFoundError: the folder is not that of a finished run.
+        ValueError: marks or metadata of a card are damaged; no card is written.
     """
     folder = Path(folder)
     if json.loads(read_fact(folder, "config.json")).get("architectures") == [ENCODER_CLASS]:
-        facts = _encoder_facts(folder, repo_id)
+        facts = _encoder_facts(folder, repo_id, title)
         card = _render("encoder_card.md", _encoder_metadata(facts), facts)
         return _write_card(folder / CARD, card, published)
     facts = _model_facts(folder, repo_id)
@@ -124,7 +128,7 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
     )
     recipe = yaml.safe_load(read_fact(folder, "recipe.yaml"))
     provenance = config.get("provenance") or {}
-    base = recipe.get("model_name_or_path") or provenance.get("source")
+    base = provenance.get("base") or recipe.get("model_name_or_path") or provenance.get("source")
     facts = {
         "repo_id": repo_id,
         "config": config,
@@ -138,26 +142,37 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
         "base_source": provenance.get("source"),
         "base_license": provenance.get("license"),
         "pretraining_data": _joined(provenance.get("pretraining_data")),
-        "license": _license(provenance.get("license")) if base else CODE_LICENSE,
+        "license": _license(provenance.get("license")) if base or provenance.get("license") else CODE_LICENSE,
+        "provenance": provenance,
+        "test_folds": sorted({9, 10} & set(provenance.get("ptbxl_folds") or ())),
         "recipe": recipe,
         "versions": metrics["versions"],
     }
     return facts, metrics, results
 
 
+def folds_in_words(folds: Iterable[int]) -> str:
+    """`1 to 8` for a row of them, else `3, 9 and 10`."""
+    folds = sorted(folds)
+    if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
+        return f"{folds[0]} to {folds[-1]}"
+    return " and ".join(filter(None, (", ".join(map(str, folds[:-1])), str(folds[-1]))))
+
+
 def _joined(names: Iterable[str] | str | None) -> str | None:
     return names if names is None or isinstance(names, str) else ", ".join(names)
 
 
-def _encoder_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
+def _encoder_facts(folder: Path, repo_id: str | None, title: str | None) -> dict[str, Any]:
     facts, metrics, results = _facts(folder, repo_id)
     return {
         **facts,
-        "model_name": repo_id.split("/")[-1] if repo_id else folder.absolute().name,
+        "model_name": repo_id.split("/")[-1] if repo_id else title or folder.absolute().name,
         "results": results,
         "settings": _own_settings(facts["recipe"], "crop_seconds", "crops_per_record"),
-        "command": f"{_program('pretrain', repo_id, results['world_size'])} --data_dir records --output_dir run",
+        "command": _pretraining_command(facts, repo_id, results["world_size"], "probe" in metrics),
         "probe": metrics.get("probe"),
+        "saw_ptbxl": _saw(facts["provenance"], "PTB-XL"),
     }
 
 
@@ -170,7 +185,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
     labels = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
     return {
         **facts,
-        "model_name": repo_id.split("/")[-1] if repo_id else _model_name(recipe, labels),
+        "model_name": repo_id.split("/")[-1] if repo_id else _model_name(facts, labels),
         "labels": labels,
         "label_names": config.get("label_names") or {},
         "thresholds": config.get("thresholds") or [0.5] * len(labels),
@@ -186,9 +201,9 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         },
         "few": FEW_POSITIVES,
         "weakest": _weakest(splits[split]["per_label"]),
-        "saw_evaluation_data": _saw(facts["pretraining_data"], metrics["data"]["name"]),
+        "saw_evaluation_data": _saw(facts["provenance"], metrics["data"]["name"]),
         "stages": _stage_recipes(recipe, results),
-        "command": _command(recipe, repo_id, results["world_size"]),
+        "command": _command(facts, repo_id, results["world_size"]),
         "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],
     }
 
@@ -215,8 +230,9 @@ def _weights(folder: Path) -> dict[str, Any]:
     return {"num_parameters": count, "bits": 16 if kinds <= {"F16", "BF16"} else 32}
 
 
-def _model_name(recipe: dict, labels: list[str]) -> str:
-    base = recipe.get("model_name_or_path") or recipe.get("architecture") or "ecg_transformer"
+def _model_name(facts: dict[str, Any], labels: list[str]) -> str:
+    recipe = facts["recipe"]
+    base = facts["base"] or recipe.get("architecture") or "ecg_transformer"
     return f"{Path(base).name}-{recipe.get('task') or f'{len(labels)}-labels'}"
 
 
@@ -231,14 +247,29 @@ def _license(name: str | None) -> str:
     return identifier if identifier in HUB_LICENSES else "other"
 
 
-def _saw(pretraining_data: str | None, data_name: str) -> bool | None:
-    """Whether the pre-training data include the evaluation data; None if they are not known."""
-    if not pretraining_data:
+def _saw(provenance: Mapping[str, Any], data_name: str) -> bool | None:
+    """Whether the pre-training data include the evaluation data; None if that is not known."""
+    text = _joined(provenance.get("pretraining_data"))
+    folds = provenance.get("ptbxl_folds")
+    if data_name == "PTB-XL" and folds is not None:
+        if {9, 10} & set(folds):
+            return True
+        if UNKNOWN_FOLD not in folds:
+            return False
+    others = (text or "").replace(PTBXL_TRAINING, "").casefold()
+    # The PhysioNet/CinC Challenges of 2020 and 2021 contain PTB-XL.
+    challenge = data_name == "PTB-XL" and re.search(r"(challenge|cinc)\W{0,3}(20)?2[01]\b", others)
+    if text and (data_name.casefold() in others or challenge):
+        return True
+    # Records without a name may be any.
+    if (
+        not text
+        or UNKNOWN_FOLD in (folds or ())
+        or OWN_RECORDS in others
+        or data_name in (OWN_RECORDS, UNNAMED_RECORDS)
+    ):
         return None
-    others = pretraining_data.replace(PTBXL_TRAINING, "")
-    # The PhysioNet Challenges of 2020 and 2021 contain PTB-XL.
-    parts = (data_name.casefold(), *(("challenge 2020", "challenge 2021") if data_name == "PTB-XL" else ()))
-    return any(part in others.casefold() for part in parts)
+    return False
 
 
 def _weakest(per_label: dict[str, dict], count: int = 3) -> list[tuple[str, dict]]:
@@ -330,12 +361,36 @@ def _own_settings(recipe: dict, *first: str) -> dict[str, Any]:
     return {name: recipe[name] for name in shown if recipe[name] is not None}
 
 
-def _command(recipe: dict, repo_id: str | None, world_size: int) -> str | None:
+def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str | None:
     """The command that reproduces the run; None for a run that was started from Python."""
+    recipe = facts["recipe"]
     if "task" not in recipe:
         return None
-    data = "" if recipe.get("demo") or recipe.get("dataset_name") else " --data_dir path/to/ptb-xl"
-    return f"{_program('train', repo_id, world_size)}{data} --output_dir run"
+    data = "" if recipe.get("demo") or _hub_id(recipe.get("dataset_name")) else " --data_dir path/to/ptb-xl"
+    if "dataset_name" in recipe and data:
+        data = f" --dataset_name path/to/{recipe['dataset_name']}"
+    return f"{_program('train', repo_id, world_size)}{_base_flag(facts)}{data} --output_dir run"
+
+
+def _pretraining_command(facts: dict[str, Any], repo_id: str | None, world_size: int, probe: bool) -> str | None:
+    """As `_command`, of an encoder."""
+    recipe, data = facts["recipe"], facts["data"]
+    if "sampling_rate" not in recipe:
+        return None
+    is_ptbxl = data["simulated"] or data["name"] == "PTB-XL"
+    if "record_column" in recipe and recipe["record_column"] is not None:
+        records = " --train_table path/to/table.csv"
+    else:
+        records = f" --data_dir path/to/{'ptb-xl' if is_ptbxl else 'records'}"
+    if probe and not is_ptbxl:
+        records += " --probe_data_dir path/to/ptb-xl"
+    return f"{_program('pretrain', repo_id, world_size)}{_base_flag(facts)}{records} --output_dir run"
+
+
+def _base_flag(facts: dict[str, Any]) -> str:
+    """The recipe names a base on the Hub; of a folder it has the name only, which the reader's own path replaces."""
+    base = facts["recipe"].get("model_name_or_path")
+    return "" if base is None or _hub_id(base) else f" --model_name_or_path path/to/{base}"
 
 
 def _program(command: str, repo_id: str | None, world_size: int) -> str:
@@ -356,7 +411,8 @@ def _shared_metadata(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dataset_name(data: dict[str, Any]) -> str | None:
-    return None if data["simulated"] else data["name"].lower().replace(" ", "-")
+    """PTB-XL, or an id on the Hub; own records have no name there."""
+    return "ptb-xl" if data["name"] == "PTB-XL" else _hub_id(data["name"])
 
 
 def _encoder_metadata(facts: dict[str, Any]) -> dict[str, Any]:
@@ -385,7 +441,7 @@ def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
         EvalResult(
             task_type="ecg-classification",
             task_name="Multi-label ECG classification",
-            dataset_type=dataset_id or "simulated",
+            dataset_type=dataset_id or ("simulated" if data["simulated"] else "own-records"),
             dataset_name=data["name"],
             dataset_config=facts["task"],
             dataset_split=split,
@@ -441,11 +497,7 @@ def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(cell=_cell, figure=_figure, interval=_interval)
     text = environment.from_string((TEMPLATES / template).read_text(encoding="utf-8")).render(facts)
-    return f"---\n{_dump(metadata)}---\n{text.rstrip()}\n"
-
-
-def _dump(metadata: dict[str, Any]) -> str:
-    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
 
 
 def _cell(value: Any) -> str:
@@ -474,105 +526,32 @@ def _interval_in_words(values: Mapping[str, float]) -> list[str]:
 def _write_card(path: Path, new: str, published: str | None) -> str:
     """Update the card at `path` -> the text to publish, without user text that `published` lacks."""
     own = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if published and _SECTION.search(published):
+    has_sections(own, f"The card `{path}`")
+    if published and has_sections(published, "The published card `README.md`"):
         text = update_card(new, published)
     else:
         text = update_card(new, *filter(None, (published, own)))
-    own_body = _split_metadata(own)[1]
-    if any(written not in text for _, written in _texts_after_sections(own_body)):
+    own_body = split_metadata(own)[1]
+    public = set(paragraphs(text))
+    if any(part not in public for _, own_text in texts_after_sections(own_body) for part in paragraphs(own_text)):
         logger.warning(
             "`%s` has text that the published card lacks. It is kept in the folder but not published: once there is a "
             "card on the Hub, write into that one.",
             path,
         )
-    path.write_text(update_card(text, text, own_body), encoding="utf-8")
+    write_atomic(path, update_card(text, text, own_body))
     return text
-
-
-def update_card(new: str, *older: str) -> str:
-    """The card `new`, with the user-written text of `older` ones.
-
-    Text outside the generated sections stays after the section that it followed. Of the metadata, the licence,
-    additional list entries, additional results and fields that the new card lacks are kept. A card without any
-    generated section is appended, unless it is the library's unfilled template.
-    """
-    metadata, body = _split_metadata(new)
-    generated_license = metadata.get("license")
-    written: dict[str, list[str]] = {}
-    for card in older:
-        if _UNFILLED in card:
-            continue
-        old_metadata, old_body = _split_metadata(card)
-        metadata = _merge_metadata(metadata, old_metadata)
-        if old_metadata.get("license", generated_license) != generated_license:
-            metadata |= {name: old_metadata.get(name) for name in LICENSE_FIELDS}
-        for section, text in _texts_after_sections(old_body):
-            texts = written.setdefault(section, [])
-            if not any(text in other for other in texts):
-                texts.append(text)
-    metadata = {name: value for name, value in metadata.items() if value is not None}
-    sections = list(_SECTION.finditer(body))
-    last = sections[-1]["name"]
-    for name in written.keys() - {match["name"] for match in sections} - {""}:
-        written.setdefault(last, []).extend(written.pop(name))
-    parts = written.get("", [])
-    for match in sections:
-        parts = [*parts, match[0].rstrip("\n"), *written.get(match["name"], [])]
-    return f"---\n{_dump(metadata)}---\n\n" + "\n\n".join(parts) + "\n"
-
-
-def _split_metadata(card: str) -> tuple[dict[str, Any], str]:
-    match = _METADATA.match(card)
-    if match is None:
-        return {}, card
-    try:
-        metadata = yaml.safe_load(match["yaml"]) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"The metadata at the top of the card `{CARD}` is not YAML; correct it by hand: {error}"
-        ) from error
-    return metadata, card[match.end() :]
-
-
-def _texts_after_sections(body: str) -> Iterator[tuple[str, str]]:
-    """The texts outside the generated sections, each with the name of the section before it ("" for none)."""
-    name, start = "", 0
-    sections = list(_SECTION.finditer(body))
-    if not sections and body.strip():
-        yield "_without_sections", body.strip()
-        return
-    for match in sections:
-        if text := body[start : match.start()].strip():
-            yield name, text
-        name, start = match["name"], match.end()
-    if text := body[start:].strip():
-        yield name, text
-
-
-def _merge_metadata(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-    merged = {**old, **new}
-    for name in new.keys() & old.keys() - {"model-index", "configs"}:
-        if isinstance(new[name], list) and isinstance(old[name], list):
-            merged[name] = new[name] + [entry for entry in old[name] if entry not in new[name]]
-    if "model-index" in new and "model-index" in old:
-        merged["model-index"] = _merge_results(new["model-index"], old["model-index"])
-    return merged
-
-
-def _merge_results(new: list[dict], old: list[dict]) -> list[dict]:
-    """The new results, and the old ones on other data."""
-    (model,) = new
-    ours = [(result["task"], result["dataset"]) for result in model["results"]]
-    kept = [result for entry in old for result in entry["results"] if (result["task"], result["dataset"]) not in ours]
-    return [{**model, "results": model["results"] + kept}]
 
 
 __all__ = [
     "CARD",
+    "CODE_LICENSE",
     "LABEL_PICTURE",
     "PTBXL_TRAINING",
     "SIMULATED_DEVICE",
+    "UNKNOWN_FOLD",
     "describe_data",
+    "folds_in_words",
     "package_versions",
     "preprocessing_in_words",
     "read_fact",

@@ -1,13 +1,16 @@
 """PTB-XL over HTTP, from a server on the loopback interface, and from a zip."""
 
+import email.utils
 import hashlib
 import http.server
 import threading
+import time
 import zipfile
 
 import pytest
 
 from ecg_hf import cli, load_ptbxl
+from ecg_hf.ptbxl import download
 from ecg_hf.ptbxl.download import download_ptbxl, unpack_ptbxl
 from ecg_hf.synthetic import simulate_ptbxl
 
@@ -18,18 +21,22 @@ class Server:
     """Serves a folder as PhysioNet does, with ranges.
 
     `broken` gives for a name how many of its next answers end half-way, `damaged` names what is served with other
-    bytes, `requests` are (name, range).
+    bytes, `requests` are (name, range). `busy` gives for a name the next answers as (status, headers), `silent` names
+    what is never answered, and `times` notes when each name was asked for.
     """
 
     def __init__(self, files):
         self.files = dict(files)
+        self.closed = threading.Event()
         self.broken, self.damaged, self.requests = {}, set(), []
+        self.busy, self.silent, self.times = {}, set(), {}
         handler = type("Handler", (_Handler,), {"files": self.files, "server_of_test": self})
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/files/ptb-xl/1.0.3/"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self):
+        self.closed.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -44,6 +51,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         test, name = self.server_of_test, self.path.removeprefix("/files/ptb-xl/1.0.3/")
         wanted = self.headers.get("Range")
         test.requests.append((name, wanted))
+        test.times.setdefault(name, []).append(time.monotonic())
+        if name in test.silent:
+            test.closed.wait(20)
+            self.close_connection = True
+            return
+        if test.busy.get(name):
+            status, headers = test.busy[name].pop(0)
+            self.send_response(status)
+            for header, value in {"Content-Length": "0", **headers}.items():
+                self.send_header(header, value)
+            self.end_headers()
+            return
         if name not in self.files:
             self.send_error(404)
             return
@@ -166,6 +185,67 @@ def test_a_server_without_the_files_is_named(server, tmp_path):
         download_ptbxl(tmp_path, 100, base_url=server.url)
     with pytest.raises(SystemExit, match="refused"):
         cli.download_ptbxl([str(tmp_path), "--base_url", f"{server.url}nothing/"])
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_busy_server_is_asked_again(server, files, tmp_path, status):
+    server.busy = {RECORD: [(status, {})] * 2, "SHA256SUMS.txt": [(status, {})], "ptbxl_database.csv": [(status, {})]}
+    download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.01)
+    assert present(tmp_path) >= wanted(files) and (tmp_path / RECORD).read_bytes() == files[RECORD]
+    assert len(server.times[RECORD]) == 3
+
+
+def test_a_server_that_stays_busy_is_left_with_its_answer(server, tmp_path):
+    server.busy = {RECORD: [(503, {})] * 9}
+    with pytest.raises(ConnectionError, match=rf"{RECORD} failed after 5 attempts .*busy: 503.*are kept"):
+        download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.001)
+    assert len(server.times[RECORD]) == 5
+    server.busy = {RECORD: [(429, {"Retry-After": "86400"})]}
+    with pytest.raises(ConnectionError, match="busy: 429, and asks to come back in 86400 s.*are kept"):
+        download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.001)
+    server.busy = {RECORD: [(403, {})]}
+    with pytest.raises(ConnectionError, match="The server refused .*403"):
+        download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.001)
+
+
+@pytest.mark.parametrize("form", ["seconds", "date", "nonsense"])
+def test_the_time_that_a_server_asks_for_is_kept(server, tmp_path, form):
+    # A date has whole seconds, of which the running one is partly over.
+    date = email.utils.formatdate(time.time() + 2, usegmt=True)
+    server.busy = {"LICENSE.txt": [(429, {"Retry-After": {"seconds": "1", "date": date}.get(form, "soon")})]}
+    download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.01)
+    first, second = server.times["LICENSE.txt"]
+    assert second - first < 0.9 if form == "nonsense" else second - first >= 0.5
+
+
+def test_a_server_that_sends_nothing_is_left(server, tmp_path, monkeypatch):
+    assert download.SILENT_ATTEMPTS * download.SECONDS_TO_WAIT == 60
+    monkeypatch.setattr(download, "SECONDS_TO_WAIT", 0.5)
+    server.silent = {RECORD}
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=rf"{RECORD} failed: the server sent nothing for 1.0 s.*are kept"):
+        download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.01)
+    assert time.monotonic() - start < 5 and len(server.times[RECORD]) == 2
+    server.silent.clear()
+    server.closed.set()
+    download_ptbxl(tmp_path, 100, base_url=server.url)
+
+
+@pytest.mark.parametrize("where", ["in a line", "between lines", "of one file", "in the table's last"])
+def test_a_list_of_checksums_that_was_cut_is_noticed(server, files, tmp_path, where):
+    lines = sorted(files["SHA256SUMS.txt"].decode().splitlines(), key=lambda line: "ptbxl_database" not in line)
+    if where == "of one file":
+        lines = [line for line in lines if RECORD not in line]
+    else:
+        half = [index for index, line in enumerate(lines) if "records100/" in line][20]
+        lines = lines[: half + 1]
+        lines[-1] = {"in a line": lines[-1][:-3], "in the table's last": lines[-1][:30]}.get(where, lines[-1])
+    server.files["SHA256SUMS.txt"] = "\n".join(lines).encode()
+    with pytest.raises(
+        OSError, match=r"SHA256SUMS.txt lacks \d+ of the 80 files that ptbxl_database.csv names, first"
+    ):
+        download_ptbxl(tmp_path, 100, base_url=server.url)
+    assert not list(tmp_path.rglob("*.dat"))
 
 
 # ---- The zip ----

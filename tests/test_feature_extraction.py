@@ -11,6 +11,7 @@ import torch
 from transformers import AutoFeatureExtractor
 
 import ecg_hf  # noqa: F401  registers the Auto classes
+from ecg_hf.ecg_transformer import feature_extraction_ecg_transformer as module
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 
@@ -512,19 +513,28 @@ def test_an_unknown_field_is_refused():
 
 @pytest.mark.parametrize("rate", [257, 500, 1000, 90, 100])
 @pytest.mark.parametrize("units", ["uV", "mV"])
-@pytest.mark.parametrize("settings", [{}, {"round_to_float16": True}, {"bandpass": [0.5, None]}])
-def test_crops_of_a_long_record_are_those_of_the_whole_resampled_record(rate, units, settings):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"round_to_float16": True},
+        {"bandpass": [0.5, None]},
+        {"steps": ["leads", "resample", "windows", "zscore"]},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*flat", "ignore:.*limb", "ignore:.*Einthoven")
+def test_crops_of_a_long_record_are_those_of_the_whole_resampled_record(rate, units, settings, monkeypatch):
     settings = {"sampling_rate": 100, "num_samples": 250, "std": 0.3, **settings}
     rng = np.random.default_rng(0)
     signal = rng.normal(0, 300, (12, 180 * rate)).round().astype(np.int16)
     signal = signal if units == "uV" else (signal / 1000.0).astype(np.float32)
     positions = [[0.0, 0.31, 0.99999]]
-    crops = extract(ECGTransformerFeatureExtractor(**settings), signal, rate, units=units, crop_positions=positions)
-    whole = ECGTransformerFeatureExtractor(**{**settings, "num_samples": 18000})
-    values = extract(whole, signal, rate, units=units)[0]
-    starts = [int(position * (18000 - 250 + 1)) for position in positions[0]]
-    for crop, start in zip(crops, starts, strict=True):
-        assert torch.equal(crop, values[:, start : start + 250])
+    signal[5] = 0  # a flat lead
+    extractor = ECGTransformerFeatureExtractor(**settings)
+    crops = extract(extractor, signal, rate, units=units, crop_positions=positions)
+    monkeypatch.setattr(module, "LONG_RECORD", 10**9)
+    assert torch.equal(crops, extract(extractor, signal, rate, units=units, crop_positions=positions))
+    assert crops.any(dim=2).tolist() == [[row != 5 for row in range(12)]] * 3
 
 
 # Saving

@@ -462,6 +462,27 @@ def test_a_second_push_keeps_what_people_wrote(hub, alice, published, run_folder
     repository.commit("main", "Edit the card again", files)
     alice.run(push)
     assert hub.files(published)["README.md"].decode() == new.replace("Beware.", "Take care.")
+    assert (run_folder / "README.md").read_text().count("## Seen in our clinic") == 1
+
+
+def test_a_damaged_mark_in_the_published_card_stops_the_push(hub, alice, published, run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("_stages"))
+    push = f"from ecg_hf.hub import push_model\npush_model({str(tmp_path / 'run')!r}, 'org/edited')"
+    alice.run(push)
+    repository = hub.repositories["model", "org/edited"]
+    card = hub.files("org/edited")["README.md"].decode()
+    damaged = card.replace("<!-- /generated -->", "\nMy own text.\n", 1)
+    repository.commit("main", "Edit", {**repository.resolve("main").files, "README.md": File(damaged.encode(), False)})
+    commits, own = len(repository.commits), (tmp_path / "run/README.md").read_text()
+    with pytest.raises(ClientError, match="The published card .* damaged: `<!-- generated: summary -->` has no"):
+        alice.run(push)
+    assert len(repository.commits) == commits and hub.files("org/edited")["README.md"].decode() == damaged
+    assert (tmp_path / "run/README.md").read_text() == own
+    mended = card.replace("<!-- /generated -->", "<!--/generated-->\n\nMy own text.\n", 1).replace("\n", "\r\n")
+    repository.commit("main", "Mend", {**repository.resolve("main").files, "README.md": File(mended.encode(), False)})
+    alice.run(push)
+    new = hub.files("org/edited")["README.md"].decode()
+    assert new.count("My own text.") == new.count("## Results") == 1 and "\r" not in new
 
 
 def test_a_card_without_marks_stays_below_the_new_one():

@@ -100,10 +100,17 @@ def test_pre_training_takes_any_records_and_classification_sees_the_same_millivo
     if source == "table":
         write_table(folder, tmp_path / "records.csv")
         data = {"train_table": tmp_path / "records.csv", "record_column": "file", "patient_column": "who"}
+    if kind == "real_folder":
+        # Of PhysioNet/CinC 2021 some are copies of PTB-XL's.
+        with pytest.raises(ValueError, match="of a fold that no table tells"):
+            cli.pretrain(flags(**QUICK, **data, cache_dir=tmp_path / "cache", output_dir=tmp_path / "run"))
+        data["allow_test_folds"] = True
     results = cli.pretrain(flags(**QUICK, **data, cache_dir=tmp_path / "cache", output_dir=tmp_path / "run"))
     assert results["num_records"] == num_records and np.isfinite(results["loss"])
     assert AutoModel.from_pretrained(tmp_path / "run").config.provenance == {
-        "pretraining_data": f"{num_records} own records"
+        "license": "apache-2.0",
+        "pretraining_data": f"{num_records} own records",
+        "ptbxl_folds": ["unknown"],
     }
     channels = {
         "mixed_folder": "vx of 4 records, PLETH of 4 records",

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -104,6 +105,26 @@ def test_evaluation_refuses_other_labels_and_untrained_heads(trained, simulated_
     with pytest.raises(ValueError, match="`split` must be one of train, validation, test, got `tset`"):
         cli.evaluate(flags(model_name_or_path=output, split="tset", **places))
     assert not (tmp_path / "evaluation").exists()
+
+
+def test_an_evaluation_does_not_write_into_the_folder_of_a_run(
+    trained, simulated_folder, simulated_cache, tmp_path, monkeypatch
+):
+    output, _ = trained
+    (tmp_path / "under way/_stages").mkdir(parents=True)
+    (tmp_path / "metrics").mkdir()
+    shutil.copy(output / "metrics.json", tmp_path / "metrics")
+    (tmp_path / "link").symlink_to(output)
+    (tmp_path / "file").write_text("")
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    monkeypatch.setattr("ecg_hf.post_training.run.load_splits", lambda *args: pytest.fail("something was computed"))
+    places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "model_name_or_path": output}
+    for folder in (output, tmp_path / "link", tmp_path / "under way", tmp_path / "metrics"):
+        with pytest.raises(FileExistsError, match="holds a run or a model .*choose another folder"):
+            cli.evaluate(flags(output_dir=folder, **places))
+    with pytest.raises(FileExistsError, match="is a file"):
+        cli.evaluate(flags(output_dir=tmp_path / "file", **places))
+    assert before == {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
 
 
 def test_a_checkpoint_of_other_labels_gets_a_new_head(trained, simulated_folder, simulated_cache, tmp_path, caplog):

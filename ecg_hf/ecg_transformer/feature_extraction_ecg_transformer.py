@@ -368,8 +368,13 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             for record, of_record in zip(batch.values, starts.tolist(), strict=True)
             for start in of_record
         ]
+        # What the crops were cut from, by which flat ones are known.
+        given_starts = (starts * (old_rate / rate)).astype(np.int64)
+        batch.given = _windows(batch.given, given_starts, int(size * old_rate / rate))
         batch.values, batch.units, batch.sampling_rate = self._round(np.stack(crops)), None, rate
-        batch.records = np.repeat(batch.records, starts.shape[1])
+        batch.records, batch.flat, batch.largest = (
+            np.repeat(rows, starts.shape[1], axis=0) for rows in (batch.records, batch.flat, batch.largest)
+        )
         batch.crop_positions = np.zeros((len(crops), 1))
 
     def _filter(self, batch: Batch):

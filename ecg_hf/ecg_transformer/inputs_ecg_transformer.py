@@ -210,4 +210,4 @@ def _is_missing(samples: np.ndarray) -> np.ndarray:
     return ~np.isfinite(samples) if samples.dtype.kind == "f" else samples == MISSING_SAMPLE
 
 
-__all__ = ["Batch", "group_records", "in_millivolts", "is_count", "is_number"]
+__all__ = ["UNITS_PER_MILLIVOLT", "Batch", "group_records", "in_millivolts", "is_count", "is_number"]

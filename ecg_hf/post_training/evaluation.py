@@ -62,7 +62,7 @@ def split_metrics(
     labels, scores = output.label_ids, probabilities(output.predictions)
     if not with_both_classes(labels).any():
         return None
-    patients = pd.array(dataset["patient_id"], dtype="Int64") if "patient_id" in dataset.column_names else None
+    patients = pd.array(list(dataset["patient_id"])) if "patient_id" in dataset.column_names else None
     metrics = multilabel_metrics(labels, scores, label_names)
     intervals = bootstrap_metrics(labels, scores, num_resamples, groups=patients, label_names=label_names)
     for name, interval_of in intervals.pop("per_label").items():

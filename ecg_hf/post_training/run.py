@@ -20,6 +20,7 @@ from ..ptbxl.labels import task_label_names, task_labels
 from ..ptbxl.parquet import load_ptbxl_parquet
 from ..ptbxl.table import FOLDS
 from ..runs.arguments import DataArguments, ModelArguments, recipe_of
+from ..runs.folder import STAGES_FOLDER
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from ..runs.statistics import lead_statistics
 from ..synthetic import simulate_ptbxl
@@ -183,8 +184,13 @@ class EvaluationArguments:
 
 
 def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> dict:
-    """Metrics of a checkpoint with 95 % intervals by patient -> what `metrics.json` in the output folder holds."""
+    """Metrics of a checkpoint with 95 % intervals by patient -> what `metrics.json` in the output folder holds.
+
+    Raises `FileExistsError` for the output folder of a run or a model, whose `metrics.json` its card is made from, and
+    `ValueError` for arguments or labels that do not fit.
+    """
     check_choice("split", evaluation_args.split, FOLDS)
+    _check_output_folder(pathlib.Path(evaluation_args.output_dir))
     if (data_args.data_dir is None) == (data_args.dataset_name is None):
         raise ValueError("Give either `--data_dir`, a PTB-XL folder, or `--dataset_name`, a data set on the Hub.")
     path = evaluation_args.model_name_or_path
@@ -226,6 +232,21 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
         predictions_table(dataset, labels, output).to_csv(output_dir / "predictions.csv", index=False)
         write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def _check_output_folder(folder: pathlib.Path) -> None:
+    of_a_run = ["config.json", "preprocessor_config.json", "recipe.yaml", "all_results.json", STAGES_FOLDER]
+    found = [name for name in of_a_run if (folder / name).exists()]
+    if not found and (folder / "metrics.json").is_file():
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        found = [] if isinstance(metrics, dict) and "split" in metrics else ["metrics.json"]  # of an evaluation
+    if found:
+        raise FileExistsError(
+            f"`--output_dir` {folder} holds a run or a model ({', '.join(found)}), whose `metrics.json` an evaluation "
+            "would overwrite: choose another folder."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"`--output_dir` {folder} is a file: choose another name.")
 
 
 __all__ = [

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter1d
 
 from ..runs.statistics import RunningMoments
-from ..runs.windows import RecordWindows
+from ..runs.windows import RecordWindows, number_of
 
 WANDER_HERTZ = (0.05, 0.7)
 """Of a wandering baseline: from slow drifts to fast breathing."""
@@ -44,15 +44,16 @@ class Crops(RecordWindows):
         augmentation: Augmentation,
         seed: int,
         crops_per_record: int = 2,
+        units: str | None = None,
     ):
-        super().__init__(dataset, feature_extractor)
+        super().__init__(dataset, feature_extractor, units)
         self.augmentation = augmentation
         self.crops_per_record = crops_per_record
         self.seed = seed
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         table = self.dataset[[index for _, index in keys]]
-        record_ids = table["ecg_id"].to_numpy()
+        record_ids = np.array([number_of(ecg_id) for ecg_id in table["ecg_id"].to_pylist()])
         generators = [
             np.random.default_rng([self.seed, epoch, record_id])
             for (epoch, _), record_id in zip(keys, record_ids, strict=True)
@@ -61,11 +62,19 @@ class Crops(RecordWindows):
         batch = self._extract(table, crop_positions=positions, return_tensors="np")
         augment(batch, generators, self.augmentation, self.feature_extractor.sampling_rate)
         # A record without a patient gets a number that no patient has.
-        patients = table["patient_id"].to_numpy(zero_copy_only=False).astype(np.float64)
-        patients = np.where(np.isnan(patients), -1 - record_ids, patients).astype(np.int64)
+        patients = [
+            -1 - record_id if is_unknown(patient) else number_of(patient)
+            for record_id, patient in zip(record_ids.tolist(), table["patient_id"].to_pylist(), strict=True)
+        ]
+        patients = np.array(patients, dtype=np.int64)
         ids = {"record_ids": record_ids, "patient_ids": patients}
         batch.update({name: np.repeat(values, self.crops_per_record) for name, values in ids.items()})
         return {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
+
+
+def is_unknown(patient: object) -> bool:
+    """Whether the cell of a patient tells none: it is null, NaN or blank."""
+    return patient is None or patient != patient or not str(patient).strip()
 
 
 def augment(
@@ -148,13 +157,16 @@ def _wander(frequency, phase, amplitude, seconds: float, num_samples: int) -> np
     return weights @ waves
 
 
-def crop_statistics(dataset: datasets.Dataset, feature_extractor) -> tuple[list[float], list[float]]:
+def crop_statistics(
+    dataset: datasets.Dataset, feature_extractor, units: str | None = None
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation in mV of each lead of the extractor, over one crop of each record.
 
-    Leads that records lack, or that are zero throughout, do not count in them; a lead that none has gets 0 and 1.
+    `units` of the signals is as in [`RecordWindows`]. Leads that records lack, or that are zero throughout, do not
+    count in them; a lead that none has gets 0 and 1.
     """
     plain = type(feature_extractor).from_dict({**feature_extractor.to_dict(), "mean": 0.0, "std": 1.0, "clip": None})
-    records = Crops(dataset, plain, Augmentation(), seed=0)
+    records = Crops(dataset, plain, Augmentation(), seed=0, units=units)
     moments = RunningMoments(len(plain.lead_names))
     for start in range(0, len(records), 256):
         keys = [(0, index) for index in range(start, min(start + 256, len(records)))]

@@ -62,15 +62,18 @@ def ptbxl_files(data_dir: str | os.PathLike, sampling_rate: int, folds: Sequence
     return [RecordFile(ecg_id, Path(data_dir, name), patient) for ecg_id, name, patient in zip(*columns, strict=True)]
 
 
-def folder_files(data_dir: str | os.PathLike) -> list[RecordFile]:
-    """All WFDB records in a folder and the folders in it, in the order of their paths; their patients are unknown."""
+def folder_files(data_dir: str | os.PathLike, allow_test_folds: bool = False) -> list[RecordFile]:
+    """All WFDB records in a folder and the folders in it, in the order of their paths; their patients are unknown.
+
+    Raises `ValueError` for a part of PTB-XL, unless records of its validation and test folds may be among them.
+    """
     if not Path(data_dir).is_dir():
         raise FileNotFoundError(f"`data_dir` {data_dir} is not a folder.")
     for parent in Path(data_dir).absolute().parents:
-        if (parent / TABLE_NAME).is_file():
+        if not allow_test_folds and (parent / TABLE_NAME).is_file():
             raise ValueError(
                 f"`data_dir` {data_dir} is a part of PTB-XL, with records of its validation and test folds: give "
-                f"{parent}, of which the training folds are read."
+                f"{parent}, of which the training folds are read, or ask for all by `--allow_test_folds true`."
             )
     headers = sorted(Path(data_dir).rglob("*.hea"))
     # The segments of a record have headers, but are no records by themselves.

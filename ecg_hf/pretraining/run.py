@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import datasets
 import numpy as np
 from transformers import set_seed
 
-from ..cards import PTBXL_TRAINING, SIMULATED_DEVICE
+from ..cards import SIMULATED_DEVICE, UNKNOWN_FOLD
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..ptbxl.builder import PTBXL
@@ -20,8 +21,9 @@ from ..runs.arguments import DataArguments, ModelArguments, recipe_of
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from .arguments import PreTrainingArguments
 from .crops import crop_statistics
+from .overlap import ptbxl_folds, refuse_test_folds
 from .probe import LinearProbe
-from .records import folder_files, load_records, ptbxl_files, table_files
+from .records import RecordFile, folder_files, load_records, ptbxl_files, table_files
 from .trainer import OWN_RECORDS, PreTrainer
 
 
@@ -40,6 +42,13 @@ class RecordArguments(DataArguments):
     patient_column: str | None = field(
         default=None,
         metadata={"help": "The table's column of patients: their other records are excluded from the negatives."},
+    )
+    allow_test_folds: bool = field(
+        default=False,
+        metadata={
+            "help": "Read records of PTB-XL's folds 9 and 10 too, or ones whose fold is not known. A model that is "
+            "post-trained from such an encoder cannot be judged on PTB-XL, as its card will say."
+        },
     )
     probe_data_dir: str | None = field(
         default=None, metadata={"help": "PTB-XL folder for the probe; default: `data_dir`, where it is one."}
@@ -71,8 +80,6 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
     model = _model(model_args, config)
     if model_args.attn_implementation is not None:
         model.set_attn_implementation(model_args.attn_implementation)
-    data = _data_facts(record_args)
-    _note_provenance(model.config, _description(data, dataset))
     probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
     return PreTrainer(
         model=model,
@@ -81,7 +88,7 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
         feature_extractor=feature_extractor,
         probe=probe,
         recipe=recipe_of(model_args, record_args),
-        data=data,
+        data=_data_facts(record_args),
     )
 
 
@@ -119,29 +126,55 @@ def _is_ptbxl(folder: str | None) -> bool:
 
 
 def load_training_records(record_args: RecordArguments, crop_seconds: float) -> datasets.Dataset:
-    """The records to pre-train on, at least as long as a crop; of PTB-XL those of the training folds alone."""
-    if record_args.train_table is not None:
-        files = table_files(
-            record_args.train_table, record_args.record_column, record_args.patient_column, record_args.data_dir
-        )
-    elif _is_ptbxl(record_args.data_dir):
-        files = ptbxl_files(record_args.data_dir, record_args.sampling_rate, FOLDS["train"])
-    else:
-        files = folder_files(record_args.data_dir)
+    """The records to pre-train on, at least as long as a crop.
+
+    Of PTB-XL, wherever its records are found, the training folds alone, unless `allow_test_folds`; else `ValueError`.
+    """
+    files = _training_files(record_args)
+    if not record_args.allow_test_folds:
+        refuse_test_folds(_seen_folds(record_args, files), len(files))
     dataset = load_records(files, crop_seconds, record_args.cache_dir)
-    if record_args.train_table is None and _is_ptbxl(record_args.data_dir):
-        _assert_training_folds(record_args, dataset)
+    if _reads_ptbxl(record_args):
+        _assert_folds(record_args, dataset)
     if record_args.max_train_records is not None and record_args.max_train_records < len(dataset):
         dataset = dataset.select(range(record_args.max_train_records))
     return dataset
 
 
-def _assert_training_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:
+def _reads_ptbxl(record_args: RecordArguments) -> bool:
+    """Whether the records are those of a folder of PTB-XL, by its table."""
+    return record_args.train_table is None and _is_ptbxl(record_args.data_dir)
+
+
+def _wanted_folds(record_args: RecordArguments) -> list[int]:
+    kinds = FOLDS if record_args.allow_test_folds else ("train",)
+    return [fold for kind in kinds for fold in FOLDS[kind]]
+
+
+def _training_files(record_args: RecordArguments) -> list[RecordFile]:
+    if record_args.train_table is not None:
+        return table_files(
+            record_args.train_table, record_args.record_column, record_args.patient_column, record_args.data_dir
+        )
+    if _is_ptbxl(record_args.data_dir):
+        return ptbxl_files(record_args.data_dir, record_args.sampling_rate, _wanted_folds(record_args))
+    return folder_files(record_args.data_dir, record_args.allow_test_folds)
+
+
+def _seen_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counter[int | str]:
+    """How many records are of each fold of PTB-XL; see [`ptbxl_folds`]."""
+    if _reads_ptbxl(record_args):
+        return Counter()  # the table has chosen them
+    return ptbxl_folds(files, (record_args.data_dir, record_args.probe_data_dir))
+
+
+def _assert_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:
     table = read_table(record_args.data_dir, record_args.sampling_rate)
     fold_of = dict(zip(table["ecg_id"].to_pylist(), table["strat_fold"].to_pylist(), strict=True))
-    others = [ecg_id for ecg_id in dataset["ecg_id"] if fold_of.get(ecg_id) not in FOLDS["train"]]
+    wanted = _wanted_folds(record_args)
+    others = [ecg_id for ecg_id in dataset["ecg_id"] if fold_of.get(ecg_id) not in wanted]
     if others:
-        raise RuntimeError(f"{len(others)} records are not of PTB-XL's training folds, the first is {others[0]}.")
+        raise RuntimeError(f"{len(others)} records are not of PTB-XL's folds {wanted}, the first is {others[0]}.")
 
 
 def _probe_splits(
@@ -174,25 +207,19 @@ def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> da
     return dataset.select(np.flatnonzero(labels.any(axis=1)))
 
 
-def _note_provenance(config: ECGTransformerConfig, records: str) -> None:
-    provenance = config.provenance or {}
-    earlier = provenance.get("pretraining_data")
-    config.provenance = {**provenance, "pretraining_data": f"{earlier}, then {records}" if earlier else records}
-
-
 def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
     """What the card says of the records, as far as it is known."""
-    if record_args.train_table is not None or not _is_ptbxl(record_args.data_dir):
-        return OWN_RECORDS
+    if not _reads_ptbxl(record_args):
+        files = _training_files(record_args)
+        folds = _seen_folds(record_args, files)
+        known = sorted(folds.keys() - {UNKNOWN_FOLD})
+        all_known = folds.total() == len(files) and UNKNOWN_FOLD not in folds
+        return {**OWN_RECORDS, "ptbxl_folds": known if all_known else [*known, UNKNOWN_FOLD]}
     devices = read_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
     if devices == [SIMULATED_DEVICE]:
-        return {"name": "simulated ECGs", "simulated": True}
-    return {"name": "PTB-XL", **{name: PTBXL.SOURCE[name] for name in ("license", "citation", "homepage")}}
-
-
-def _description(data: dict[str, Any], dataset: datasets.Dataset) -> str:
-    kind = f"records of {PTBXL_TRAINING}" if data["name"] == "PTB-XL" else data["name"]
-    return f"{len(dataset):,} {kind}"
+        return {"name": "simulated ECGs", "simulated": True, "ptbxl_folds": []}
+    source = {name: PTBXL.SOURCE[name] for name in ("license", "citation", "homepage")}
+    return {"name": "PTB-XL", **source, "ptbxl_folds": _wanted_folds(record_args)}
 
 
 __all__ = ["RecordArguments", "load_training_records", "make_trainer", "pretrain"]

@@ -10,9 +10,10 @@ import datasets
 import torch
 from transformers import TrainerCallback
 
-from ..cards import package_versions
+from ..cards import UNKNOWN_FOLD, folds_in_words, package_versions
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
+from ..runs.provenance import note_pretraining
 from ..runs.trainer import RunTrainer, fingerprint_of_records
 from ..runs.windows import EvaluationWindows
 from .arguments import PreTrainingArguments
@@ -20,7 +21,14 @@ from .crops import Augmentation, Crops
 from .probe import LinearProbe
 
 STAGE = "pretrain"
-OWN_RECORDS = {"name": "own records", "simulated": False, "license": None, "citation": None, "homepage": None}
+OWN_RECORDS = {
+    "name": "own records",
+    "simulated": False,
+    "license": None,
+    "citation": None,
+    "homepage": None,
+    "ptbxl_folds": [UNKNOWN_FOLD],
+}
 
 
 class CollapseError(RuntimeError):
@@ -37,7 +45,8 @@ class PreTrainer(RunTrainer):
         feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes crops of records, and is saved with the encoder.
         probe ([`LinearProbe`], *optional*): Called before the first epoch and every `args.probe_every` epochs.
         recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
-        data (`dict`, *optional*): The records' `name`, `simulated`, `license`, `citation`, `homepage`, for the card.
+        data (`dict`, *optional*): The records' `name`, `simulated`, `license`, `citation`, `homepage`, for the card,
+            and `ptbxl_folds`: of which folds of PTB-XL records are among them, `"unknown"` where that is not known.
 
     Further keyword arguments go to [`Trainer`].
     """
@@ -68,6 +77,7 @@ class PreTrainer(RunTrainer):
             recipe=recipe,
             **kwargs,
         )
+        note_pretraining(model.config, _description(self.data, len(train_dataset)), self.data["ptbxl_folds"])
         self.add_callback(_LogLastStep())
         if probe is not None and args.probe_every:
             self.add_callback(_Probe(self))
@@ -85,7 +95,8 @@ class PreTrainer(RunTrainer):
         raise ValueError("Pre-training has no evaluation records: give it a `probe`.")
 
     def data_fingerprints(self) -> dict[str, str]:
-        return {"train": fingerprint_of_records(self.train_dataset, Crops.columns)}
+        columns = [*Crops.columns, *({"units"} & set(self.train_dataset.column_names))]
+        return {"train": fingerprint_of_records(self.train_dataset, columns)}
 
     def pretrain(self, resume_from_checkpoint: bool | str | None = None) -> dict[str, float]:
         """Train, write the encoder and its curves into `args.output_dir`, and return what `all_results.json` holds.
@@ -194,6 +205,14 @@ class _Probe(TrainerCallback):
             metrics = trainer.probe(encoder.to(trainer.args.device), trainer.compute_loss_context_manager())
         trainer.accelerator.wait_for_everyone()
         trainer.log({f"probe_{name}": value for name, value in metrics.items()})
+
+
+def _description(data: dict, num_records: int) -> str:
+    if data["name"] == "PTB-XL":
+        return f"{num_records:,} records of PTB-XL's folds {folds_in_words(data['ptbxl_folds'])}"
+    known = [fold for fold in data["ptbxl_folds"] if fold != UNKNOWN_FOLD]
+    among = f", among them records of PTB-XL's folds {folds_in_words(known)}" if known else ""
+    return f"{num_records:,} {data['name']}{among}"
 
 
 def _check_records(dataset: datasets.Dataset, args: PreTrainingArguments) -> None:

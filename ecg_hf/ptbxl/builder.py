@@ -5,7 +5,6 @@ The records of one sampling rate are written to Arrow once; each task is a view 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -21,6 +20,7 @@ from datasets.fingerprint import Hasher
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError, read_record
+from .cache import cause_of, open_builder
 from .download import unpack_ptbxl
 from .labels import encode_labels, task_labels
 from .table import FILENAME_COLUMNS, FOLDS, TABLE_NAME, check_sampling_rate, read_blocks, table_features
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # archive, unless it finds this mark of having done so.
 _patched_for_streaming = True
 
-_RECORD_SECONDS = 10
+RECORD_SECONDS = 10
 _RECORDS_PER_CHUNK = 64
 
 
@@ -111,7 +111,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
         logger.warning("%s are missing in %s and are skipped.", count, self.folder)
 
     def _info(self) -> datasets.DatasetInfo:
-        num_values = len(LEAD_NAMES) * _RECORD_SECONDS * self.sampling_rate
+        num_values = len(LEAD_NAMES) * RECORD_SECONDS * self.sampling_rate
         features = Features(
             table_features(),
             sampling_rate=Value("int64"),
@@ -149,7 +149,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
     def _read_signal(self, filename: str) -> np.ndarray:
         path = self.folder / filename
         record = read_record(path, sampling_rate=self.sampling_rate)
-        num_samples = _RECORD_SECONDS * self.sampling_rate
+        num_samples = RECORD_SECONDS * self.sampling_rate
         if set(record.lead_names) != set(LEAD_NAMES) or record.signal.shape[1] != num_samples:
             raise RecordError(
                 f"Record {path}: a record of PTB-XL has {num_samples} samples of the leads {', '.join(LEAD_NAMES)}; "
@@ -163,10 +163,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
         try:
             super().download_and_prepare(*args, **kwargs)
         except DatasetGenerationError as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-                cause = OSError(cause.errno, cause.strerror, self.cache_dir)
-            raise cause from None
+            raise cause_of(error, self.cache_dir) from None
 
 
 def load_ptbxl(
@@ -200,8 +197,7 @@ def load_ptbxl(
     """
     task_labels(task)  # an unknown task fails before the folder is read
     data_dir = ptbxl_folder(data_dir, sampling_rate, cache_dir)
-    builder = PTBXL(data_dir, sampling_rate, cache_dir=cache_dir, skip_missing_records=skip_missing_records)
-    builder.download_and_prepare()
+    builder = open_ptbxl(data_dir, sampling_rate, cache_dir, skip_missing_records)
     records = {split: _read_split(builder, split) for split in FOLDS}
     views = datasets.DatasetDict({split: _label(dataset, task) for split, dataset in records.items()})
     num_records, num_labelled = (sum(map(len, splits.values())) for splits in (records, views))
@@ -213,6 +209,22 @@ def load_ptbxl(
             task,
         )
     return views
+
+
+def open_ptbxl(
+    data_dir: str | os.PathLike,
+    sampling_rate: int,
+    cache_dir: str | os.PathLike | None = None,
+    skip_missing_records: bool = False,
+) -> PTBXL:
+    """The builder of a folder with its Arrow files written, or found in a cache that may only be read."""
+
+    def make(cache: str | None) -> PTBXL:
+        return PTBXL(data_dir, sampling_rate, cache_dir=cache, skip_missing_records=skip_missing_records)
+
+    builder = open_builder(make, cache_dir)
+    builder.download_and_prepare()
+    return builder
 
 
 def ptbxl_folder(
@@ -263,4 +275,12 @@ def _record_stamp(path: str) -> str | None:
     return " ".join(f"{file.st_size} {file.st_mtime_ns}" for file in files)
 
 
-__all__ = ["PTBXL", "fixed_size_lists", "load_ptbxl", "ptbxl_folder", "statement_codes"]
+__all__ = [
+    "PTBXL",
+    "RECORD_SECONDS",
+    "fixed_size_lists",
+    "load_ptbxl",
+    "open_ptbxl",
+    "ptbxl_folder",
+    "statement_codes",
+]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -17,7 +19,7 @@ import httpx2
 from tqdm.auto import tqdm
 
 from ..files import whole_folder
-from .table import TABLE_NAME, check_sampling_rate
+from .table import TABLE_NAME, check_sampling_rate, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,12 @@ TABLES = ("LICENSE.txt", TABLE_NAME, "scp_statements.csv")
 CONNECTIONS = 4
 ATTEMPTS = 5
 SECONDS_TO_WAIT = 30
+SILENT_ATTEMPTS = 2
+"""After so many attempts in a row in which the server sent nothing for `SECONDS_TO_WAIT`, it is left."""
+BUSY = (429, 500, 502, 503, 504)
+"""Answers of a server that may give the file a little later."""
+LONGEST_WAIT = 600
+"""Seconds; a server that asks for more (`Retry-After`) is left."""
 
 
 def download_ptbxl(
@@ -56,8 +64,9 @@ def download_ptbxl(
 
     Raises:
         ValueError: another sampling rate, or a list of checksums that is not that of PTB-XL.
-        ConnectionError: the server cannot be reached or refuses a file; downloaded data are kept.
-        OSError: the SHA-256 of a file was wrong twice.
+        ConnectionError: the server cannot be reached, refuses a file, stays busy or sends nothing for a minute;
+            downloaded data are kept.
+        OSError: the SHA-256 of a file was wrong twice, or the list of checksums lacks records of the table.
     """
     check_sampling_rate(sampling_rate)
     folder = Path(folder)
@@ -65,8 +74,24 @@ def download_ptbxl(
     with httpx2.Client(base_url=base_url, timeout=SECONDS_TO_WAIT, follow_redirects=True) as client:
         fetcher = _Fetcher(client, folder, seconds_between_attempts)
         checksums = _read_checksums(fetcher.text(CHECKSUMS), sampling_rate, base_url)
+        fetcher.file(TABLE_NAME, checksums[TABLE_NAME])
+        records = _files_of_table(folder, sampling_rate)
+        if unlisted := [name for name in records if name not in checksums]:
+            raise OSError(
+                f"{base_url}{CHECKSUMS} lacks {len(unlisted)} of the {len(records)} files that {TABLE_NAME} names, "
+                f"first {unlisted[0]}: the list was cut in transit or on the server. Repeat the call, or use "
+                "another mirror."
+            )
         _fetch_all(fetcher, checksums, connections)
+    if missing := [name for name in records if not (folder / name).is_file()]:
+        raise OSError(f"{len(missing)} files of {TABLE_NAME} are not in {folder}, the first is {missing[0]}.")
     return folder
+
+
+def _files_of_table(folder: Path, sampling_rate: int) -> list[str]:
+    """The files of the records that the downloaded table names, by their paths."""
+    names = read_table(folder, sampling_rate)["filename"].to_pylist()
+    return [str(PurePosixPath(f"{name}{suffix}")) for name in names for suffix in (".hea", ".dat")]
 
 
 def _read_checksums(text: str, sampling_rate: int, base_url: str) -> dict[str, str]:
@@ -98,6 +123,29 @@ def _fetch_all(fetcher: _Fetcher, checksums: Mapping[str, str], connections: int
             fetcher.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+class _BusyServer(Exception):
+    """An answer of `BUSY`; `seconds` is how long the server asks to wait, 0 if it does not say."""
+
+    def __init__(self, response: httpx2.Response):
+        super().__init__(f"the server is busy: {response.status_code}")
+        self.seconds = _seconds_to_wait(response.headers.get("Retry-After", ""))
+
+
+def _seconds_to_wait(retry_after: str) -> float:
+    """Of the header `Retry-After`, which gives seconds or a date; 0 for anything else."""
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", retry_after):
+        return float(retry_after)
+    try:
+        date = email.utils.parsedate_to_datetime(retry_after)
+    except ValueError:
+        return 0.0
+    return max(0.0, date.timestamp() - time.time())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 class _Fetcher:
@@ -135,30 +183,49 @@ class _Fetcher:
         )
 
     def _attempt_until_whole(self, name: str, path: Path) -> None:
+        silent = 0
         for attempt in range(1, ATTEMPTS + 1):
             if self.stopped.is_set():
                 raise ConnectionError("The download was stopped.")
+            before = _size(path)
             try:
                 self._append(name, path)
                 return
-            except httpx2.TransportError as error:
-                if attempt == ATTEMPTS:
-                    raise ConnectionError(
-                        f"{self.client.base_url}{name} failed after {ATTEMPTS} attempts ({error}). Downloaded data "
-                        "are kept: repeat the call to resume."
-                    ) from error
+            except (httpx2.TransportError, _BusyServer) as error:
+                is_silent = isinstance(error, httpx2.TimeoutException) and _size(path) == before
+                silent = silent + 1 if is_silent else 0
+                self._check_patience(name, error, attempt, silent)
                 logger.warning(
                     "The download of %s failed (%s); starting attempt %d of %d.", name, error, attempt + 1, ATTEMPTS
                 )
-                time.sleep(self.seconds_between_attempts * 2 ** (attempt - 1))
+                # Ends early when another file has failed.
+                self.stopped.wait(self._pause(error, attempt))
+
+    def _pause(self, error: Exception, attempt: int) -> float:
+        """Seconds until the next attempt: what a busy server asks for, but at least twice as long as before."""
+        return max(getattr(error, "seconds", 0.0), self.seconds_between_attempts * 2 ** (attempt - 1))
+
+    def _check_patience(self, name: str, error: Exception, attempt: int, silent: int) -> None:
+        """`ConnectionError` where no further attempt is made."""
+        kept = "Downloaded data are kept: repeat the call to resume."
+        url = f"{self.client.base_url}{name}"
+        if silent == SILENT_ATTEMPTS:
+            seconds = SILENT_ATTEMPTS * SECONDS_TO_WAIT
+            raise ConnectionError(f"{url} failed: the server sent nothing for {seconds} s. {kept}") from error
+        if getattr(error, "seconds", 0.0) > LONGEST_WAIT:
+            raise ConnectionError(f"{url} failed: {error}, and asks to come back in {error.seconds:.0f} s. {kept}")
+        if attempt == ATTEMPTS:
+            raise ConnectionError(f"{url} failed after {ATTEMPTS} attempts ({error}). {kept}") from error
 
     def _append(self, name: str, path: Path) -> None:
         """Download the missing rest of `path`."""
-        size = path.stat().st_size if path.is_file() else 0
+        size = _size(path)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
         with self.client.stream("GET", name, headers=headers) as response:
             if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
                 return  # the file is complete; the checksum decides whether it is correct
+            if response.status_code in BUSY:
+                raise _BusyServer(response)
             if response.is_error:
                 raise ConnectionError(f"The server refused {response.url}: {response.status_code}.")
             # A server without support for ranges sends the file from its start.
@@ -211,6 +278,15 @@ def _members(archive: zipfile.ZipFile, sampling_rate: int) -> dict[str, zipfile.
 
 
 def _unpack(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: Path) -> None:
+    try:
+        _unpack_whole(archive, members, folder)
+    except OSError:
+        # Another process that unpacked the same content meanwhile was faster.
+        if not folder.is_dir():
+            raise
+
+
+def _unpack_whole(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: Path) -> None:
     with whole_folder(folder) as unfinished:
         for name, info in tqdm(members.items(), desc=f"Unpacking {Path(archive.filename).name}", unit="file"):
             path = unfinished / name

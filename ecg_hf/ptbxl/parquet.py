@@ -7,16 +7,22 @@ rows: those with a statement of the task's kind (column `has_<task>`).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 from datasets import List, Value
+from datasets.exceptions import DatasetGenerationError
 
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..files import whole_folder
-from .builder import PTBXL, fixed_size_lists, ptbxl_folder, statement_codes
+from .builder import PTBXL, RECORD_SECONDS, fixed_size_lists, open_ptbxl, ptbxl_folder, statement_codes
+from .cache import cause_of, open_builder
 from .labels import TASKS, encode_labels, task_label_names, task_labels
 from .table import FOLDS, SAMPLING_RATES
 
@@ -24,6 +30,8 @@ from .table import FOLDS, SAMPLING_RATES
 RECORDS_PER_FILE = {100: 4096, 500: 1024}
 # What a streaming reader downloads at once.
 RECORDS_PER_ROW_GROUP = 128
+
+_ROWS_PER_CHECK = 1024
 
 DEFAULT_TASK = "superdiagnostic"
 
@@ -55,8 +63,7 @@ def write_ptbxl_parquet(
     if target.exists():
         raise FileExistsError(f"`{target}` exists: choose another `output_dir`, or remove it.")
     data_dir = ptbxl_folder(data_dir, sampling_rate, cache_dir)
-    builder = PTBXL(data_dir, sampling_rate, cache_dir=cache_dir, skip_missing_records=skip_missing_records)
-    builder.download_and_prepare()
+    builder = open_ptbxl(data_dir, sampling_rate, cache_dir, skip_missing_records)
     if empty := [split for split in FOLDS if not builder.info.splits[split].num_examples]:
         raise ValueError(f"`{data_dir}` has no records of the split {', '.join(empty)}.")
     with whole_folder(target) as unfinished:
@@ -98,18 +105,106 @@ def load_ptbxl_parquet(
         task, sampling_rate: as for `load_ptbxl`.
         revision: of the data set on the Hub.
         cache_dir: folder of the Arrow copy of this configuration; by default the cache of `datasets`.
+
+    Raises:
+        ValueError: a file is damaged, or a column is missing, has another type, or is empty or of another length for a
+            record, which the message names. Other errors are those of `datasets.load_dataset`.
     """
     task_labels(task)  # an unknown task must fail before anything is downloaded
-    splits = datasets.load_dataset(
-        name,
-        config_name(task, sampling_rate),
-        revision=revision,
-        cache_dir=None if cache_dir is None else str(cache_dir),
-    )
-    for split in splits.values():
+    _check_files(Path(name), task, sampling_rate)
+    config = config_name(task, sampling_rate)
+
+    def make(cache: str | None) -> datasets.DatasetBuilder:
+        return datasets.load_dataset_builder(name, config, revision=revision, cache_dir=cache)
+
+    builder = open_builder(make, cache_dir)
+    try:
+        builder.download_and_prepare()
+    except DatasetGenerationError as error:
+        cause = cause_of(error, builder.cache_dir)
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise cause from None
+        raise ValueError(f"`{name}`, configuration `{config}`, cannot be read as PTB-XL: {cause}") from error
+    splits = builder.as_dataset()
+    for split, records in splits.items():
+        _check_columns(f"`{name}`, split {split}", records.features.arrow_schema, task)
+        _check_rows(f"`{name}`, split {split}", records, task, sampling_rate)
         for field, value in PTBXL.SOURCE.items():
-            setattr(split.info, field, value)
+            setattr(records.info, field, value)
     return splits.rename_column(f"labels_{task}", "labels")
+
+
+def _check_files(folder: Path, task: str, sampling_rate: int) -> None:
+    """`ValueError` for a file in a folder of this machine that is damaged or lacks what a task needs."""
+    for split in FOLDS:
+        for file in _files(folder, sampling_rate, split):
+            try:
+                schema = pyarrow.parquet.read_schema(file)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(
+                    f"`{file}` is not a whole Parquet file ({error}): write or download it again."
+                ) from error
+            _check_columns(f"`{file}`", schema, task)
+            if f"has_{task}" not in schema.names:
+                raise ValueError(f"`{file}` lacks the column `has_{task}`: write it again by `write_ptbxl_parquet`.")
+
+
+def _is_list_of(test: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    def check(kind: pa.DataType) -> bool:
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        return is_list and test(kind.value_type)
+
+    return check
+
+
+def _kinds(task: str) -> dict[str, tuple[str, Callable[[pa.DataType], bool]]]:
+    """What each column that training needs must hold, in words and as a test of its Arrow type."""
+    is_text = _is_list_of(lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return {
+        "ecg_id": ("integers", pa.types.is_integer),
+        "sampling_rate": ("integers, in Hz", pa.types.is_integer),
+        "lead_names": ("lists of text", is_text),
+        "signal": ("lists of int16, in µV", _is_list_of(pa.types.is_int16)),
+        f"labels_{task}": ("lists of float32", _is_list_of(pa.types.is_float32)),
+    }
+
+
+def _check_columns(where: str, schema: pa.Schema, task: str) -> None:
+    for name, (words, is_right) in _kinds(task).items():
+        if name not in schema.names:
+            raise ValueError(f"{where} lacks the column `{name}`: write it again by `write_ptbxl_parquet`.")
+        if not is_right(schema.field(name).type):
+            raise ValueError(
+                f"{where}: the column `{name}` has the type {schema.field(name).type}; it must hold {words}."
+            )
+
+
+def _check_rows(where: str, records: datasets.Dataset, task: str, sampling_rate: int) -> None:
+    """`ValueError` for a record with an empty cell, or with more or fewer values than PTB-XL's have."""
+    num_leads = len(LEAD_NAMES)
+    lengths = {"signal": num_leads * RECORD_SECONDS * sampling_rate, "lead_names": num_leads}
+    lengths[f"labels_{task}"] = len(task_labels(task))
+    for name in _kinds(task):
+        for start in range(0, len(records), _ROWS_PER_CHECK):
+            column = records.data.column(name).slice(start, _ROWS_PER_CHECK)
+            faulty = column.is_null()
+            if name in lengths:
+                faulty = pc.or_kleene(faulty, pc.not_equal(pc.list_value_length(column), lengths[name]))
+                inner = pc.list_flatten(column)
+                if inner.null_count and not pc.any(faulty).as_py():
+                    faulty = pa.array([None in cell for cell in column.to_pylist()])
+            if pc.any(faulty).as_py():
+                row = start + faulty.to_pylist().index(True)
+                _raise_faulty(where, name, records.data.column(name)[row], records.data.column("ecg_id")[row], lengths)
+
+
+def _raise_faulty(where: str, name: str, cell: pa.Scalar, ecg_id: pa.Scalar, lengths: dict[str, int]) -> None:
+    found = "is empty (null)"
+    if cell.is_valid:
+        found = (
+            f"has {len(cell)} values, of which {cell.values.null_count} are null, where {lengths[name]} are expected"
+        )
+    raise ValueError(f"{where}: the column `{name}` {found} for ecg_id {ecg_id.as_py()}.")
 
 
 def describe_parquet(folder: str | os.PathLike) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
 SAMPLING_RATES = tuple(FILENAME_COLUMNS)
 """The sampling rates of PTB-XL's records in Hz."""
 
+_WHOLE_NUMBER = re.compile(r"[-+]?[0-9]{1,18}")
+
 _BYTES_PER_BLOCK = 2**16
 
 
@@ -38,6 +41,8 @@ def check_sampling_rate(sampling_rate: object) -> None:
 
 
 def _parse_integer(cell: str) -> int:
+    if _WHOLE_NUMBER.fullmatch(cell.strip()):
+        return int(cell)  # a float would round one of more than 53 bits
     number = float(cell)
     if not number.is_integer():
         raise ValueError("it must be an integer.")

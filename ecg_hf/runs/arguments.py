@@ -191,7 +191,9 @@ def recipe_of(*groups: object) -> dict:
     for name in ("model_name_or_path", "dataset_name"):
         if name in facts and pathlib.Path(facts[name]).exists():
             facts[name] = pathlib.Path(facts[name]).resolve().name
-    return {name: value for name, value in facts.items() if name not in MACHINE_FIELDS}
+    # The architecture is for a new model; beside a checkpoint it played no part.
+    left_out = (*MACHINE_FIELDS, *(["architecture"] if "model_name_or_path" in facts else []))
+    return {name: value for name, value in facts.items() if name not in left_out}
 
 
 __all__ = ["DataArguments", "ModelArguments", "RunArguments", "check_numbers", "recipe_of"]

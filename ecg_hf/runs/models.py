@@ -10,6 +10,7 @@ from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS, ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from .arguments import ModelArguments
+from .provenance import note_base
 
 
 def new_config(model_args: ModelArguments, sampling_rate: float, **fields) -> ECGTransformerConfig:
@@ -58,7 +59,9 @@ def pretrained_model(model_class: type[PreTrainedModel], model_args: ModelArgume
     """The checkpoint as a model of `model_class`; a missing head is what training begins with, so nobody is warned."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*has no trained head")
-        return model_class.from_pretrained(model_args.model_name_or_path)
+        model = model_class.from_pretrained(model_args.model_name_or_path)
+    note_base(model.config)  # before a new head hides that the checkpoint was trained for a task
+    return model
 
 
 def _stride(model_args: ModelArguments, sampling_rate: float, default: int | None) -> int | None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 
-from .windows import rows_of
+from ..ecg_transformer.inputs_ecg_transformer import UNITS_PER_MILLIVOLT
+from .windows import check_columns, signals_of
 
 
 class RunningMoments:
@@ -35,21 +36,25 @@ class RunningMoments:
         return np.sqrt(np.maximum(self.squares / np.maximum(self.count, 1) - self.mean() ** 2, 0.0))
 
 
-def lead_statistics(dataset: datasets.Dataset, lead_names: Sequence[str]) -> tuple[list[float], list[float]]:
+def lead_statistics(
+    dataset: datasets.Dataset, lead_names: Sequence[str], units: str | None = None
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation in mV of each lead over all samples of a data set, to normalise with.
 
-    Raises `ValueError` where a record lacks one of `lead_names`.
+    `units` of the signals is as in [`RecordWindows`]. Raises `ValueError` where a record lacks one of `lead_names`,
+    and for columns that cannot be read.
     """
+    check_columns(dataset, ("ecg_id", "signal", "lead_names"))
     moments = RunningMoments(len(lead_names))
     rows = dataset.with_format("arrow")
     for start in range(0, len(rows), 256):
         table = rows[start : start + 256]
-        columns = (rows_of(table["signal"]), table["lead_names"].to_pylist(), table["ecg_id"].to_pylist())
+        signals, unit = signals_of(table, units)
+        columns = (signals, table["lead_names"].to_pylist(), table["ecg_id"].to_pylist())
         for signal, names, ecg_id in zip(*columns, strict=True):
             if lacking := [name for name in lead_names if name not in names]:
                 raise ValueError(f"Record {ecg_id} lacks the leads {', '.join(lacking)}: it has {', '.join(names)}.")
-            leads = signal.reshape(len(names), -1)[[names.index(name) for name in lead_names]]
-            moments.add(leads / 1000.0, axis=0)
+            moments.add(signal[[names.index(name) for name in lead_names]] / UNITS_PER_MILLIVOLT[unit], axis=0)
     return moments.mean().tolist(), moments.std().tolist()
 
 

@@ -31,6 +31,7 @@ from ..files import write_atomic
 from ..plotting import plot_learning_curves
 from .arguments import RunArguments
 from .folder import RunFolder, checkpoint_problem, last_complete_checkpoint
+from .provenance import note_base
 from .windows import EpochSampler, identity_collate
 
 logger = logging.get_logger(__name__)
@@ -72,6 +73,7 @@ class RunTrainer(Trainer):
         recipe: dict | None = None,
         **kwargs,
     ):
+        note_base(model.config)
         self.run_folder = RunFolder(args.output_dir)
         self.recipe = {**(recipe or {}), **args.recipe()}
         self.stage = ""
@@ -292,7 +294,7 @@ class RunTrainer(Trainer):
         write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
         write_atomic(folder / "log_history.json", json.dumps(self.state.log_history, indent=1))
         plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
-        write_model_card(folder)
+        write_model_card(folder, title=self.run_folder.path.absolute().name)
         self.run_folder.publish(folder)
         self.run_folder.stage(self.stage).joinpath(START_FILE).unlink(missing_ok=True)
 

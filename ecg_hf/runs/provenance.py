@@ -1,0 +1,57 @@
+"""Where weights come from: what `config.provenance` says of it, from one stage of training to the next."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable
+
+from transformers import PreTrainedConfig
+
+from ..cards import CODE_LICENSE, UNKNOWN_FOLD
+
+
+def note_base(config: PreTrainedConfig) -> None:
+    """Note the checkpoint that a model was loaded from, as `base`; a new model has the licence of this code.
+
+    Of a folder only its own name is noted. What a classifier was trained on is not known, so that it may have seen
+    any record.
+    """
+    provenance = dict(config.provenance or {})
+    loaded_from = config._name_or_path
+    if loaded_from not in ("", "None"):  # the latter after a conversion, which states its source
+        provenance["base"] = base_name(loaded_from)
+        if getattr(config, "thresholds", None) is not None and "ptbxl_folds" in provenance:
+            provenance["ptbxl_folds"] = _merged(provenance["ptbxl_folds"], [UNKNOWN_FOLD])
+    elif not provenance:
+        provenance = {"license": CODE_LICENSE}
+    config.provenance = provenance
+
+
+def base_name(loaded_from: str) -> str:
+    """The id of a checkpoint on the Hub, or the name of its folder, without a path of this machine."""
+    path = pathlib.Path(loaded_from).expanduser()
+    if path.exists():
+        return path.resolve().name
+    return path.name if path.is_absolute() or len(path.parts) > 2 else loaded_from
+
+
+def note_pretraining(config: PreTrainedConfig, records: str, folds: Iterable[int | str]) -> None:
+    """Note on what records a model is pre-trained, in words and by their folds of PTB-XL, beside those of its base."""
+    provenance = dict(config.provenance or {})
+    earlier = provenance.get("pretraining_data")
+    earlier = earlier if earlier is None or isinstance(earlier, str) else ", ".join(earlier)
+    before = provenance.get("ptbxl_folds", [UNKNOWN_FOLD] if "base" in provenance else [])
+    if earlier is None:
+        earlier = "records that its base does not state" if "base" in provenance else ""
+    if earlier.endswith(records):
+        text = earlier
+    else:
+        text = f"{earlier}, then {records}" if earlier else records
+    config.provenance = {**provenance, "pretraining_data": text, "ptbxl_folds": _merged(before, folds)}
+
+
+def _merged(*folds: Iterable[int | str]) -> list[int | str]:
+    return sorted(set().union(*folds), key=lambda fold: (isinstance(fold, str), fold))
+
+
+__all__ = ["base_name", "note_base", "note_pretraining"]
