@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from small_models import LABELS, small_extractor, small_model
-from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, TrainerCallback
 
 from ecg_hf import (
     ECGTransformerFeatureExtractor,
@@ -70,6 +70,10 @@ def make_trainer(splits, output_dir, model=None, feature_extractor=None, **field
         test_dataset=splits["test"],
         feature_extractor=feature_extractor or extractor(),
     )
+
+
+def numbers(results: dict) -> list[float]:
+    return [value for value in results.values() if not isinstance(value, str)]
 
 
 def weights_of(folder) -> dict[str, torch.Tensor]:
@@ -174,12 +178,37 @@ def test_a_label_that_cannot_be_learned_is_named_and_does_not_choose_the_epoch(s
     assert "so that their scores mean nothing: HYP." in (tmp_path / "run" / "README.md").read_text()
 
 
-def test_a_fine_tuning_that_ends_below_its_probe_says_so(simulated_splits, tmp_path, caplog):
-    results = make_trainer(simulated_splits, tmp_path / "run", learning_rate=1.0, num_train_epochs=1).post_train()
-    expected = (
-        f"validation macro AUROC {results['eval_macro_auroc']:.4f} after {results['probe_eval_macro_auroc']:.4f}"
-    )
-    assert "Fine-tuning ended below the probe that it began with" in caplog.text and expected in caplog.text
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep):
+    folder = tmp_path / "run"
+    trainer = make_trainer(simulated_splits, folder, learning_rate=1.0, num_train_epochs=1, keep_best_stage=keep)
+    results = trainer.post_train()
+    before, after = results["probe_eval_macro_auroc"], results["finetune_eval_macro_auroc"]
+    assert after < before and f"validation macro AUROC {after:.4f} after {before:.4f}" in caplog.text
+    assert "Fine-tuning ended below the probe that it began with" in caplog.text
+    kept = "probe" if keep else "finetune"
+    assert same_weights(weights_of(folder), weights_of(folder / "_stages/probe")) == keep
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert results["kept_stage"] == metrics["kept_stage"] == kept
+    assert results["eval_macro_auroc"] == pytest.approx(metrics["stages"][kept]["macro_auroc"], abs=1e-6)
+    assert metrics["stages"]["finetune"]["macro_auroc"] == after
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.drop_path_rate == (0.0 if keep else 0.1)
+    assert trainer.predict(simulated_splits["validation"]).metrics["test_macro_auroc"] == results["eval_macro_auroc"]
+
+
+def test_a_better_fine_tuning_is_kept_and_both_stages_are_told(finished):
+    folder, _, results, _ = finished
+    stages = json.loads((folder / "metrics.json").read_text())["stages"]
+    assert stages.keys() == {"probe", "finetune"}
+    assert stages["finetune"]["macro_auroc"] == results["finetune_eval_macro_auroc"]
+
+
+def test_the_metric_that_chooses_the_epoch_chooses_the_stage(simulated_splits, tmp_path):
+    results = make_trainer(
+        simulated_splits, tmp_path / "run", learning_rate=1.0, num_train_epochs=1, metric_for_best_model="loss"
+    ).post_train()
+    assert results["probe_eval_loss"] < results["finetune_eval_loss"] and results["kept_stage"] == "probe"
 
 
 @pytest.mark.parametrize("stages", [["probe"], ["finetune"]])
@@ -200,7 +229,7 @@ def test_unknown_or_swapped_stages_are_refused(tmp_path, stages):
 
 def test_bfloat16_runs_both_stages(simulated_splits, tmp_path):
     results = make_trainer(simulated_splits, tmp_path / "run", bf16=True, num_train_epochs=1).post_train()
-    assert np.isfinite(list(results.values())).all()
+    assert np.isfinite(numbers(results)).all()
 
 
 @pytest.mark.slow
@@ -229,8 +258,62 @@ def test_one_label_of_any_type_and_a_last_batch_of_one(simulated_splits, tmp_pat
             splits, folder, model=small_model(["CD"]), num_train_epochs=1, per_device_eval_batch_size=5
         )
         results = trainer.post_train()
-        assert np.isfinite(list(results.values())).all()
+        assert np.isfinite(numbers(results)).all()
         assert trainer.predict(splits["test"].select([0])).predictions.shape == (1, 1)
+
+
+# ---- Heads of other forms ----
+
+OTHER_HEADS = [
+    {"classifier_type": "mlp", "classifier_hidden_size": 8},
+    {"classifier_type": "cosine"},
+    {"classifier_bias": False},
+]
+
+
+def model_with_head(fields):
+    model = small_model(**fields)
+    torch.manual_seed(1)
+    for parameter in model.classifier.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("fields", OTHER_HEADS)
+def test_a_converted_head_is_evaluated_as_it_is(simulated_splits, tmp_path, fields):
+    test = simulated_splits["test"]
+    model = model_with_head(fields).eval()
+    batch = EvaluationWindows(test, extractor()).__getitems__(range(len(test)))
+    with torch.no_grad():
+        logits = model(batch["input_values"].flatten(0, 1)).logits.view(len(test), 7, -1)
+        expected = model.aggregate_windows(logits, batch["window_mask"]).numpy()
+    trainer = make_trainer(simulated_splits, tmp_path / "run", model=model)
+    np.testing.assert_allclose(trainer.predict(test).predictions, expected, atol=1e-5)
+    assert trainer.evaluate(test)["eval_loss"] == pytest.approx(
+        record_losses(logits, batch["window_mask"], batch["labels"]).mean().item(), abs=1e-5
+    )
+    assert trainer.model.classifier is model.classifier and not trainer.model.head_is_random
+
+
+@pytest.mark.parametrize("fields", OTHER_HEADS)
+def test_the_probe_replaces_a_converted_head_also_when_it_is_resumed(simulated_splits, tmp_path, fields):
+    folder = tmp_path / "run"
+    trainer = make_resumable(simulated_splits, folder, model=model_with_head(fields), keep_best_stage=False)
+    training_step = trainer.training_step
+
+    def interrupt(*args):
+        if trainer.state.global_step == 5:
+            raise KeyboardInterrupt
+        return training_step(*args)
+
+    trainer.training_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.post_train()
+    make_resumable(simulated_splits, folder, model=model_with_head(fields), keep_best_stage=False).post_train(True)
+    alone = make_resumable(simulated_splits, tmp_path / "alone", model=model_with_head(fields), keep_best_stage=False)
+    alone.post_train()
+    assert same_weights(weights_of(folder), weights_of(tmp_path / "alone"))
+    assert weights_of(folder)["classifier.weight"].shape == (5, 16)
 
 
 # ---- Choosing the epoch ----
@@ -256,6 +339,92 @@ def test_the_best_epoch_is_the_first_of_the_best_by_the_metric_asked_for(simulat
     trainer.compute_metrics = evaluation
     trainer.train()
     assert same_weights(trainer.model.state_dict(), seen[epoch])
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"eval_steps": 1, "save_steps": 2},
+        {"eval_steps": 1, "save_steps": 1000},
+        {"eval_steps": 0.25, "save_steps": 0.5},
+    ],
+)
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_the_best_evaluation_has_its_checkpoint_whenever_others_are_saved(simulated_splits, tmp_path, steps, best):
+    trainer, seen = scripted_trainer(
+        simulated_splits, tmp_path / "run", best, eval_strategy="steps", save_strategy="steps", max_steps=4, **steps
+    )
+    trainer.train()
+    assert same_weights(trainer.model.state_dict(), seen[best])
+
+
+def scripted_trainer(splits, folder, best, **fields):
+    """A trainer whose best evaluation is the given one of four, and where it writes down the weights of each."""
+    trainer = make_trainer(splits, folder, **fields)
+    seen = {}
+
+    def evaluation(prediction):
+        seen[trainer.state.global_step] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        value = 0.9 - 0.1 * abs(trainer.state.global_step - best)
+        return {"macro_auroc": value, "macro_auprc": value, "loss": 1 - value, "f_max": value, "num_undefined": 0}
+
+    trainer.compute_metrics = evaluation
+    return trainer, seen
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_resumed_run_finds_its_best_checkpoint_and_not_that_of_another_run(simulated_splits, tmp_path, moved):
+    """Killed after the last save; moved, and another run has begun in the old place."""
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "max_steps": 4, "eval_steps": 1, "save_steps": 1}
+    first = tmp_path / "first"
+    trainer, seen = scripted_trainer(simulated_splits, first, 2, save_total_limit=5, stages=["finetune"], **steps)
+    expected = {}
+
+    def die(*args, **kwargs):
+        expected.update(seen)
+        raise KeyboardInterrupt
+
+    class Dies(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                die()
+
+    trainer.add_callback(Dies())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.post_train()
+    folder = first
+    if moved:
+        folder = first.rename(tmp_path / "second")
+        other, _ = scripted_trainer(
+            simulated_splits, first, 4, save_total_limit=5, learning_rate=0.5, stages=["finetune"], **steps
+        )
+        other.train()
+    resumed, _ = scripted_trainer(simulated_splits, folder, 2, save_total_limit=5, stages=["finetune"], **steps)
+    resumed.post_train(resume_from_checkpoint=True)
+    assert same_weights(weights_of(folder), expected[2])
+
+
+def test_a_relative_folder_is_resumed_from_another_directory(simulated_splits, tmp_path, monkeypatch):
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "max_steps": 4, "eval_steps": 1, "save_steps": 1}
+    monkeypatch.chdir(tmp_path)
+    trainer, seen = scripted_trainer(simulated_splits, "run", 2, save_total_limit=5, stages=["finetune"], **steps)
+    trainer.train()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resumed, _ = scripted_trainer(simulated_splits, "../run", 2, save_total_limit=5, stages=["finetune"], **steps)
+    resumed.train(last_complete_checkpoint("../run/_stages/finetune", world_size=1))
+    assert same_weights(resumed.model.state_dict(), seen[2])
+
+
+def test_a_lost_best_checkpoint_is_named(simulated_splits, tmp_path):
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "max_steps": 4, "eval_steps": 1, "save_steps": 1}
+    trainer, _ = scripted_trainer(simulated_splits, tmp_path / "run", 2, save_total_limit=5, **steps)
+    trainer.train()
+    checkpoints = tmp_path / "run/_stages/finetune"
+    (checkpoints / "checkpoint-2").rename(tmp_path / "gone")
+    resumed, _ = scripted_trainer(simulated_splits, tmp_path / "run", 2, save_total_limit=5, **steps)
+    with pytest.raises(FileNotFoundError, match="checkpoint-2` is gone, the checkpoint of the best evaluation"):
+        resumed.train(str(checkpoints / "checkpoint-4"))
 
 
 # ---- Windows ----
@@ -395,6 +564,7 @@ def test_drop_path_rate_is_that_of_the_arguments_or_the_model(simulated_splits, 
         ({"expect_world_size": 2}, "Asked for 2 processes but the world size is 1"),
         ({"resume_from_checkpoint": "runs/a/checkpoint-7"}, "true or false, got `runs/a/checkpoint-7`"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be false"),
+        ({"greater_is_better": False}, "`greater_is_better` must be True for `macro_auroc`"),
     ],
 )
 def test_impossible_arguments_are_refused(tmp_path, fields, message):
@@ -530,10 +700,10 @@ def undisturbed(simulated_splits, tmp_path_factory):
     return weights_of(folder)
 
 
-def make_resumable(splits, folder, **fields) -> PostTrainer:
+def make_resumable(splits, folder, model=None, **fields) -> PostTrainer:
     steps = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
     settings = {"num_train_epochs": 3, "drop_path_rate": 0.5, "save_total_limit": 5, **steps, **fields}
-    return make_trainer(splits, folder, **settings)
+    return make_trainer(splits, folder, model=model, **settings)
 
 
 @pytest.mark.slow

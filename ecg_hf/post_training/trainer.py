@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
-from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 from transformers.trainer_utils import PredictionOutput
@@ -39,6 +38,8 @@ from .evaluation import (
 from .probe import CachedFeatures, fit_linear_probe
 
 logger = logging.get_logger(__name__)
+
+METRIC_NAMES = {"macro_auroc": "macro AUROC", "macro_auprc": "macro AUPRC", "f_max": "F max", "loss": "loss"}
 
 
 class PostTrainer(RunTrainer):
@@ -69,10 +70,8 @@ class PostTrainer(RunTrainer):
         **kwargs,
     ):
         _check_fit(model, feature_extractor, train_dataset, eval_dataset, test_dataset)
-        if "probe" in args.stages:
-            # The probe fits weights and a bias from zeros; a converted head may have another form.
-            model.use_linear_head()
         self.test_dataset = test_dataset
+        self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage
         self.layer_decay = args.layer_decay
         super().__init__(
             model=model,
@@ -123,6 +122,8 @@ class PostTrainer(RunTrainer):
 
     def _probe(self, resume: bool) -> dict[str, float]:
         self.enter_stage("probe")
+        # The probe fits weights and a bias from zeros; a converted head may have another form.
+        self.model.use_linear_head()
         folder = self.run_folder.stage("probe")
         if not (resume and (folder / "log.json").is_file()):
             self.model.to(self.args.device).eval()
@@ -145,13 +146,13 @@ class PostTrainer(RunTrainer):
                 )
                 shutil.rmtree(train.parent)
             self.accelerator.wait_for_everyone()
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.load_weights(folder / "model.safetensors")
         self.model.head_is_random = False
         log = json.loads((folder / "log.json").read_text())
         self.state.log_history = log["logs"]
         self.recipe["probe_num_train_epochs"] = log["logs"][-1]["epoch"]
-        best = {f"probe_eval_{name}": log["best"][name] for name in ("macro_auroc", "macro_auprc", "loss")}
-        return {**best, "probe_seconds": log["seconds"]}
+        self._stage_metrics["probe"] = log["best"]
+        return {**_figures("probe", log["best"]), "probe_seconds": log["seconds"]}
 
     def _finetune(self, resume: bool) -> dict[str, float]:
         self.enter_stage("finetune")
@@ -233,10 +234,11 @@ class PostTrainer(RunTrainer):
             yield features, window_mask.astype(bool), labels
 
     def _finish(self, results: dict[str, float]) -> dict[str, float]:
-        """Thresholds, metrics, pictures; then all files move into the run's folder, `config.json` last."""
+        """The better stage, thresholds, metrics, pictures; then all files move into the run's folder, `config.json`
+        last."""
         config = self.model.config
         labels = config.labels
-        outputs = {"validation": self.predict(self.eval_dataset, metric_key_prefix="eval")}
+        kept, outputs = self._keep_stage(results)
         config.thresholds = choose_thresholds(
             outputs["validation"].label_ids, probabilities(outputs["validation"].predictions), labels
         )
@@ -245,8 +247,11 @@ class PostTrainer(RunTrainer):
         results.update(_macro_metrics(outputs))
         folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         if self.is_world_process_zero():
-            _warn_if_the_probe_was_better(results)
             metrics = self._split_metrics(outputs, labels)
+            metrics |= {
+                "kept_stage": kept,
+                "stages": {stage: _without_nan(values) for stage, values in self._stage_metrics.items()},
+            }
             if "test" in outputs:
                 predictions = predictions_table(self.test_dataset, labels, outputs["test"])
                 predictions.to_csv(folder / "test_predictions.csv", index=False)
@@ -257,6 +262,42 @@ class PostTrainer(RunTrainer):
             self.publish_final_files(folder, results, metrics)
         self.accelerator.wait_for_everyone()
         return results
+
+    def _keep_stage(self, results: dict) -> tuple[str, dict[str, PredictionOutput]]:
+        """The stage whose weights the model has from now on, and its validation output; `results` get its name and
+        the figures of fine-tuning."""
+        kept, output = self.args.stages[-1], self.predict(self.eval_dataset, metric_key_prefix="eval")
+        if kept == "finetune":
+            names = ("loss", "macro_auroc", "macro_auprc", "f_max")
+            self._stage_metrics[kept] = {name: output.metrics[f"eval_{name}"] for name in names}
+            results.update(_figures(kept, self._stage_metrics[kept]))
+            if self._probe_was_better() and self.args.keep_best_stage:
+                kept = "probe"
+                self._return_to_probe()
+                output = self.predict(self.eval_dataset, metric_key_prefix="eval")
+        results["kept_stage"] = kept
+        return kept, {"validation": output}
+
+    def _probe_was_better(self) -> bool:
+        if "probe" not in self._stage_metrics:
+            return False
+        metric = self.args.metric_for_best_model.removeprefix("eval_")
+        before, after = (self._stage_metrics[stage][metric] for stage in ("probe", "finetune"))
+        if before <= after if self.args.greater_is_better else before >= after:
+            return False
+        logger.warning(
+            f"Fine-tuning ended below the probe that it began with: validation {METRIC_NAMES[metric]} {after:.4f} "
+            f"after {before:.4f}. "
+            + ("The probe is kept" if self.args.keep_best_stage else "It is kept all the same (`keep_best_stage`)")
+            + "; a lower `learning_rate` may help."
+        )
+        return True
+
+    def _return_to_probe(self) -> None:
+        folder = self.run_folder.stage("probe")
+        self.load_weights(folder / "model.safetensors")
+        drop_path_rate = json.loads((folder / "config.json").read_text())["drop_path_rate"]
+        self.accelerator.unwrap_model(self.model).set_drop_path_rate(drop_path_rate)
 
     def _split_metrics(self, outputs: dict[str, PredictionOutput], labels: list[str]) -> dict:
         """What `metrics.json` holds: the data, the metrics of each split that has any, and the versions."""
@@ -340,7 +381,7 @@ def _macro_metrics(outputs: dict[str, PredictionOutput]) -> dict[str, float | No
     }
     if undefined := [name for name, value in results.items() if np.isnan(value)]:
         logger.warning(f"{', '.join(undefined)}: undefined, no label of the records has both values.")
-    return {name: None if np.isnan(value) else value for name, value in results.items()}
+    return _without_nan(results)
 
 
 def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
@@ -358,15 +399,14 @@ def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
             )
 
 
-def _warn_if_the_probe_was_better(results: dict[str, float]):
-    if not {"probe_seconds", "finetune_seconds"} <= results.keys():
-        return
-    before, after = results["probe_eval_macro_auroc"], results["eval_macro_auroc"]
-    if after < before:
-        logger.warning(
-            f"Fine-tuning ended below the probe that it began with: validation macro AUROC {after:.4f} after "
-            f"{before:.4f}. A lower `learning_rate` may help; `--stages probe` keeps the probe."
-        )
+def _figures(stage: str, metrics: dict[str, float]) -> dict[str, float | None]:
+    """The entries of `all_results.json` of a stage; None for what is undefined."""
+    names = ("macro_auroc", "macro_auprc", "loss")
+    return _without_nan({f"{stage}_eval_{name}": metrics[name] for name in names})
+
+
+def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in metrics.items()}
 
 
 __all__ = ["PostTrainer"]

@@ -21,7 +21,7 @@ STAGES_FOLDER = "_stages"
 RUN_FILE = "run.json"
 
 # To be raised whenever the record of a run gets other entries, so that an older run is refused by this reason.
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 
 class RunFolder:
@@ -140,6 +140,18 @@ def last_complete_checkpoint(folder: str | os.PathLike, world_size: int) -> str 
     return None
 
 
+def best_checkpoint(folder: str | os.PathLike, step: int) -> str:
+    """The checkpoint of the best evaluation, by its step and in this folder: a path that was stored may have become
+    that of another run. Raises `FileNotFoundError` where it is gone."""
+    checkpoint = pathlib.Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+    if not checkpoint.is_dir():
+        raise FileNotFoundError(
+            f"`{checkpoint}` is gone, the checkpoint of the best evaluation so far: put it back, or start the run "
+            "again in another `output_dir`."
+        )
+    return str(checkpoint)
+
+
 def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
     """Why training cannot be resumed exactly from a checkpoint; None if it can."""
     states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
@@ -159,4 +171,4 @@ def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
     return None
 
 
-__all__ = ["RunFolder", "checkpoint_problem", "differences", "last_complete_checkpoint"]
+__all__ = ["RunFolder", "best_checkpoint", "checkpoint_problem", "differences", "last_complete_checkpoint"]

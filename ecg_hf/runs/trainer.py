@@ -20,6 +20,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -30,7 +31,7 @@ from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerF
 from ..files import write_atomic
 from ..plotting import plot_learning_curves
 from .arguments import RunArguments
-from .folder import RunFolder, checkpoint_problem, last_complete_checkpoint
+from .folder import RunFolder, best_checkpoint, checkpoint_problem, last_complete_checkpoint
 from .windows import EpochSampler, identity_collate
 
 logger = logging.get_logger(__name__)
@@ -81,6 +82,7 @@ class RunTrainer(Trainer):
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
         )
         self.add_callback(_SetEpoch(self))
+        self.add_callback(_KeepBest(self))
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
         if self.train_dataset is not None and self.is_world_process_zero():
@@ -162,13 +164,25 @@ class RunTrainer(Trainer):
             self._seconds_before = max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
         # The library keeps its checkpoints in `output_dir`.
         output_dir, self.args.output_dir = self.args.output_dir, str(self.run_folder.stage(self.stage))
+        self.checkpoints_folder = pathlib.Path(resume_from_checkpoint or f"{self.args.output_dir}/none").parent
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                # Of a lost one the library only warns, and ends with the last weights.
+                best_checkpoint(pathlib.Path(self.state.best_model_checkpoint).parent, self.state.best_global_step)
+            return output
         except (OSError, RuntimeError, SafetensorError) as error:
             self._raise_if_checkpoint_failed(error)
             raise
         finally:
             self.args.output_dir = output_dir
+
+    def load_weights(self, file: pathlib.Path) -> None:
+        """Give the model, sharded or not, the weights of a file."""
+        if self.is_fsdp_enabled:
+            set_model_state_dict(self.model, load_file(file), options=StateDictOptions(full_state_dict=True))
+        else:
+            self.model.load_state_dict(load_file(file))
 
     def _forget_preparation(self) -> None:
         """After an `evaluate()` the first step would otherwise get the bare model, without DDP, and the processes
@@ -305,6 +319,28 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.epoch_sampler.set_epoch(int(state.epoch))
+
+
+class _KeepBest(TrainerCallback):
+    """Saves the checkpoint of each best evaluation, and finds it again, whatever path was stored, in a resumed run."""
+
+    def __init__(self, trainer: RunTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_global_step:
+            state.best_model_checkpoint = best_checkpoint(self.trainer.checkpoints_folder, state.best_global_step)
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if not args.load_best_model_at_end:
+            return
+        value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}")
+        if value is not None and _is_better(value, state.best_metric, args.greater_is_better):
+            control.should_save = True
+
+
+def _is_better(value: float, best: float | None, greater_is_better: bool) -> bool:
+    return best is None or (value > best if greater_is_better else value < best)
 
 
 def _fingerprint(tensors: dict[str, torch.Tensor]) -> str:
