@@ -476,6 +476,24 @@ def test_evaluation_gives_one_row_for_each_record_of_any_length(simulated_splits
     assert torch.equal(batch["input_values"][1, :3], alone["input_values"][0])
 
 
+def test_dropping_the_last_batch_is_for_training_only(simulated_splits, tmp_path):
+    validation = simulated_splits["validation"].select(range(15))
+    trainer = make_trainer(
+        {**simulated_splits, "train": simulated_splits["train"].select(range(70)), "validation": validation},
+        tmp_path / "run",
+        dataloader_drop_last=True,
+        num_train_epochs=1,
+    )
+    results = trainer.post_train()
+    assert trainer.state.max_steps == 2  # 70 records in batches of 32
+    assert len(pd.read_csv(tmp_path / "run" / "test_predictions.csv")) == len(simulated_splits["test"])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["validation"]["num_records"] == 15
+    whole = make_trainer(simulated_splits, tmp_path / "other", model=trainer.model).evaluate(validation)
+    assert whole["eval_macro_auroc"] == results["eval_macro_auroc"]
+    assert whole["eval_loss"] == pytest.approx(metrics["stages"][results["kept_stage"]]["loss"], abs=1e-6)
+
+
 def test_unknown_labels_take_no_part_in_the_loss_of_a_record():
     logits = torch.randn(2, 3, 4)
     labels = torch.tensor([[1.0, 0.0, -100.0, 1.0], [-100.0, -100.0, -100.0, -100.0]])
