@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from small_models import LABELS, small_extractor, small_model
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, TrainerCallback
+from transformers.training_args import OptimizerNames
 
 from ecg_hf import (
     ECGTransformerFeatureExtractor,
@@ -588,6 +590,114 @@ def test_drop_path_rate_is_that_of_the_arguments_or_the_model(simulated_splits, 
 def test_impossible_arguments_are_refused(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"do_eval": True},
+        {"do_predict": True},
+        {"bf16_full_eval": True},
+        {"fp16_full_eval": True},
+        {"train_sampling_strategy": "sequential"},
+        {"train_sampling_strategy": "group_by_length"},
+    ],
+)
+def test_arguments_without_effect_are_refused_by_name(tmp_path, fields):
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"^`{name}` (is not supported|must be)"):
+        arguments(tmp_path, **fields)
+    args = arguments(tmp_path)
+    assert dataclasses.replace(args, learning_rate=0.1).learning_rate == 0.1
+
+
+class PeftModel(torch.nn.Module):
+    """Has PEFT's name and form, which is not installed: a wrapper that is no `PreTrainedModel`."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model, self.config = model, model.config
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"optimizers": (torch.optim.SGD([torch.zeros(1)], lr=1e-12), None)},
+        {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 1e-12})},
+        {"data_collator": identity_collate},
+        {"processing_class": small_extractor()},
+        {"compute_metrics": len},
+        {"preprocess_logits_for_metrics": len},
+        {"compute_loss_func": len},
+    ],
+)
+def test_what_a_run_cannot_honour_is_refused_at_construction(simulated_splits, tmp_path, keywords):
+    (name,) = keywords
+    common = {"train_dataset": simulated_splits["train"], "eval_dataset": simulated_splits["validation"]}
+    common |= {"args": arguments(tmp_path / "run"), "feature_extractor": extractor()}
+    with pytest.raises(ValueError, match=f"^`{name}` is not supported"):
+        PostTrainer(model=small_model(), **common, **keywords)
+    PostTrainer(model=small_model(), **common, optimizers=(None, None), data_collator=None)
+
+
+def test_a_model_of_peft_is_refused(simulated_splits, tmp_path):
+    with pytest.raises(ValueError, match="without adapters, got PeftModel: .*merge_and_unload"):
+        make_trainer(simulated_splits, tmp_path / "run", model=PeftModel(small_model()), layer_decay=0.5)
+    model = small_model()
+    model._hf_peft_config_loaded = True  # as after `add_adapter`
+    with pytest.raises(ValueError, match="without adapters"):
+        make_trainer(simulated_splits, tmp_path / "run", model=model)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [item.value for item in OptimizerNames])
+def test_every_optimizer_of_the_library_trains_or_is_refused_by_name(simulated_splits, tmp_path, name):
+    fields = {"optim": name, "max_steps": 2, "warmup_steps": 0, "eval_strategy": "no", "save_strategy": "no"}
+    try:
+        trainer = make_trainer(simulated_splits, tmp_path / "run", load_best_model_at_end=False, **fields)
+    except ValueError as error:
+        assert str(error).startswith(f"`optim` cannot be `{name}`: ")
+        assert name not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
+    else:
+        before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+        trainer.train()
+        assert not same_weights(before, trainer.model.state_dict())
+
+
+def test_the_data_seed_changes_the_order_of_records_alone(simulated_splits, tmp_path):
+    def order(**fields):
+        trainer = make_trainer(simulated_splits, tmp_path / "run", **fields)
+        trainer.get_train_dataloader()
+        return list(trainer.epoch_sampler)
+
+    assert order(seed=1) == order(seed=2, data_seed=1) != order(seed=2)
+    assert arguments(tmp_path, data_seed=3).recipe()["data_seed"] == 3
+
+
+def test_the_recipe_has_the_batch_size_that_was_found_and_the_precision_of_the_launcher(
+    simulated_splits, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    trainer = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    training_step = trainer.training_step
+
+    def step(model, inputs, *args):
+        if len(inputs["labels"]) > 16:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return training_step(model, inputs, *args)
+
+    trainer.training_step = step
+    trainer.post_train()
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    found = recipe["per_device_train_batch_size"]
+    assert found <= 16 and trainer.state.max_steps == -(-len(simulated_splits["train"]) // found)
+    assert recipe["bf16"] and not recipe["fp16"]
+    again = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    assert again.post_train(resume_from_checkpoint=True)["kept_stage"]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    other = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    with pytest.raises(ValueError, match="`recipe.bf16` was True, now False"):
+        other.post_train(resume_from_checkpoint=True)
 
 
 def test_a_number_that_yaml_read_as_text_is_refused(tmp_path):

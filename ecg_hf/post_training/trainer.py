@@ -23,7 +23,7 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..metrics import choose_thresholds
-from ..runs.trainer import RunTrainer, fingerprint_of_records
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows, label_matrix
 from .arguments import PostTrainingArguments
 from .evaluation import (
@@ -69,6 +69,11 @@ class PostTrainer(RunTrainer):
         recipe: dict | None = None,
         **kwargs,
     ):
+        refused = dict(REFUSED_KEYWORDS)
+        if "probe" in args.stages:
+            refused["compute_loss_func"] = "the probe learns by the model's own loss. Leave it out of `stages`"
+        kwargs = accepted_keywords(kwargs, refused)
+        check_model(model)
         _check_fit(model, feature_extractor, train_dataset, eval_dataset, test_dataset)
         self.test_dataset = test_dataset
         self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from ..cards import package_versions
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
-from ..runs.trainer import RunTrainer, fingerprint_of_records
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
@@ -54,6 +54,9 @@ class PreTrainer(RunTrainer):
         data: dict | None = None,
         **kwargs,
     ):
+        refused = {**REFUSED_KEYWORDS, "compute_loss_func": "pre-training has its own loss"}
+        kwargs = accepted_keywords(kwargs, refused)
+        check_model(model)
         _check_records(train_dataset, args)
         if args.contrastive_temperature is not None:
             model.config.contrastive_temperature = args.contrastive_temperature

@@ -81,7 +81,9 @@ class RunArguments(TrainingArguments):
             raise ValueError("`remove_unused_columns` must be false: windows are made from all columns.")
         if self.save_only_model:
             raise ValueError("`save_only_model` is not supported: a run cannot be resumed from such checkpoints.")
+        _refuse_what_has_no_effect(self)
         super().__post_init__()
+        self.do_eval = False  # the library's mark of `eval_strategy`, which `dataclasses.replace` would give back
         _check_world_size(self)
         _warn_of_slow_bf16(self)
 
@@ -109,6 +111,26 @@ def check_numbers(args: object) -> None:
                 f"`{item.name}` is the string '{value}' where a number is expected; YAML needs 1.0e-3 or 0.001 for "
                 "1e-3."
             )
+
+
+def _refuse_what_has_no_effect(args: RunArguments) -> None:
+    for name in ("do_eval", "do_predict"):
+        if getattr(args, name):
+            raise ValueError(
+                f"`{name}` is not supported: a run always trains, and evaluates on its way. Leave it out, or use "
+                "`ecg-hf evaluate` for a checkpoint."
+            )
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(args, name):
+            raise ValueError(
+                f"`{name}` is not supported: it would change the weights that are saved. `{name[:4]}` computes in 16 "
+                "bits and keeps them."
+            )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"`train_sampling_strategy` must be `random`, got `{args.train_sampling_strategy}`: each epoch has an "
+            "order of its own, drawn with `data_seed` or `seed`."
+        )
 
 
 def _check_world_size(args: RunArguments) -> None:

@@ -38,6 +38,20 @@ logger = logging.get_logger(__name__)
 
 START_FILE = "start.safetensors"
 
+_CHOOSE_OPTIMIZER = (
+    "the optimizer belongs to the recipe of a run. Choose it by `optim`, `optim_args`, `learning_rate` and "
+    "`lr_scheduler_type`, or override `create_optimizer` in a subclass"
+)
+REFUSED_KEYWORDS = {
+    "optimizers": _CHOOSE_OPTIMIZER,
+    "optimizer_cls_and_kwargs": _CHOOSE_OPTIMIZER,
+    "data_collator": "the windows of records arrive as complete batches",
+    "processing_class": "it is the `feature_extractor`, under that name",
+    "compute_metrics": "the metrics that choose the epoch are fixed. Compute others from the output of `predict`",
+    "preprocess_logits_for_metrics": "the metrics are fixed. Compute others from the output of `predict`",
+}
+"""Arguments of the library's trainer that a run cannot honour, and why."""
+
 # Of the configuration: what saving and loading set, and what the weights don't depend on. Labels are compared apart.
 _PASSING_FIELDS = (
     *("architectures", "auto_map", "dtype", "transformers_version", "_name_or_path", "provenance"),
@@ -81,10 +95,14 @@ class RunTrainer(Trainer):
         super().__init__(
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
         )
+        # What counts is what the launcher set, too.
+        self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
         self.add_callback(_SetEpoch(self))
         self.add_callback(_KeepBest(self))
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
+        if self.train_dataset is not None:
+            self._check_optimizer()
         if self.train_dataset is not None and self.is_world_process_zero():
             self._facts = json.loads(json.dumps(self._describe_run()))
 
@@ -210,7 +228,8 @@ class RunTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         windows = self.training_windows(self.train_dataset)
-        self.epoch_sampler = EpochSampler(len(windows), self.args.seed)
+        data_seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.epoch_sampler = EpochSampler(len(windows), data_seed)
         # Not `args.train_batch_size`, which `auto_find_batch_size` leaves as it was.
         steps = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // steps
@@ -253,6 +272,18 @@ class RunTrainer(Trainer):
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
             self.optimizer = optimizer_class(self._parameter_groups(module), **kwargs)
         return self.optimizer
+
+    def _check_optimizer(self) -> None:
+        """Makes an optimizer and forgets it, so that an impossible one is refused before any training."""
+        name = getattr(self.args.optim, "value", self.args.optim)
+        try:
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            is_class = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
+            if not is_class or {"params", "model", "optimizer_dict"} & kwargs.keys():
+                raise ValueError("it groups the parameters itself, which weight decay and `layer_decay` need to do")
+            optimizer_class(self._parameter_groups(self.model), **kwargs)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"`optim` cannot be `{name}`: {error}") from error
 
     def _parameter_groups(self, module) -> list[dict]:
         model = self.accelerator.unwrap_model(module)
@@ -301,6 +332,8 @@ class RunTrainer(Trainer):
     def publish_final_files(self, folder: pathlib.Path, results: dict, metrics: dict) -> None:
         """Complete the folder by results, metrics, recipe, curves and card, and move it all to its place; called by
         the main process."""
+        if self.args.auto_find_batch_size and self.state.train_batch_size:
+            self.recipe["per_device_train_batch_size"] = self.state.train_batch_size // max(1, self.args.n_gpu)
         write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
@@ -309,6 +342,23 @@ class RunTrainer(Trainer):
         write_model_card(folder)
         self.run_folder.publish(folder)
         self.run_folder.stage(self.stage).joinpath(START_FILE).unlink(missing_ok=True)
+
+
+def accepted_keywords(kwargs: dict, refused: dict[str, str]) -> dict:
+    """The keyword arguments for the library's trainer; `ValueError` for one that is `refused`, with the reason."""
+    for name, reason in refused.items():
+        if kwargs.get(name) not in (None, (None, None)):
+            raise ValueError(f"`{name}` is not supported: {reason}.")
+    return {name: value for name, value in kwargs.items() if name not in refused}
+
+
+def check_model(model: torch.nn.Module) -> None:
+    """`ValueError` for a model of PEFT, or one with its adapters: the checkpoint would lack the adapters."""
+    if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"`model` must be an ECG Transformer without adapters, got {type(model).__name__}: merge those of PEFT by "
+            "`model.merge_and_unload()`, and train the result."
+        )
 
 
 class _SetEpoch(TrainerCallback):
@@ -374,4 +424,4 @@ def _update(digest, array: pa.Array | pa.ChunkedArray) -> None:
         digest.update(repr(array.to_pylist()).encode())
 
 
-__all__ = ["RunTrainer", "fingerprint_of_records"]
+__all__ = ["REFUSED_KEYWORDS", "RunTrainer", "accepted_keywords", "check_model", "fingerprint_of_records"]
