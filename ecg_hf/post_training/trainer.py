@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
+from transformers import TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
@@ -46,7 +47,9 @@ class PostTrainer(RunTrainer):
     """A [`Trainer`] whose `post_train()` runs the stages of post-training one after another.
 
     Args:
-        model ([`ECGTransformerForMultiLabel`]): Pre-trained encoder with a head for the labels of the data.
+        model ([`ECGTransformerForMultiLabel`], *optional*):
+            Pre-trained encoder with a head for the labels of the data. Instead of it `model_init`, a function that
+            makes it, for `hyperparameter_search`, whose trials are fine-tuning alone.
         args ([`PostTrainingArguments`]): `stages`, `probe_*` for the probe, the plain fields for fine-tuning.
         train_dataset, eval_dataset, test_dataset (`datasets.Dataset`, *optional*):
             Splits with the columns of [`load_ptbxl`]. Epochs and thresholds are chosen on `eval_dataset`;
@@ -60,7 +63,7 @@ class PostTrainer(RunTrainer):
     def __init__(
         self,
         *,
-        model: ECGTransformerForMultiLabel,
+        model: ECGTransformerForMultiLabel | None = None,
         args: PostTrainingArguments,
         train_dataset: datasets.Dataset | None = None,
         eval_dataset: datasets.Dataset | None = None,
@@ -73,11 +76,12 @@ class PostTrainer(RunTrainer):
         if "probe" in args.stages:
             refused["compute_loss_func"] = "the probe learns by the model's own loss. Leave it out of `stages`"
         kwargs = accepted_keywords(kwargs, refused)
-        check_model(model)
-        _check_fit(model, feature_extractor, train_dataset, eval_dataset, test_dataset)
+        splits = (train_dataset, eval_dataset, test_dataset)
+        if model is not None:
+            check_model(model)
+            _check_fit(model, feature_extractor, *splits)
         self.test_dataset = test_dataset
         self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage
-        self.layer_decay = args.layer_decay
         super().__init__(
             model=model,
             args=args,
@@ -88,7 +92,16 @@ class PostTrainer(RunTrainer):
             compute_metrics=lambda prediction: evaluation_metrics(prediction.label_ids, *prediction.predictions),
             **kwargs,
         )
+        if model is None:
+            check_model(self.model)
+            _check_fit(self.model, feature_extractor, *splits)
+        self.add_callback(_SetDropPath(self))
         self.stage = "finetune"
+
+    @property
+    def layer_decay(self) -> float:
+        """Factor of the learning rate from each layer to the one below it."""
+        return self.args.layer_decay
 
     def training_windows(self, dataset: datasets.Dataset) -> TrainingWindows:
         return TrainingWindows(dataset, self.processing_class, self.args.seed)
@@ -114,16 +127,19 @@ class PostTrainer(RunTrainer):
         push that failed is tried again.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        results = self.open_run(resume)
-        if results is None:
-            self._warn_of_unlearnable_labels()
-            results = {"world_size": self.args.world_size}
-            for name in self.args.stages:
-                results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
-            results = self._finish(results)
-        if self.args.push_to_hub:
-            self.push_to_hub()
-        return results
+        try:
+            results = self.open_run(resume)
+            if results is None:
+                self._warn_of_unlearnable_labels()
+                results = {"world_size": self.args.world_size}
+                for name in self.args.stages:
+                    results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
+                results = self._finish(results)
+            if self.args.push_to_hub:
+                self.push_to_hub()
+            return results
+        finally:
+            self.close_run()
 
     def _probe(self, resume: bool) -> dict[str, float]:
         self.enter_stage("probe")
@@ -168,8 +184,6 @@ class PostTrainer(RunTrainer):
         """Fine-tuning alone, with stochastic depth, from the head that the model has."""
         self.enter_stage("finetune")
         earlier = [entry for entry in self.state.log_history if entry.get("stage") != "finetune"]
-        if self.args.drop_path_rate is not None:
-            self.model.set_drop_path_rate(self.args.drop_path_rate)
         output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.model.head_is_random = False
         self.state.log_history = earlier + self.state.log_history
@@ -374,6 +388,17 @@ class PostTrainer(RunTrainer):
             revision=revision or self.args.hub_revision,
             commit_message=commit_message,
         )
+
+
+class _SetDropPath(TrainerCallback):
+    """Stochastic depth of fine-tuning, also of the models and arguments of a search."""
+
+    def __init__(self, trainer: PostTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.drop_path_rate is not None:
+            self.trainer.accelerator.unwrap_model(self.trainer.model).set_drop_path_rate(args.drop_path_rate)
 
 
 def _macro_metrics(outputs: dict[str, PredictionOutput]) -> dict[str, float | None]:

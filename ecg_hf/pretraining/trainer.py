@@ -97,13 +97,16 @@ class PreTrainer(RunTrainer):
         complete checkpoint, and a finished one returns its results; with the name of a checkpoint, from that one.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        results = self.open_run(resume)
-        if results is not None:
-            return results
-        self.enter_stage(STAGE)
-        self._steps.clear()
-        self.train_stage(resume, keep_start=True)
-        return self._finish()
+        try:
+            results = self.open_run(resume)
+            if results is not None:
+                return results
+            self.enter_stage(STAGE)
+            self._steps.clear()
+            self.train_stage(resume, keep_start=True)
+            return self._finish()
+        finally:
+            self.close_run()
 
     # ---- Loss ----
 

@@ -31,7 +31,7 @@ from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerF
 from ..files import write_atomic
 from ..plotting import plot_learning_curves
 from .arguments import RunArguments
-from .folder import RunFolder, best_checkpoint, checkpoint_problem, last_complete_checkpoint
+from .folder import RunFolder, best_checkpoint, checkpoint_problem, differences, last_complete_checkpoint
 from .windows import EpochSampler, identity_collate
 
 logger = logging.get_logger(__name__)
@@ -67,7 +67,7 @@ class RunTrainer(Trainer):
     what changes when the records do.
 
     Args:
-        model (`PreTrainedModel`): What is trained.
+        model (`PreTrainedModel`, *optional*): What is trained; if None, what `model_init` makes.
         args ([`RunArguments`])
         feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes windows of records, and is saved with the model.
         recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
@@ -81,14 +81,15 @@ class RunTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: PreTrainedModel,
+        model: PreTrainedModel | None,
         args: RunArguments,
         feature_extractor: ECGTransformerFeatureExtractor,
         recipe: dict | None = None,
         **kwargs,
     ):
         self.run_folder = RunFolder(args.output_dir)
-        self.recipe = {**(recipe or {}), **args.recipe()}
+        self._args_recipe = args.recipe()
+        self.recipe = {**(recipe or {}), **self._args_recipe}
         self.stage = ""
         self.epoch_sampler: EpochSampler | None = None
         self._stage_started, self._seconds_before = time.perf_counter(), 0.0
@@ -123,8 +124,13 @@ class RunTrainer(Trainer):
         """Begin the run, or resume it -> its results if it is finished; errors as in [`RunFolder.open`].
 
         One process looks and tells the others, which could find what it has just written. With the name of a
-        checkpoint that one must be of a run with the same settings.
+        checkpoint that one must be of a run with the same settings. The folder is this run's until `close_run()`.
         """
+        if changes := list(differences(self._args_recipe, self.args.recipe(), "args.")):
+            raise ValueError(
+                f"`args` was changed after the trainer was made: {'; '.join(changes)}. Make a new trainer, so that "
+                "its recipe is that of the run."
+            )
         found = None
         if self.is_world_process_zero():
             try:
@@ -139,6 +145,10 @@ class RunTrainer(Trainer):
         if isinstance(found, Exception):
             raise found
         return found
+
+    def close_run(self) -> None:
+        """Give the folder of the run free; without effect where it is not claimed."""
+        self.run_folder.close()
 
     def enter_stage(self, stage: str) -> None:
         """Begin a stage: every entry of the log has its name and seconds from now on."""
@@ -167,7 +177,12 @@ class RunTrainer(Trainer):
                 folder.mkdir(parents=True, exist_ok=True)
                 save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, start)
             self.accelerator.wait_for_everyone()
-        self.train(checkpoint)
+        # With `model_init` the library would begin with another model than the stage before has left.
+        model_init, self.model_init = self.model_init, None
+        try:
+            self.train(checkpoint)
+        finally:
+            self.model_init = model_init
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """One gradient stage, with a fresh start of optimizer, schedule and random numbers.
@@ -206,7 +221,8 @@ class RunTrainer(Trainer):
         """After an `evaluate()` the first step would otherwise get the bare model, without DDP, and the processes
         would diverge silently: accelerate marks a model that it has prepared, and wraps it no second time."""
         self.model_wrapped = self.model
-        self.model._is_accelerate_prepared = False
+        if self.model is not None:  # a search frees it after each trial
+            self.model._is_accelerate_prepared = False
 
     def _raise_if_checkpoint_failed(self, error: Exception) -> None:
         folder = pathlib.Path(self.args.output_dir)
