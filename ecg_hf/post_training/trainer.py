@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from huggingface_hub import CommitInfo
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from transformers.utils import logging
 
 from ..cards import describe_data, package_versions, write_model_card
@@ -24,10 +25,12 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..metrics import choose_thresholds
+from ..runs.folder import room_for
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows, label_matrix
 from .arguments import PostTrainingArguments
 from .evaluation import (
+    DivergenceError,
     choosing_metric,
     evaluation_metrics,
     predictions_table,
@@ -89,7 +92,7 @@ class PostTrainer(RunTrainer):
             eval_dataset=eval_dataset,
             feature_extractor=feature_extractor,
             recipe=recipe,
-            compute_metrics=lambda prediction: evaluation_metrics(prediction.label_ids, *prediction.predictions),
+            compute_metrics=self._evaluation_metrics,
             **kwargs,
         )
         if model is None:
@@ -150,21 +153,16 @@ class PostTrainer(RunTrainer):
             self.model.to(self.args.device).eval()
             train = self._cache_features("train", self.train_dataset, resume)
             validation = self._cache_features("validation", self.eval_dataset, resume)
-            fitted = None
-            if self.is_world_process_zero():
-                fitted = fit_linear_probe(
-                    CachedFeatures.read(train), CachedFeatures.read(validation), self._aggregate_windows, self.args
-                )
-            # The head is fitted by one process, so that all processes continue from identical weights.
-            state, logs, best = broadcast_object_list([fitted])[0]
+            state, logs, best = self._fit_probe(train, validation)
             self.model.classifier.load_state_dict(state)
             self.model.head_is_random = False
             if self.is_world_process_zero():
-                self.model.save_pretrained(folder)
-                self.processing_class.save_pretrained(folder)
-                write_atomic(
-                    folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
-                )
+                with room_for("the probe", folder):
+                    self.model.save_pretrained(folder)
+                    self.processing_class.save_pretrained(folder)
+                    write_atomic(
+                        folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
+                    )
                 shutil.rmtree(train.parent)
             self.accelerator.wait_for_everyone()
         self.load_weights(folder / "model.safetensors")
@@ -174,6 +172,21 @@ class PostTrainer(RunTrainer):
         self.recipe["probe_num_train_epochs"] = log["logs"][-1]["epoch"]
         self._stage_metrics["probe"] = log["best"]
         return {**_figures("probe", log["best"]), "probe_seconds": log["seconds"]}
+
+    def _fit_probe(self, train: pathlib.Path, validation: pathlib.Path) -> tuple[dict, list[dict], dict]:
+        """The head is fitted by one process, so that all processes continue from identical weights, or all stop."""
+        fitted = None
+        if self.is_world_process_zero():
+            try:
+                fitted = fit_linear_probe(
+                    CachedFeatures.read(train), CachedFeatures.read(validation), self._aggregate_windows, self.args
+                )
+            except (DivergenceError, ValueError) as error:
+                fitted = error
+        fitted = broadcast_object_list([fitted])[0]
+        if isinstance(fitted, Exception):
+            raise fitted
+        return fitted
 
     def _finetune(self, resume: bool) -> dict[str, float]:
         self.enter_stage("finetune")
@@ -197,7 +210,30 @@ class PostTrainer(RunTrainer):
             )
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        for name in ("loss", "train_loss"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                self._raise_diverged(f"the loss is {logs[name]}", logs.get("learning_rate"))
+
+    def _raise_diverged(self, what: str, learning_rate: float | None) -> None:
+        rate = self.args.learning_rate if learning_rate is None else learning_rate
+        raise DivergenceError(
+            f"Fine-tuning has diverged: at step {self.state.global_step} {what}, at the learning rate {rate:.2g}. Use "
+            f"a lower `learning_rate` than {self.args.learning_rate:g}, more `warmup_steps`, or a lower "
+            "`max_grad_norm`."
+        )
+
     # ---- Evaluation ----
+
+    def _evaluation_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        logits, losses = prediction.predictions
+        if not (finite := np.isfinite(logits).all(axis=1)).all():
+            count = f"of {np.sum(~finite)} of {len(finite)} records the scores are not finite"
+            if self.is_in_train:
+                self._raise_diverged(count, None)
+            raise ValueError(f"{count.capitalize()}: the model's weights are damaged, or their training has diverged.")
+        return evaluation_metrics(prediction.label_ids, logits, losses)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
@@ -229,7 +265,8 @@ class PostTrainer(RunTrainer):
         if not (resume and (folder / "records.npz").is_file()):
             batches = self._feature_batches(split, dataset)
             if self.is_world_process_zero():
-                CachedFeatures.write(folder, batches)
+                with room_for("the features of the probe", folder):
+                    CachedFeatures.write(folder, batches)
             else:
                 for _ in batches:  # takes part in the gathering
                     continue
@@ -273,7 +310,8 @@ class PostTrainer(RunTrainer):
             }
             if "test" in outputs:
                 predictions = predictions_table(self.test_dataset, labels, outputs["test"])
-                predictions.to_csv(folder / "test_predictions.csv", index=False)
+                with room_for("the final files", self.run_folder.path):
+                    predictions.to_csv(folder / "test_predictions.csv", index=False)
             if "test" in metrics:
                 for name in ("macro_auroc", "macro_auprc"):
                     interval = metrics["test"]["intervals"][name]

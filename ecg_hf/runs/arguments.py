@@ -67,6 +67,9 @@ class RunArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Records in one evaluation batch."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the training log."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "True logs other steps' loss instead of NaN, which hides a divergence."}
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: `epoch` or `steps`."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: windows need all columns."})
     ddp_find_unused_parameters: bool | None = field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,6 +10,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 
@@ -97,7 +99,8 @@ class RunFolder:
             return self._go_on(facts, resume)
         if resume:
             logger.warning(f"There is no run in `{self.path}` yet: it starts from the beginning.")
-        write_atomic(self._record, json.dumps({"version": RECORD_VERSION, **facts}, indent=2))
+        with room_for("the record of the run", self.path):
+            write_atomic(self._record, json.dumps({"version": RECORD_VERSION, **facts}, indent=2))
         return None
 
     def _check_empty(self) -> None:
@@ -173,6 +176,27 @@ class RunFolder:
         folder.rmdir()
 
 
+@contextlib.contextmanager
+def room_for(what: str, folder: pathlib.Path) -> Iterator[None]:
+    """A block that writes `what` to `folder`; where the disk is full, `OSError` says so, and how to go on."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        # safetensors has the number in its text alone.
+        if getattr(error, "errno", None) not in numbers and not any(f"(os error {n})" in str(error) for n in numbers):
+            raise
+        raise OSError(
+            f"There is no room for {what} in `{folder}` ({error}; {free_mebibytes(folder):.0f} MiB are free): make "
+            "room, and resume by `--resume_from_checkpoint true`."
+        ) from error
+
+
+def free_mebibytes(folder: pathlib.Path) -> float:
+    """Room on the disk of a folder."""
+    return shutil.disk_usage(folder).free / 2**20
+
+
 def differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
     """A phrase for each entry that two nested dictionaries of JSON values do not share."""
     for key in sorted(stored.keys() | given.keys()):
@@ -232,4 +256,12 @@ def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
     return None
 
 
-__all__ = ["RunFolder", "best_checkpoint", "checkpoint_problem", "differences", "last_complete_checkpoint"]
+__all__ = [
+    "RunFolder",
+    "best_checkpoint",
+    "checkpoint_problem",
+    "differences",
+    "free_mebibytes",
+    "last_complete_checkpoint",
+    "room_for",
+]

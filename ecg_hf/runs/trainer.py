@@ -28,10 +28,18 @@ from transformers.utils import logging
 
 from ..cards import write_model_card
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from ..files import write_atomic
+from ..files import whole_file, write_atomic
 from ..plotting import plot_learning_curves
 from .arguments import RunArguments
-from .folder import RunFolder, best_checkpoint, checkpoint_problem, differences, last_complete_checkpoint
+from .folder import (
+    RunFolder,
+    best_checkpoint,
+    checkpoint_problem,
+    differences,
+    free_mebibytes,
+    last_complete_checkpoint,
+    room_for,
+)
 from .windows import EpochSampler, identity_collate
 
 logger = logging.get_logger(__name__)
@@ -175,7 +183,9 @@ class RunTrainer(Trainer):
                 self.model.load_state_dict(load_file(start))
             elif self.is_world_process_zero():
                 folder.mkdir(parents=True, exist_ok=True)
-                save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, start)
+                state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+                with room_for("the first weights of the stage", folder), whole_file(start) as unfinished:
+                    save_file(state, unfinished)
             self.accelerator.wait_for_everyone()
         # With `model_init` the library would begin with another model than the stage before has left.
         model_init, self.model_init = self.model_init, None
@@ -206,7 +216,8 @@ class RunTrainer(Trainer):
             return output
         except (OSError, RuntimeError, SafetensorError) as error:
             self._raise_if_checkpoint_failed(error)
-            raise
+            with room_for("a checkpoint", self.run_folder.path):
+                raise
         finally:
             self.args.output_dir = output_dir
 
@@ -233,7 +244,7 @@ class RunTrainer(Trainer):
         complete = last_complete_checkpoint(folder, self.args.world_size)
         raise OSError(
             f"The checkpoint of step {self.state.global_step} could not be written to `{folder}` ({error}; "
-            f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free). "
+            f"{free_mebibytes(folder):.0f} MiB are free). "
             + (f"{pathlib.Path(complete).name} is complete" if complete else "There is no earlier one")
             + ": make room, and resume by `--resume_from_checkpoint true`."
         ) from error
@@ -341,8 +352,9 @@ class RunTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            module.save_pretrained(folder, state_dict=state)
-            self.processing_class.save_pretrained(folder)
+            with room_for("the final files", self.run_folder.path):
+                module.save_pretrained(folder, state_dict=state)
+                self.processing_class.save_pretrained(folder)
         return folder
 
     def publish_final_files(self, folder: pathlib.Path, results: dict, metrics: dict) -> None:
@@ -350,13 +362,14 @@ class RunTrainer(Trainer):
         the main process."""
         if self.args.auto_find_batch_size and self.state.train_batch_size:
             self.recipe["per_device_train_batch_size"] = self.state.train_batch_size // max(1, self.args.n_gpu)
-        write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
-        write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
-        write_atomic(folder / "log_history.json", json.dumps(self.state.log_history, indent=1))
-        plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
-        write_model_card(folder)
-        self.run_folder.publish(folder)
+        with room_for("the final files", self.run_folder.path):
+            write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+            write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
+            write_atomic(folder / "log_history.json", json.dumps(self.state.log_history, indent=1))
+            plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
+            write_model_card(folder)
+            self.run_folder.publish(folder)
         self.run_folder.stage(self.stage).joinpath(START_FILE).unlink(missing_ok=True)
 
 
