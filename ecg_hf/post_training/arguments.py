@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
-from ..runs.arguments import RunArguments, check_numbers
+from ..runs.arguments import RunArguments, check_at_least, check_numbers
 
 STAGE_NAMES = ("probe", "finetune")
 EVALUATION_METRICS = ("macro_auroc", "macro_auprc", "f_max", "loss")
@@ -85,6 +85,7 @@ class PostTrainingArguments(RunArguments):
         counts = (self.probe_num_train_epochs, self.probe_train_batch_size)
         if any(count is not None and count < 1 for count in counts):
             raise ValueError("`probe_num_train_epochs` and `probe_train_batch_size` must be at least 1.")
+        check_at_least("num_bootstrap_resamples", self.num_bootstrap_resamples, 2)
         if self.label_smoothing_factor:
             raise ValueError(
                 "`label_smoothing_factor` is not supported: with several labels for a record there is no smoothed "

@@ -27,8 +27,9 @@ from ..hub import create_repository, push_model
 from ..metrics import choose_thresholds
 from ..runs.folder import room_for
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
-from ..runs.windows import EvaluationWindows, TrainingWindows, label_matrix
+from ..runs.windows import EvaluationWindows, TrainingWindows
 from .arguments import PostTrainingArguments
+from .checks import check_can_choose, check_is_split, check_labels, labels_of, warn_of_leaks
 from .evaluation import (
     DivergenceError,
     choosing_metric,
@@ -80,6 +81,8 @@ class PostTrainer(RunTrainer):
             refused["compute_loss_func"] = "the probe learns by the model's own loss. Leave it out of `stages`"
         kwargs = accepted_keywords(kwargs, refused)
         splits = (train_dataset, eval_dataset, test_dataset)
+        for name, dataset in zip(("train_dataset", "eval_dataset", "test_dataset"), splits, strict=True):
+            check_is_split(name, dataset)
         if model is not None:
             check_model(model)
             _check_fit(model, feature_extractor, *splits)
@@ -131,6 +134,7 @@ class PostTrainer(RunTrainer):
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         try:
+            self._check_records()
             results = self.open_run(resume)
             if results is None:
                 self._warn_of_unlearnable_labels()
@@ -143,6 +147,24 @@ class PostTrainer(RunTrainer):
             return results
         finally:
             self.close_run()
+
+    def _check_records(self) -> None:
+        """`ValueError` where the run could not end well, and warnings, before anything is written."""
+        if self.train_dataset is None:
+            raise ValueError("Training needs a `train_dataset`.")
+        check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"))
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
+        splits = {name: dataset for name, dataset in splits.items() if dataset is not None}
+        for name, dataset in splits.items():
+            check_labels(name, dataset, self.model.config.labels)
+        batch_size = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(self.train_dataset) < batch_size:
+            raise ValueError(
+                f"{len(self.train_dataset)} training records do not fill a batch of {batch_size}, and "
+                "`dataloader_drop_last` drops it: set it to false, or `per_device_train_batch_size` lower."
+            )
+        if self.is_world_process_zero():
+            warn_of_leaks(splits)
 
     def _probe(self, resume: bool) -> dict[str, float]:
         self.enter_stage("probe")
@@ -373,8 +395,7 @@ class PostTrainer(RunTrainer):
         }
 
     def _unlearnable_labels(self) -> list[str]:
-        table = self.train_dataset.select_columns(["labels"]).with_format("arrow")[:]
-        learnable = with_both_classes(label_matrix(table).numpy())
+        learnable = with_both_classes(labels_of(self.train_dataset))
         return [label for label, known in zip(self.model.config.labels, learnable, strict=True) if not known]
 
     def _warn_of_unlearnable_labels(self) -> None:

@@ -116,6 +116,12 @@ def check_numbers(args: object) -> None:
             )
 
 
+def check_at_least(name: str, value: int | None, minimum: int) -> None:
+    """`ValueError` for a number below `minimum`; None is allowed."""
+    if value is not None and value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
 def _refuse_what_has_no_effect(args: RunArguments) -> None:
     for name in ("do_eval", "do_predict"):
         if getattr(args, name):
@@ -209,6 +215,9 @@ class DataArguments:
         default=None, metadata={"help": "Maximum number of training records, for a quick try."}
     )
 
+    def __post_init__(self):
+        check_at_least("max_train_records", self.max_train_records, 1)
+
 
 def recipe_of(*groups: object) -> dict:
     """The fields of the arguments of model and data, without paths of this machine: of a folder its name stays."""
@@ -219,4 +228,4 @@ def recipe_of(*groups: object) -> dict:
     return {name: value for name, value in facts.items() if name not in MACHINE_FIELDS}
 
 
-__all__ = ["DataArguments", "ModelArguments", "RunArguments", "check_numbers", "recipe_of"]
+__all__ = ["DataArguments", "ModelArguments", "RunArguments", "check_at_least", "check_numbers", "recipe_of"]
