@@ -60,11 +60,14 @@ def post_training_arguments() -> tuple[type, ...]:
 
 def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
-    from .pretraining.run import pretrain as run
+    from .runs.signals import EndsBySignal
 
-    arguments = parse_arguments(argv, *pretraining_arguments())
-    results = run(*arguments)
-    args = arguments[-1]
+    with EndsBySignal() as block:
+        from .pretraining.run import pretrain as run
+
+        arguments = parse_arguments(argv, *pretraining_arguments())
+        block.args = args = arguments[-1]
+        results = run(*arguments)
     if args.process_index == 0:
         print(json.dumps(results, indent=2))
         print(f"The encoder and its curves are in {args.output_dir}: `ecg-hf train --model_name_or_path` takes it.")
@@ -74,11 +77,14 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Post-train a model; the flags are the fields of the model, data and post-training arguments."""
-    from .post_training.run import post_train
+    from .runs.signals import EndsBySignal
 
-    arguments = parse_arguments(argv, *post_training_arguments())
-    results = post_train(*arguments)
-    args = arguments[-1]
+    with EndsBySignal() as block:
+        from .post_training.run import post_train
+
+        arguments = parse_arguments(argv, *post_training_arguments())
+        block.args = args = arguments[-1]
+        results = post_train(*arguments)
     if args.process_index == 0:
         print(json.dumps(results, indent=2))
         print(f"The checkpoint, its metrics, predictions and learning curves are in {args.output_dir}")

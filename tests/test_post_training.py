@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,7 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from small_models import LABELS, small_extractor, small_model
-from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, TrainerCallback
+from transformers.training_args import OptimizerNames
 
 from ecg_hf import (
     ECGTransformerFeatureExtractor,
@@ -70,6 +72,10 @@ def make_trainer(splits, output_dir, model=None, feature_extractor=None, **field
         test_dataset=splits["test"],
         feature_extractor=feature_extractor or extractor(),
     )
+
+
+def numbers(results: dict) -> list[float]:
+    return [value for value in results.values() if not isinstance(value, str)]
 
 
 def weights_of(folder) -> dict[str, torch.Tensor]:
@@ -175,12 +181,37 @@ def test_a_label_that_cannot_be_learned_is_named_and_does_not_choose_the_epoch(s
     assert "so that their scores mean nothing: HYP." in (tmp_path / "run" / "README.md").read_text()
 
 
-def test_a_fine_tuning_that_ends_below_its_probe_says_so(simulated_splits, tmp_path, caplog):
-    results = make_trainer(simulated_splits, tmp_path / "run", learning_rate=1.0, num_train_epochs=1).post_train()
-    expected = (
-        f"validation macro AUROC {results['eval_macro_auroc']:.4f} after {results['probe_eval_macro_auroc']:.4f}"
-    )
-    assert "Fine-tuning ended below the probe that it began with" in caplog.text and expected in caplog.text
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep):
+    folder = tmp_path / "run"
+    trainer = make_trainer(simulated_splits, folder, learning_rate=1.0, num_train_epochs=1, keep_best_stage=keep)
+    results = trainer.post_train()
+    before, after = results["probe_eval_macro_auroc"], results["finetune_eval_macro_auroc"]
+    assert after < before and f"validation macro AUROC {after:.4f} after {before:.4f}" in caplog.text
+    assert "Fine-tuning ended below the probe that it began with" in caplog.text
+    kept = "probe" if keep else "finetune"
+    assert same_weights(weights_of(folder), weights_of(folder / "_stages/probe")) == keep
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert results["kept_stage"] == metrics["kept_stage"] == kept
+    assert results["eval_macro_auroc"] == pytest.approx(metrics["stages"][kept]["macro_auroc"], abs=1e-6)
+    assert metrics["stages"]["finetune"]["macro_auroc"] == after
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.drop_path_rate == (0.0 if keep else 0.1)
+    assert trainer.predict(simulated_splits["validation"]).metrics["test_macro_auroc"] == results["eval_macro_auroc"]
+
+
+def test_a_better_fine_tuning_is_kept_and_both_stages_are_told(finished):
+    folder, _, results, _ = finished
+    stages = json.loads((folder / "metrics.json").read_text())["stages"]
+    assert stages.keys() == {"probe", "finetune"}
+    assert stages["finetune"]["macro_auroc"] == results["finetune_eval_macro_auroc"]
+
+
+def test_the_metric_that_chooses_the_epoch_chooses_the_stage(simulated_splits, tmp_path):
+    results = make_trainer(
+        simulated_splits, tmp_path / "run", learning_rate=1.0, num_train_epochs=1, metric_for_best_model="loss"
+    ).post_train()
+    assert results["probe_eval_loss"] < results["finetune_eval_loss"] and results["kept_stage"] == "probe"
 
 
 @pytest.mark.parametrize("stages", [["probe"], ["finetune"]])
@@ -201,7 +232,7 @@ def test_unknown_or_swapped_stages_are_refused(tmp_path, stages):
 
 def test_bfloat16_runs_both_stages(simulated_splits, tmp_path):
     results = make_trainer(simulated_splits, tmp_path / "run", bf16=True, num_train_epochs=1).post_train()
-    assert np.isfinite(list(results.values())).all()
+    assert np.isfinite(numbers(results)).all()
 
 
 @pytest.mark.slow
@@ -230,8 +261,62 @@ def test_one_label_of_any_type_and_a_last_batch_of_one(simulated_splits, tmp_pat
             splits, folder, model=small_model(["CD"]), num_train_epochs=1, per_device_eval_batch_size=5
         )
         results = trainer.post_train()
-        assert np.isfinite(list(results.values())).all()
+        assert np.isfinite(numbers(results)).all()
         assert trainer.predict(splits["test"].select([0])).predictions.shape == (1, 1)
+
+
+# ---- Heads of other forms ----
+
+OTHER_HEADS = [
+    {"classifier_type": "mlp", "classifier_hidden_size": 8},
+    {"classifier_type": "cosine"},
+    {"classifier_bias": False},
+]
+
+
+def model_with_head(fields):
+    model = small_model(**fields)
+    torch.manual_seed(1)
+    for parameter in model.classifier.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("fields", OTHER_HEADS)
+def test_a_converted_head_is_evaluated_as_it_is(simulated_splits, tmp_path, fields):
+    test = simulated_splits["test"]
+    model = model_with_head(fields).eval()
+    batch = EvaluationWindows(test, extractor()).__getitems__(range(len(test)))
+    with torch.no_grad():
+        logits = model(batch["input_values"].flatten(0, 1)).logits.view(len(test), 7, -1)
+        expected = model.aggregate_windows(logits, batch["window_mask"]).numpy()
+    trainer = make_trainer(simulated_splits, tmp_path / "run", model=model)
+    np.testing.assert_allclose(trainer.predict(test).predictions, expected, atol=1e-5)
+    assert trainer.evaluate(test)["eval_loss"] == pytest.approx(
+        record_losses(logits, batch["window_mask"], batch["labels"]).mean().item(), abs=1e-5
+    )
+    assert trainer.model.classifier is model.classifier and not trainer.model.head_is_random
+
+
+@pytest.mark.parametrize("fields", OTHER_HEADS)
+def test_the_probe_replaces_a_converted_head_also_when_it_is_resumed(simulated_splits, tmp_path, fields):
+    folder = tmp_path / "run"
+    trainer = make_resumable(simulated_splits, folder, model=model_with_head(fields), keep_best_stage=False)
+    training_step = trainer.training_step
+
+    def interrupt(*args):
+        if trainer.state.global_step == 5:
+            raise KeyboardInterrupt
+        return training_step(*args)
+
+    trainer.training_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.post_train()
+    make_resumable(simulated_splits, folder, model=model_with_head(fields), keep_best_stage=False).post_train(True)
+    alone = make_resumable(simulated_splits, tmp_path / "alone", model=model_with_head(fields), keep_best_stage=False)
+    alone.post_train()
+    assert same_weights(weights_of(folder), weights_of(tmp_path / "alone"))
+    assert weights_of(folder)["classifier.weight"].shape == (5, 16)
 
 
 # ---- Choosing the epoch ----
@@ -257,6 +342,92 @@ def test_the_best_epoch_is_the_first_of_the_best_by_the_metric_asked_for(simulat
     trainer.compute_metrics = evaluation
     trainer.train()
     assert same_weights(trainer.model.state_dict(), seen[epoch])
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"eval_steps": 1, "save_steps": 2},
+        {"eval_steps": 1, "save_steps": 1000},
+        {"eval_steps": 0.25, "save_steps": 0.5},
+    ],
+)
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_the_best_evaluation_has_its_checkpoint_whenever_others_are_saved(simulated_splits, tmp_path, steps, best):
+    trainer, seen = scripted_trainer(
+        simulated_splits, tmp_path / "run", best, eval_strategy="steps", save_strategy="steps", max_steps=4, **steps
+    )
+    trainer.train()
+    assert same_weights(trainer.model.state_dict(), seen[best])
+
+
+def scripted_trainer(splits, folder, best, **fields):
+    """A trainer whose best evaluation is the given one of four, and where it writes down the weights of each."""
+    trainer = make_trainer(splits, folder, **fields)
+    seen = {}
+
+    def evaluation(prediction):
+        seen[trainer.state.global_step] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        value = 0.9 - 0.1 * abs(trainer.state.global_step - best)
+        return {"macro_auroc": value, "macro_auprc": value, "loss": 1 - value, "f_max": value, "num_undefined": 0}
+
+    trainer.compute_metrics = evaluation
+    return trainer, seen
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_resumed_run_finds_its_best_checkpoint_and_not_that_of_another_run(simulated_splits, tmp_path, moved):
+    """Killed after the last save; moved, and another run has begun in the old place."""
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "max_steps": 4, "eval_steps": 1, "save_steps": 1}
+    first = tmp_path / "first"
+    trainer, seen = scripted_trainer(simulated_splits, first, 2, save_total_limit=5, stages=["finetune"], **steps)
+    expected = {}
+
+    def die(*args, **kwargs):
+        expected.update(seen)
+        raise KeyboardInterrupt
+
+    class Dies(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                die()
+
+    trainer.add_callback(Dies())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.post_train()
+    folder = first
+    if moved:
+        folder = first.rename(tmp_path / "second")
+        other, _ = scripted_trainer(
+            simulated_splits, first, 4, save_total_limit=5, learning_rate=0.5, stages=["finetune"], **steps
+        )
+        other.train()
+    resumed, _ = scripted_trainer(simulated_splits, folder, 2, save_total_limit=5, stages=["finetune"], **steps)
+    resumed.post_train(resume_from_checkpoint=True)
+    assert same_weights(weights_of(folder), expected[2])
+
+
+def test_a_relative_folder_is_resumed_from_another_directory(simulated_splits, tmp_path, monkeypatch):
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "max_steps": 4, "eval_steps": 1, "save_steps": 1}
+    monkeypatch.chdir(tmp_path)
+    trainer, seen = scripted_trainer(simulated_splits, "run", 2, save_total_limit=5, stages=["finetune"], **steps)
+    trainer.train()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resumed, _ = scripted_trainer(simulated_splits, "../run", 2, save_total_limit=5, stages=["finetune"], **steps)
+    resumed.train(last_complete_checkpoint("../run/_stages/finetune", world_size=1))
+    assert same_weights(resumed.model.state_dict(), seen[2])
+
+
+def test_a_lost_best_checkpoint_is_named(simulated_splits, tmp_path):
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "max_steps": 4, "eval_steps": 1, "save_steps": 1}
+    trainer, _ = scripted_trainer(simulated_splits, tmp_path / "run", 2, save_total_limit=5, **steps)
+    trainer.train()
+    checkpoints = tmp_path / "run/_stages/finetune"
+    (checkpoints / "checkpoint-2").rename(tmp_path / "gone")
+    resumed, _ = scripted_trainer(simulated_splits, tmp_path / "run", 2, save_total_limit=5, **steps)
+    with pytest.raises(FileNotFoundError, match="checkpoint-2` is gone, the checkpoint of the best evaluation"):
+        resumed.train(str(checkpoints / "checkpoint-4"))
 
 
 # ---- Windows ----
@@ -306,6 +477,24 @@ def test_evaluation_gives_one_row_for_each_record_of_any_length(simulated_splits
     assert batch["window_mask"].sum(1).tolist() == [7, 3, 1]
     alone = EvaluationWindows(dataset, extractor())[1]
     assert torch.equal(batch["input_values"][1, :3], alone["input_values"][0])
+
+
+def test_dropping_the_last_batch_is_for_training_only(simulated_splits, tmp_path):
+    validation = simulated_splits["validation"].select(range(15))
+    trainer = make_trainer(
+        {**simulated_splits, "train": simulated_splits["train"].select(range(70)), "validation": validation},
+        tmp_path / "run",
+        dataloader_drop_last=True,
+        num_train_epochs=1,
+    )
+    results = trainer.post_train()
+    assert trainer.state.max_steps == 2  # 70 records in batches of 32
+    assert len(pd.read_csv(tmp_path / "run" / "test_predictions.csv")) == len(simulated_splits["test"])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["validation"]["num_records"] == 15
+    whole = make_trainer(simulated_splits, tmp_path / "other", model=trainer.model).evaluate(validation)
+    assert whole["eval_macro_auroc"] == results["eval_macro_auroc"]
+    assert whole["eval_loss"] == pytest.approx(metrics["stages"][results["kept_stage"]]["loss"], abs=1e-6)
 
 
 def test_unknown_labels_take_no_part_in_the_loss_of_a_record():
@@ -396,11 +585,120 @@ def test_drop_path_rate_is_that_of_the_arguments_or_the_model(simulated_splits, 
         ({"expect_world_size": 2}, "Asked for 2 processes but the world size is 1"),
         ({"resume_from_checkpoint": "runs/a/checkpoint-7"}, "true or false, got `runs/a/checkpoint-7`"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be false"),
+        ({"greater_is_better": False}, "`greater_is_better` must be True for `macro_auroc`"),
     ],
 )
 def test_impossible_arguments_are_refused(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"do_eval": True},
+        {"do_predict": True},
+        {"bf16_full_eval": True},
+        {"fp16_full_eval": True},
+        {"train_sampling_strategy": "sequential"},
+        {"train_sampling_strategy": "group_by_length"},
+    ],
+)
+def test_arguments_without_effect_are_refused_by_name(tmp_path, fields):
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"^`{name}` (is not supported|must be)"):
+        arguments(tmp_path, **fields)
+    args = arguments(tmp_path)
+    assert dataclasses.replace(args, learning_rate=0.1).learning_rate == 0.1
+
+
+class PeftModel(torch.nn.Module):
+    """Has PEFT's name and form, which is not installed: a wrapper that is no `PreTrainedModel`."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model, self.config = model, model.config
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"optimizers": (torch.optim.SGD([torch.zeros(1)], lr=1e-12), None)},
+        {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 1e-12})},
+        {"data_collator": identity_collate},
+        {"processing_class": small_extractor()},
+        {"compute_metrics": len},
+        {"preprocess_logits_for_metrics": len},
+        {"compute_loss_func": len},
+    ],
+)
+def test_what_a_run_cannot_honour_is_refused_at_construction(simulated_splits, tmp_path, keywords):
+    (name,) = keywords
+    common = {"train_dataset": simulated_splits["train"], "eval_dataset": simulated_splits["validation"]}
+    common |= {"args": arguments(tmp_path / "run"), "feature_extractor": extractor()}
+    with pytest.raises(ValueError, match=f"^`{name}` is not supported"):
+        PostTrainer(model=small_model(), **common, **keywords)
+    PostTrainer(model=small_model(), **common, optimizers=(None, None), data_collator=None)
+
+
+def test_a_model_of_peft_is_refused(simulated_splits, tmp_path):
+    with pytest.raises(ValueError, match="without adapters, got PeftModel: .*merge_and_unload"):
+        make_trainer(simulated_splits, tmp_path / "run", model=PeftModel(small_model()), layer_decay=0.5)
+    model = small_model()
+    model._hf_peft_config_loaded = True  # as after `add_adapter`
+    with pytest.raises(ValueError, match="without adapters"):
+        make_trainer(simulated_splits, tmp_path / "run", model=model)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [item.value for item in OptimizerNames])
+def test_every_optimizer_of_the_library_trains_or_is_refused_by_name(simulated_splits, tmp_path, name):
+    fields = {"optim": name, "max_steps": 2, "warmup_steps": 0, "eval_strategy": "no", "save_strategy": "no"}
+    try:
+        trainer = make_trainer(simulated_splits, tmp_path / "run", load_best_model_at_end=False, **fields)
+    except ValueError as error:
+        assert str(error).startswith(f"`optim` cannot be `{name}`: ")
+        assert name not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
+    else:
+        before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+        trainer.train()
+        assert not same_weights(before, trainer.model.state_dict())
+
+
+def test_the_data_seed_changes_the_order_of_records_alone(simulated_splits, tmp_path):
+    def order(**fields):
+        trainer = make_trainer(simulated_splits, tmp_path / "run", **fields)
+        trainer.get_train_dataloader()
+        return list(trainer.epoch_sampler)
+
+    assert order(seed=1) == order(seed=2, data_seed=1) != order(seed=2)
+    assert arguments(tmp_path, data_seed=3).recipe()["data_seed"] == 3
+
+
+def test_the_recipe_has_the_batch_size_that_was_found_and_the_precision_of_the_launcher(
+    simulated_splits, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    trainer = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    training_step = trainer.training_step
+
+    def step(model, inputs, *args):
+        if len(inputs["labels"]) > 16:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return training_step(model, inputs, *args)
+
+    trainer.training_step = step
+    trainer.post_train()
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    found = recipe["per_device_train_batch_size"]
+    assert found <= 16 and trainer.state.max_steps == -(-len(simulated_splits["train"]) // found)
+    assert recipe["bf16"] and not recipe["fp16"]
+    again = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    assert again.post_train(resume_from_checkpoint=True)["kept_stage"]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    other = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    with pytest.raises(ValueError, match="`recipe.bf16` was True, now False"):
+        other.post_train(resume_from_checkpoint=True)
 
 
 def test_a_number_that_yaml_read_as_text_is_refused(tmp_path):
@@ -531,10 +829,10 @@ def undisturbed(simulated_splits, tmp_path_factory):
     return weights_of(folder)
 
 
-def make_resumable(splits, folder, **fields) -> PostTrainer:
+def make_resumable(splits, folder, model=None, **fields) -> PostTrainer:
     steps = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
     settings = {"num_train_epochs": 3, "drop_path_rate": 0.5, "save_total_limit": 5, **steps, **fields}
-    return make_trainer(splits, folder, **settings)
+    return make_trainer(splits, folder, model=model, **settings)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
-from ..runs.arguments import RunArguments, check_numbers
+from ..runs.arguments import RunArguments, check_at_least, check_numbers
 
 STAGE_NAMES = ("probe", "finetune")
 EVALUATION_METRICS = ("macro_auroc", "macro_auprc", "f_max", "loss")
@@ -47,6 +47,13 @@ class PostTrainingArguments(RunArguments):
         default=1.0,
         metadata={"help": "Each layer learns at this factor times the rate of the layer above it; 1 is off."},
     )
+    keep_best_stage: bool = field(
+        default=True,
+        metadata={
+            "help": "Publish the probe where fine-tuning ends below it, by `metric_for_best_model` on the validation "
+            "records. False publishes the last stage."
+        },
+    )
     num_bootstrap_resamples: int = field(
         default=1000, metadata={"help": "Resamples of the confidence intervals of the test metrics."}
     )
@@ -78,6 +85,7 @@ class PostTrainingArguments(RunArguments):
         counts = (self.probe_num_train_epochs, self.probe_train_batch_size)
         if any(count is not None and count < 1 for count in counts):
             raise ValueError("`probe_num_train_epochs` and `probe_train_batch_size` must be at least 1.")
+        check_at_least("num_bootstrap_resamples", self.num_bootstrap_resamples, 2)
         if self.label_smoothing_factor:
             raise ValueError(
                 "`label_smoothing_factor` is not supported: with several labels for a record there is no smoothed "
@@ -86,6 +94,7 @@ class PostTrainingArguments(RunArguments):
         if self.label_names != ["labels"]:
             raise ValueError("`label_names` must be `labels`: so the column of a data set's labels is called.")
         check_choice("metric_for_best_model", self.metric_for_best_model.removeprefix("eval_"), EVALUATION_METRICS)
+        self._check_direction()
         if self.push_to_hub and self.hub_strategy not in ("end", "every_save"):
             raise ValueError("`hub_strategy` must be `end`: half-trained weights are not published.")
         self.hub_strategy = "end"
@@ -94,6 +103,14 @@ class PostTrainingArguments(RunArguments):
             raise ValueError(
                 f"`resume_from_checkpoint` is true or false, got `{self.resume_from_checkpoint}`: a run is resumed in "
                 "its own `output_dir`, whichever stage it was in."
+            )
+
+    def _check_direction(self) -> None:
+        better = not self.metric_for_best_model.endswith("loss")
+        if self.greater_is_better not in (None, better):
+            raise ValueError(
+                f"`greater_is_better` must be {better} for `{self.metric_for_best_model}`: leave it out, or the worst "
+                "epoch would be kept."
             )
 
 

@@ -15,6 +15,10 @@ from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from ..metrics import bootstrap_metrics, calibration_metrics, multilabel_metrics
 
 
+class DivergenceError(RuntimeError):
+    """The loss or the scores of a stage are no longer finite: nothing can be learned from there on."""
+
+
 def record_losses(window_logits: torch.Tensor, window_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Binary cross entropy of each record: mean over its known labels, then over its windows.
 
@@ -98,6 +102,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
+    "DivergenceError",
     "choosing_metric",
     "evaluation_metrics",
     "predictions_table",

@@ -15,7 +15,7 @@ from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from ..files import whole_file
 from ..runs.statistics import RunningMoments
 from .arguments import PostTrainingArguments
-from .evaluation import choosing_metric, evaluation_metrics, record_losses, with_both_classes
+from .evaluation import DivergenceError, choosing_metric, evaluation_metrics, record_losses, with_both_classes
 
 PROBE_EPOCHS, PROBE_STEPS = 20, 1000  # passes by default, and the fewest steps that these make
 PROBE_EVALUATIONS = 50  # the most in one probe: one costs more than a pass over few records
@@ -76,6 +76,8 @@ def fit_linear_probe(
     would give them a direction, the same for all such labels, and a macro metric would choose the epoch by it.
     """
     mean, deviation = train.moments()
+    if not np.isfinite(mean).all():
+        raise ValueError("The encoder gives features that are not finite: its weights are damaged, or have diverged.")
     scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
     shift = torch.from_numpy(mean).float()
     weight = torch.zeros(train.labels.shape[1], len(mean), requires_grad=True)
@@ -108,6 +110,11 @@ def fit_linear_probe(
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
+        if not np.isfinite(losses[-1]):
+            raise DivergenceError(
+                f"The probe has diverged: in its epoch {epoch} the loss is {losses[-1]:.3g}. Use a lower "
+                f"`probe_learning_rate` than {args.probe_learning_rate:g}."
+            )
         if epoch % evaluation_epochs and epoch < epochs:
             continue
         folded = {"weight": weight.detach() * learnable * scale}

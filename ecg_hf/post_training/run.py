@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import datasets
@@ -19,7 +20,7 @@ from ..ptbxl import load_ptbxl
 from ..ptbxl.labels import task_label_names, task_labels
 from ..ptbxl.parquet import load_ptbxl_parquet
 from ..ptbxl.table import FOLDS
-from ..runs.arguments import DataArguments, ModelArguments, recipe_of
+from ..runs.arguments import DataArguments, ModelArguments, check_at_least, recipe_of
 from ..runs.folder import STAGES_FOLDER
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from ..runs.statistics import lead_statistics
@@ -65,6 +66,8 @@ class TaskArguments(DataArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
+        check_at_least("max_eval_records", self.max_eval_records, 1)
         if not 0 < self.train_fraction <= 1:
             raise ValueError(f"`train_fraction` must lie in (0, 1], got {self.train_fraction}.")
 
@@ -79,6 +82,7 @@ def make_trainer(model_args: ModelArguments, data_args: TaskArguments, args: Pos
     with args.main_process_first(desc="reading the records"):
         data_dir = _data_folder(data_args, args)
         splits = load_splits(data_dir, data_args, args.seed)
+    _check_folds(splits, FOLDS if data_args.evaluate_test else ("train", "validation"), data_args)
     set_seed(args.seed)
     model, feature_extractor = load_model(model_args, data_args, splits["train"])
     if model_args.attn_implementation is not None:
@@ -133,6 +137,18 @@ def load_splits(data_dir: str | None, data_args: TaskArguments, seed: int) -> da
     return splits
 
 
+def _check_folds(splits: datasets.DatasetDict, names: Iterable[str], data_args: TaskArguments) -> None:
+    """`ValueError` for a split without records, by its name and folds."""
+    for name in names:
+        if not len(splits[name]):
+            folds = FOLDS[name]
+            raise ValueError(
+                f"There is no record of the split {name} (fold {', '.join(map(str, folds))} of PTB-XL) with a "
+                f"statement of the task `{data_args.task}`: complete the data"
+                + (", or leave the test out by `--evaluate_test false`." if name == "test" else ".")
+            )
+
+
 def _fraction(dataset: datasets.Dataset, fraction: float, seed: int) -> datasets.Dataset:
     """All records of a random share of the patients; a smaller share is a part of a larger one of the same seed."""
     if fraction == 1:
@@ -182,6 +198,9 @@ class EvaluationArguments:
     num_bootstrap_resamples: int = field(default=1000, metadata={"help": "Resamples of the intervals."})
     use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
 
+    def __post_init__(self):
+        check_at_least("num_bootstrap_resamples", self.num_bootstrap_resamples, 2)
+
 
 def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> dict:
     """Metrics of a checkpoint with 95 % intervals by patient -> what `metrics.json` in the output folder holds.
@@ -203,7 +222,9 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
             f"`{path}` gives the labels {', '.join(model.config.labels)}, the task `{data_args.task}` has "
             f"{', '.join(labels)}: choose the task that the checkpoint was trained for."
         )
-    dataset = load_splits(data_args.data_dir, data_args, seed=0)[evaluation_args.split]
+    splits = load_splits(data_args.data_dir, data_args, seed=0)
+    _check_folds(splits, [evaluation_args.split], data_args)
+    dataset = splits[evaluation_args.split]
     output_dir = pathlib.Path(evaluation_args.output_dir)
     trainer = PostTrainer(
         model=model,

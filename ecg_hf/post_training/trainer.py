@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
-from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
-from transformers.trainer_utils import PredictionOutput
+from transformers import TrainerCallback
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from transformers.utils import logging
 
 from ..cards import describe_data, package_versions, write_model_card
@@ -24,10 +25,13 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..metrics import choose_thresholds
-from ..runs.trainer import RunTrainer, fingerprint_of_records
-from ..runs.windows import EvaluationWindows, TrainingWindows, label_matrix
+from ..runs.folder import room_for
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
+from ..runs.windows import EvaluationWindows, TrainingWindows
 from .arguments import PostTrainingArguments
+from .checks import check_can_choose, check_is_split, check_labels, labels_of, warn_of_leaks
 from .evaluation import (
+    DivergenceError,
     choosing_metric,
     evaluation_metrics,
     predictions_table,
@@ -40,12 +44,16 @@ from .probe import CachedFeatures, fit_linear_probe
 
 logger = logging.get_logger(__name__)
 
+METRIC_NAMES = {"macro_auroc": "macro AUROC", "macro_auprc": "macro AUPRC", "f_max": "F max", "loss": "loss"}
+
 
 class PostTrainer(RunTrainer):
     """A [`Trainer`] whose `post_train()` runs the stages of post-training one after another.
 
     Args:
-        model ([`ECGTransformerForMultiLabel`]): Pre-trained encoder with a head for the labels of the data.
+        model ([`ECGTransformerForMultiLabel`], *optional*):
+            Pre-trained encoder with a head for the labels of the data. Instead of it `model_init`, a function that
+            makes it, for `hyperparameter_search`, whose trials are fine-tuning alone.
         args ([`PostTrainingArguments`]): `stages`, `probe_*` for the probe, the plain fields for fine-tuning.
         train_dataset, eval_dataset, test_dataset (`datasets.Dataset`, *optional*):
             Splits with the columns of [`load_ptbxl`]. Epochs and thresholds are chosen on `eval_dataset`;
@@ -59,7 +67,7 @@ class PostTrainer(RunTrainer):
     def __init__(
         self,
         *,
-        model: ECGTransformerForMultiLabel,
+        model: ECGTransformerForMultiLabel | None = None,
         args: PostTrainingArguments,
         train_dataset: datasets.Dataset | None = None,
         eval_dataset: datasets.Dataset | None = None,
@@ -68,12 +76,18 @@ class PostTrainer(RunTrainer):
         recipe: dict | None = None,
         **kwargs,
     ):
-        _check_fit(model, feature_extractor, train_dataset, eval_dataset, test_dataset)
+        refused = dict(REFUSED_KEYWORDS)
         if "probe" in args.stages:
-            # The probe fits weights and a bias from zeros; a converted head may have another form.
-            model.use_linear_head()
+            refused["compute_loss_func"] = "the probe learns by the model's own loss. Leave it out of `stages`"
+        kwargs = accepted_keywords(kwargs, refused)
+        splits = (train_dataset, eval_dataset, test_dataset)
+        for name, dataset in zip(("train_dataset", "eval_dataset", "test_dataset"), splits, strict=True):
+            check_is_split(name, dataset)
+        if model is not None:
+            check_model(model)
+            _check_fit(model, feature_extractor, *splits)
         self.test_dataset = test_dataset
-        self.layer_decay = args.layer_decay
+        self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage
         super().__init__(
             model=model,
             args=args,
@@ -81,10 +95,19 @@ class PostTrainer(RunTrainer):
             eval_dataset=eval_dataset,
             feature_extractor=feature_extractor,
             recipe=recipe,
-            compute_metrics=lambda prediction: evaluation_metrics(prediction.label_ids, *prediction.predictions),
+            compute_metrics=self._evaluation_metrics,
             **kwargs,
         )
+        if model is None:
+            check_model(self.model)
+            _check_fit(self.model, feature_extractor, *splits)
+        self.add_callback(_SetDropPath(self))
         self.stage = "finetune"
+
+    @property
+    def layer_decay(self) -> float:
+        """Factor of the learning rate from each layer to the one below it."""
+        return self.args.layer_decay
 
     def training_windows(self, dataset: datasets.Dataset) -> TrainingWindows:
         return TrainingWindows(dataset, self.processing_class, self.args.seed)
@@ -110,48 +133,82 @@ class PostTrainer(RunTrainer):
         push that failed is tried again.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        results = self.open_run(resume)
-        if results is None:
-            self._warn_of_unlearnable_labels()
-            results = {"world_size": self.args.world_size}
-            for name in self.args.stages:
-                results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
-            results = self._finish(results)
-        if self.args.push_to_hub:
-            self.push_to_hub()
-        return results
+        try:
+            self._check_records()
+            results = self.open_run(resume)
+            if results is None:
+                self._warn_of_unlearnable_labels()
+                results = {"world_size": self.args.world_size}
+                for name in self.args.stages:
+                    results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
+                results = self._finish(results)
+            if self.args.push_to_hub:
+                self.push_to_hub()
+            return results
+        finally:
+            self.close_run()
+
+    def _check_records(self) -> None:
+        """`ValueError` where the run could not end well, and warnings, before anything is written."""
+        if self.train_dataset is None:
+            raise ValueError("Training needs a `train_dataset`.")
+        check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"))
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
+        splits = {name: dataset for name, dataset in splits.items() if dataset is not None}
+        for name, dataset in splits.items():
+            check_labels(name, dataset, self.model.config.labels)
+        batch_size = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(self.train_dataset) < batch_size:
+            raise ValueError(
+                f"{len(self.train_dataset)} training records do not fill a batch of {batch_size}, and "
+                "`dataloader_drop_last` drops it: set it to false, or `per_device_train_batch_size` lower."
+            )
+        if self.is_world_process_zero():
+            warn_of_leaks(splits)
 
     def _probe(self, resume: bool) -> dict[str, float]:
         self.enter_stage("probe")
+        # The probe fits weights and a bias from zeros; a converted head may have another form.
+        self.model.use_linear_head()
         folder = self.run_folder.stage("probe")
         if not (resume and (folder / "log.json").is_file()):
             self.model.to(self.args.device).eval()
             train = self._cache_features("train", self.train_dataset, resume)
             validation = self._cache_features("validation", self.eval_dataset, resume)
-            fitted = None
-            if self.is_world_process_zero():
-                fitted = fit_linear_probe(
-                    CachedFeatures.read(train), CachedFeatures.read(validation), self._aggregate_windows, self.args
-                )
-            # The head is fitted by one process, so that all processes continue from identical weights.
-            state, logs, best = broadcast_object_list([fitted])[0]
+            state, logs, best = self._fit_probe(train, validation)
             self.model.classifier.load_state_dict(state)
             self.model.head_is_random = False
             if self.is_world_process_zero():
-                self.model.save_pretrained(folder)
-                self.processing_class.save_pretrained(folder)
-                write_atomic(
-                    folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
-                )
+                with room_for("the probe", folder):
+                    self.model.save_pretrained(folder)
+                    self.processing_class.save_pretrained(folder)
+                    write_atomic(
+                        folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
+                    )
                 shutil.rmtree(train.parent)
             self.accelerator.wait_for_everyone()
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.load_weights(folder / "model.safetensors")
         self.model.head_is_random = False
         log = json.loads((folder / "log.json").read_text())
         self.state.log_history = log["logs"]
         self.recipe["probe_num_train_epochs"] = log["logs"][-1]["epoch"]
-        best = {f"probe_eval_{name}": log["best"][name] for name in ("macro_auroc", "macro_auprc", "loss")}
-        return {**best, "probe_seconds": log["seconds"]}
+        self._stage_metrics["probe"] = log["best"]
+        return {**_figures("probe", log["best"]), "probe_seconds": log["seconds"]}
+
+    def _fit_probe(self, train: pathlib.Path, validation: pathlib.Path) -> tuple[dict, list[dict], dict]:
+        """The head is fitted by one process, so that all processes continue from identical weights, or all stop."""
+        fitted = None
+        if self.is_world_process_zero():
+            try:
+                fitted = fit_linear_probe(
+                    CachedFeatures.read(train), CachedFeatures.read(validation), self._aggregate_windows, self.args
+                )
+            except (DivergenceError, ValueError) as error:
+                fitted = error
+        fitted = broadcast_object_list([fitted])[0]
+        if isinstance(fitted, Exception):
+            raise fitted
+        return fitted
 
     def _finetune(self, resume: bool) -> dict[str, float]:
         self.enter_stage("finetune")
@@ -162,8 +219,6 @@ class PostTrainer(RunTrainer):
         """Fine-tuning alone, with stochastic depth, from the head that the model has."""
         self.enter_stage("finetune")
         earlier = [entry for entry in self.state.log_history if entry.get("stage") != "finetune"]
-        if self.args.drop_path_rate is not None:
-            self.model.set_drop_path_rate(self.args.drop_path_rate)
         output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.model.head_is_random = False
         self.state.log_history = earlier + self.state.log_history
@@ -177,7 +232,30 @@ class PostTrainer(RunTrainer):
             )
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        for name in ("loss", "train_loss"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                self._raise_diverged(f"the loss is {logs[name]}", logs.get("learning_rate"))
+
+    def _raise_diverged(self, what: str, learning_rate: float | None) -> None:
+        rate = self.args.learning_rate if learning_rate is None else learning_rate
+        raise DivergenceError(
+            f"Fine-tuning has diverged: at step {self.state.global_step} {what}, at the learning rate {rate:.2g}. Use "
+            f"a lower `learning_rate` than {self.args.learning_rate:g}, more `warmup_steps`, or a lower "
+            "`max_grad_norm`."
+        )
+
     # ---- Evaluation ----
+
+    def _evaluation_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        logits, losses = prediction.predictions
+        if not (finite := np.isfinite(logits).all(axis=1)).all():
+            count = f"of {np.sum(~finite)} of {len(finite)} records the scores are not finite"
+            if self.is_in_train:
+                self._raise_diverged(count, None)
+            raise ValueError(f"{count.capitalize()}: the model's weights are damaged, or their training has diverged.")
+        return evaluation_metrics(prediction.label_ids, logits, losses)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
@@ -209,7 +287,8 @@ class PostTrainer(RunTrainer):
         if not (resume and (folder / "records.npz").is_file()):
             batches = self._feature_batches(split, dataset)
             if self.is_world_process_zero():
-                CachedFeatures.write(folder, batches)
+                with room_for("the features of the probe", folder):
+                    CachedFeatures.write(folder, batches)
             else:
                 for _ in batches:  # takes part in the gathering
                     continue
@@ -233,10 +312,11 @@ class PostTrainer(RunTrainer):
             yield features, window_mask.astype(bool), labels
 
     def _finish(self, results: dict[str, float]) -> dict[str, float]:
-        """Thresholds, metrics, pictures; then all files move into the run's folder, `config.json` last."""
+        """The better stage, thresholds, metrics, pictures; then all files move into the run's folder, `config.json`
+        last."""
         config = self.model.config
         labels = config.labels
-        outputs = {"validation": self.predict(self.eval_dataset, metric_key_prefix="eval")}
+        kept, outputs = self._keep_stage(results)
         config.thresholds = choose_thresholds(
             outputs["validation"].label_ids, probabilities(outputs["validation"].predictions), labels
         )
@@ -245,11 +325,15 @@ class PostTrainer(RunTrainer):
         results.update(_macro_metrics(outputs))
         folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         if self.is_world_process_zero():
-            _warn_if_the_probe_was_better(results)
             metrics = self._split_metrics(outputs, labels)
+            metrics |= {
+                "kept_stage": kept,
+                "stages": {stage: _without_nan(values) for stage, values in self._stage_metrics.items()},
+            }
             if "test" in outputs:
                 predictions = predictions_table(self.test_dataset, labels, outputs["test"])
-                predictions.to_csv(folder / "test_predictions.csv", index=False)
+                with room_for("the final files", self.run_folder.path):
+                    predictions.to_csv(folder / "test_predictions.csv", index=False)
             if "test" in metrics:
                 for name in ("macro_auroc", "macro_auprc"):
                     interval = metrics["test"]["intervals"][name]
@@ -257,6 +341,42 @@ class PostTrainer(RunTrainer):
             self.publish_final_files(folder, results, metrics)
         self.accelerator.wait_for_everyone()
         return results
+
+    def _keep_stage(self, results: dict) -> tuple[str, dict[str, PredictionOutput]]:
+        """The stage whose weights the model has from now on, and its validation output; `results` get its name and
+        the figures of fine-tuning."""
+        kept, output = self.args.stages[-1], self.predict(self.eval_dataset, metric_key_prefix="eval")
+        if kept == "finetune":
+            names = ("loss", "macro_auroc", "macro_auprc", "f_max")
+            self._stage_metrics[kept] = {name: output.metrics[f"eval_{name}"] for name in names}
+            results.update(_figures(kept, self._stage_metrics[kept]))
+            if self._probe_was_better() and self.args.keep_best_stage:
+                kept = "probe"
+                self._return_to_probe()
+                output = self.predict(self.eval_dataset, metric_key_prefix="eval")
+        results["kept_stage"] = kept
+        return kept, {"validation": output}
+
+    def _probe_was_better(self) -> bool:
+        if "probe" not in self._stage_metrics:
+            return False
+        metric = self.args.metric_for_best_model.removeprefix("eval_")
+        before, after = (self._stage_metrics[stage][metric] for stage in ("probe", "finetune"))
+        if before <= after if self.args.greater_is_better else before >= after:
+            return False
+        logger.warning(
+            f"Fine-tuning ended below the probe that it began with: validation {METRIC_NAMES[metric]} {after:.4f} "
+            f"after {before:.4f}. "
+            + ("The probe is kept" if self.args.keep_best_stage else "It is kept all the same (`keep_best_stage`)")
+            + "; a lower `learning_rate` may help."
+        )
+        return True
+
+    def _return_to_probe(self) -> None:
+        folder = self.run_folder.stage("probe")
+        self.load_weights(folder / "model.safetensors")
+        drop_path_rate = json.loads((folder / "config.json").read_text())["drop_path_rate"]
+        self.accelerator.unwrap_model(self.model).set_drop_path_rate(drop_path_rate)
 
     def _split_metrics(self, outputs: dict[str, PredictionOutput], labels: list[str]) -> dict:
         """What `metrics.json` holds: the data, the metrics of each split that has any, and the versions."""
@@ -275,8 +395,7 @@ class PostTrainer(RunTrainer):
         }
 
     def _unlearnable_labels(self) -> list[str]:
-        table = self.train_dataset.select_columns(["labels"]).with_format("arrow")[:]
-        learnable = with_both_classes(label_matrix(table).numpy())
+        learnable = with_both_classes(labels_of(self.train_dataset))
         return [label for label, known in zip(self.model.config.labels, learnable, strict=True) if not known]
 
     def _warn_of_unlearnable_labels(self) -> None:
@@ -330,6 +449,17 @@ class PostTrainer(RunTrainer):
         )
 
 
+class _SetDropPath(TrainerCallback):
+    """Stochastic depth of fine-tuning, also of the models and arguments of a search."""
+
+    def __init__(self, trainer: PostTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.drop_path_rate is not None:
+            self.trainer.accelerator.unwrap_model(self.trainer.model).set_drop_path_rate(args.drop_path_rate)
+
+
 def _macro_metrics(outputs: dict[str, PredictionOutput]) -> dict[str, float | None]:
     """The macro metrics of validation and test; None, with a warning, where no label has both values."""
     prefixes = {"validation": "eval", "test": "test"}
@@ -340,7 +470,7 @@ def _macro_metrics(outputs: dict[str, PredictionOutput]) -> dict[str, float | No
     }
     if undefined := [name for name, value in results.items() if np.isnan(value)]:
         logger.warning(f"{', '.join(undefined)}: undefined, no label of the records has both values.")
-    return {name: None if np.isnan(value) else value for name, value in results.items()}
+    return _without_nan(results)
 
 
 def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
@@ -358,15 +488,14 @@ def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
             )
 
 
-def _warn_if_the_probe_was_better(results: dict[str, float]):
-    if not {"probe_seconds", "finetune_seconds"} <= results.keys():
-        return
-    before, after = results["probe_eval_macro_auroc"], results["eval_macro_auroc"]
-    if after < before:
-        logger.warning(
-            f"Fine-tuning ended below the probe that it began with: validation macro AUROC {after:.4f} after "
-            f"{before:.4f}. A lower `learning_rate` may help; `--stages probe` keeps the probe."
-        )
+def _figures(stage: str, metrics: dict[str, float]) -> dict[str, float | None]:
+    """The entries of `all_results.json` of a stage; None for what is undefined."""
+    names = ("macro_auroc", "macro_auprc", "loss")
+    return _without_nan({f"{stage}_eval_{name}": metrics[name] for name in names})
+
+
+def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in metrics.items()}
 
 
 __all__ = ["PostTrainer"]

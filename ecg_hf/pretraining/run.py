@@ -55,6 +55,7 @@ class RecordArguments(DataArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.data_dir is None and self.train_table is None:
             raise ValueError("Give `--data_dir`, a folder of records, or `--train_table`, a table of their paths.")
         if (self.train_table is None) != (self.record_column is None):

@@ -14,7 +14,7 @@ from ..cards import UNKNOWN_FOLD, folds_in_words, package_versions
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..runs.provenance import note_pretraining
-from ..runs.trainer import RunTrainer, fingerprint_of_records
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
@@ -63,6 +63,9 @@ class PreTrainer(RunTrainer):
         data: dict | None = None,
         **kwargs,
     ):
+        refused = {**REFUSED_KEYWORDS, "compute_loss_func": "pre-training has its own loss"}
+        kwargs = accepted_keywords(kwargs, refused)
+        check_model(model)
         _check_records(train_dataset, args)
         if args.contrastive_temperature is not None:
             model.config.contrastive_temperature = args.contrastive_temperature
@@ -105,13 +108,16 @@ class PreTrainer(RunTrainer):
         complete checkpoint, and a finished one returns its results; with the name of a checkpoint, from that one.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        results = self.open_run(resume)
-        if results is not None:
-            return results
-        self.enter_stage(STAGE)
-        self._steps.clear()
-        self.train_stage(resume, keep_start=True)
-        return self._finish()
+        try:
+            results = self.open_run(resume)
+            if results is not None:
+                return results
+            self.enter_stage(STAGE)
+            self._steps.clear()
+            self.train_stage(resume, keep_start=True)
+            return self._finish()
+        finally:
+            self.close_run()
 
     # ---- Loss ----
 

@@ -67,6 +67,9 @@ class RunArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Records in one evaluation batch."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the training log."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "True logs other steps' loss instead of NaN, which hides a divergence."}
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: `epoch` or `steps`."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: windows need all columns."})
     ddp_find_unused_parameters: bool | None = field(
@@ -81,7 +84,9 @@ class RunArguments(TrainingArguments):
             raise ValueError("`remove_unused_columns` must be false: windows are made from all columns.")
         if self.save_only_model:
             raise ValueError("`save_only_model` is not supported: a run cannot be resumed from such checkpoints.")
+        _refuse_what_has_no_effect(self)
         super().__post_init__()
+        self.do_eval = False  # the library's mark of `eval_strategy`, which `dataclasses.replace` would give back
         _check_world_size(self)
         _warn_of_slow_bf16(self)
 
@@ -109,6 +114,32 @@ def check_numbers(args: object) -> None:
                 f"`{item.name}` is the string '{value}' where a number is expected; YAML needs 1.0e-3 or 0.001 for "
                 "1e-3."
             )
+
+
+def check_at_least(name: str, value: int | None, minimum: int) -> None:
+    """`ValueError` for a number below `minimum`; None is allowed."""
+    if value is not None and value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def _refuse_what_has_no_effect(args: RunArguments) -> None:
+    for name in ("do_eval", "do_predict"):
+        if getattr(args, name):
+            raise ValueError(
+                f"`{name}` is not supported: a run always trains, and evaluates on its way. Leave it out, or use "
+                "`ecg-hf evaluate` for a checkpoint."
+            )
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(args, name):
+            raise ValueError(
+                f"`{name}` is not supported: it would change the weights that are saved. `{name[:4]}` computes in 16 "
+                "bits and keeps them."
+            )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"`train_sampling_strategy` must be `random`, got `{args.train_sampling_strategy}`: each epoch has an "
+            "order of its own, drawn with `data_seed` or `seed`."
+        )
 
 
 def _check_world_size(args: RunArguments) -> None:
@@ -184,6 +215,9 @@ class DataArguments:
         default=None, metadata={"help": "Maximum number of training records, for a quick try."}
     )
 
+    def __post_init__(self):
+        check_at_least("max_train_records", self.max_train_records, 1)
+
 
 def recipe_of(*groups: object) -> dict:
     """The fields of the arguments of model and data, without paths of this machine: of a folder its name stays."""
@@ -196,4 +230,4 @@ def recipe_of(*groups: object) -> dict:
     return {name: value for name, value in facts.items() if name not in left_out}
 
 
-__all__ = ["DataArguments", "ModelArguments", "RunArguments", "check_numbers", "recipe_of"]
+__all__ = ["DataArguments", "ModelArguments", "RunArguments", "check_at_least", "check_numbers", "recipe_of"]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import pathlib
+import platform
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 
@@ -19,9 +24,21 @@ logger = logging.get_logger(__name__)
 
 STAGES_FOLDER = "_stages"
 RUN_FILE = "run.json"
+LOCK_FILE = "lock"
 
 # To be raised whenever the record of a run gets other entries, so that an older run is refused by this reason.
-RECORD_VERSION = 2
+RECORD_VERSION = 3
+
+_HELD_LOCKS: set[int] = set()
+
+
+def _close_inherited_locks() -> None:
+    while _HELD_LOCKS:
+        os.close(_HELD_LOCKS.pop())
+
+
+# A forked worker would otherwise hold the lock of its dead parent.
+os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 class RunFolder:
@@ -33,6 +50,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
+        self._descriptor: int | None = None  # of the lock's file, while it is held
 
     @classmethod
     def of_checkpoint(cls, checkpoint: str | os.PathLike) -> RunFolder:
@@ -60,25 +78,41 @@ class RunFolder:
     def open(self, facts: dict, resume: bool) -> dict | None:
         """Begin a run, or resume the one that is here -> its results if it is finished.
 
+        The folder is then claimed by this process until `close()`, or its death.
+
         Args:
             facts: what must be the same for a run to be resumed; JSON values.
             resume: whether to resume the run that is here. Without one, a new run begins.
 
         Raises:
+            BlockingIOError: the run that is here is still going.
             FileExistsError: the folder holds other files, or a run that `resume` does not ask for.
             ValueError: the run that is here was asked for something else; the message names what changed.
         """
         if not self._record.is_file():
-            # A kill before the first stage leaves an empty folder; anything else in it is somebody's.
-            if any(file.name != STAGES_FOLDER for file in self.path.glob("*")) or any(self.stage("").glob("*")):
-                raise FileExistsError(
-                    f"`{self.path}` holds files of another run: choose another `output_dir`, or empty it."
-                )
-            if resume:
-                logger.warning(f"There is no run in `{self.path}` yet: it starts from the beginning.")
-            self._record.parent.mkdir(parents=True, exist_ok=True)
+            self._check_empty()
+        elif (results := self._go_on(facts, resume)) is not None:
+            return results
+        self._lock()
+        # Another process may have been here meanwhile.
+        if self._record.is_file():
+            return self._go_on(facts, resume)
+        if resume:
+            logger.warning(f"There is no run in `{self.path}` yet: it starts from the beginning.")
+        with room_for("the record of the run", self.path):
             write_atomic(self._record, json.dumps({"version": RECORD_VERSION, **facts}, indent=2))
-            return None
+        return None
+
+    def _check_empty(self) -> None:
+        # A kill before the first stage leaves a folder with a lock; anything else in it is somebody's.
+        stages = [file for file in self.stage("").glob("*") if file.name != LOCK_FILE]
+        if stages or any(file.name != STAGES_FOLDER for file in self.path.glob("*")):
+            raise FileExistsError(
+                f"`{self.path}` holds files of another run: choose another `output_dir`, or empty it."
+            )
+
+    def _go_on(self, facts: dict, resume: bool) -> dict | None:
+        """The results of the run that is here, or None if it is not finished; errors as in `open`."""
         if not resume:
             raise FileExistsError(
                 f"`{self.path}` holds another run: choose another `output_dir`, or resume that run by "
@@ -89,6 +123,36 @@ class RunFolder:
             logger.warning(f"The run in `{self.path}` is finished: its results are returned.")
             return json.loads((self.path / "all_results.json").read_text(encoding="utf-8"))
         return None
+
+    def _lock(self) -> None:
+        """Claim the folder until `close()`, or until this process dies, however it does."""
+        path = self.stage(LOCK_FILE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _HELD_LOCKS.add(descriptor)
+        self._descriptor = descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 1000).decode(errors="replace")
+            self.close()
+            raise BlockingIOError(
+                f"The run in `{self.path}` is still going ({holder}): wait for its end, or stop it before you resume "
+                "it, or choose another `output_dir`."
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            logger.warning(f"The file system of `{self.path}` has no locks: do not start a run there twice at once.")
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+
+    def close(self) -> None:
+        """Give the folder free for others; without effect where it is not claimed."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            _HELD_LOCKS.discard(self._descriptor)
+            self._descriptor = None
 
     def check(self, facts: dict) -> None:
         """`ValueError` where the run that is here was asked for anything else than `facts`."""
@@ -110,6 +174,27 @@ class RunFolder:
         for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
             file.replace(self.path / file.name)
         folder.rmdir()
+
+
+@contextlib.contextmanager
+def room_for(what: str, folder: pathlib.Path) -> Iterator[None]:
+    """A block that writes `what` to `folder`; where the disk is full, `OSError` says so, and how to go on."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        # safetensors has the number in its text alone.
+        if getattr(error, "errno", None) not in numbers and not any(f"(os error {n})" in str(error) for n in numbers):
+            raise
+        raise OSError(
+            f"There is no room for {what} in `{folder}` ({error}; {free_mebibytes(folder):.0f} MiB are free): make "
+            "room, and resume by `--resume_from_checkpoint true`."
+        ) from error
+
+
+def free_mebibytes(folder: pathlib.Path) -> float:
+    """Room on the disk of a folder."""
+    return shutil.disk_usage(folder).free / 2**20
 
 
 def differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
@@ -140,6 +225,18 @@ def last_complete_checkpoint(folder: str | os.PathLike, world_size: int) -> str 
     return None
 
 
+def best_checkpoint(folder: str | os.PathLike, step: int) -> str:
+    """The checkpoint of the best evaluation, by its step and in this folder: a path that was stored may have become
+    that of another run. Raises `FileNotFoundError` where it is gone."""
+    checkpoint = pathlib.Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+    if not checkpoint.is_dir():
+        raise FileNotFoundError(
+            f"`{checkpoint}` is gone, the checkpoint of the best evaluation so far: put it back, or start the run "
+            "again in another `output_dir`."
+        )
+    return str(checkpoint)
+
+
 def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
     """Why training cannot be resumed exactly from a checkpoint; None if it can."""
     states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
@@ -159,4 +256,12 @@ def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
     return None
 
 
-__all__ = ["RunFolder", "checkpoint_problem", "differences", "last_complete_checkpoint"]
+__all__ = [
+    "RunFolder",
+    "best_checkpoint",
+    "checkpoint_problem",
+    "differences",
+    "free_mebibytes",
+    "last_complete_checkpoint",
+    "room_for",
+]

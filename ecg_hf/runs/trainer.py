@@ -20,6 +20,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -27,16 +28,38 @@ from transformers.utils import logging
 
 from ..cards import write_model_card
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from ..files import write_atomic
+from ..files import whole_file, write_atomic
 from ..plotting import plot_learning_curves
 from .arguments import RunArguments
-from .folder import RunFolder, checkpoint_problem, last_complete_checkpoint
+from .folder import (
+    RunFolder,
+    best_checkpoint,
+    checkpoint_problem,
+    differences,
+    free_mebibytes,
+    last_complete_checkpoint,
+    room_for,
+)
 from .provenance import note_base
 from .windows import EpochSampler, identity_collate
 
 logger = logging.get_logger(__name__)
 
 START_FILE = "start.safetensors"
+
+_CHOOSE_OPTIMIZER = (
+    "the optimizer belongs to the recipe of a run. Choose it by `optim`, `optim_args`, `learning_rate` and "
+    "`lr_scheduler_type`, or override `create_optimizer` in a subclass"
+)
+REFUSED_KEYWORDS = {
+    "optimizers": _CHOOSE_OPTIMIZER,
+    "optimizer_cls_and_kwargs": _CHOOSE_OPTIMIZER,
+    "data_collator": "the windows of records arrive as complete batches",
+    "processing_class": "it is the `feature_extractor`, under that name",
+    "compute_metrics": "the metrics that choose the epoch are fixed. Compute others from the output of `predict`",
+    "preprocess_logits_for_metrics": "the metrics are fixed. Compute others from the output of `predict`",
+}
+"""Arguments of the library's trainer that a run cannot honour, and why."""
 
 # Of the configuration: what saving and loading set, and what the weights don't depend on. Labels are compared apart.
 _PASSING_FIELDS = (
@@ -53,7 +76,7 @@ class RunTrainer(Trainer):
     what changes when the records do.
 
     Args:
-        model (`PreTrainedModel`): What is trained.
+        model (`PreTrainedModel`, *optional*): What is trained; if None, what `model_init` makes.
         args ([`RunArguments`])
         feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes windows of records, and is saved with the model.
         recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
@@ -67,7 +90,7 @@ class RunTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: PreTrainedModel,
+        model: PreTrainedModel | None,
         args: RunArguments,
         feature_extractor: ECGTransformerFeatureExtractor,
         recipe: dict | None = None,
@@ -75,16 +98,22 @@ class RunTrainer(Trainer):
     ):
         note_base(model.config)
         self.run_folder = RunFolder(args.output_dir)
-        self.recipe = {**(recipe or {}), **args.recipe()}
+        self._args_recipe = args.recipe()
+        self.recipe = {**(recipe or {}), **self._args_recipe}
         self.stage = ""
         self.epoch_sampler: EpochSampler | None = None
         self._stage_started, self._seconds_before = time.perf_counter(), 0.0
         super().__init__(
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
         )
+        # What counts is what the launcher set, too.
+        self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
         self.add_callback(_SetEpoch(self))
+        self.add_callback(_KeepBest(self))
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
+        if self.train_dataset is not None:
+            self._check_optimizer()
         if self.train_dataset is not None and self.is_world_process_zero():
             self._facts = json.loads(json.dumps(self._describe_run()))
 
@@ -105,8 +134,13 @@ class RunTrainer(Trainer):
         """Begin the run, or resume it -> its results if it is finished; errors as in [`RunFolder.open`].
 
         One process looks and tells the others, which could find what it has just written. With the name of a
-        checkpoint that one must be of a run with the same settings.
+        checkpoint that one must be of a run with the same settings. The folder is this run's until `close_run()`.
         """
+        if changes := list(differences(self._args_recipe, self.args.recipe(), "args.")):
+            raise ValueError(
+                f"`args` was changed after the trainer was made: {'; '.join(changes)}. Make a new trainer, so that "
+                "its recipe is that of the run."
+            )
         found = None
         if self.is_world_process_zero():
             try:
@@ -121,6 +155,10 @@ class RunTrainer(Trainer):
         if isinstance(found, Exception):
             raise found
         return found
+
+    def close_run(self) -> None:
+        """Give the folder of the run free; without effect where it is not claimed."""
+        self.run_folder.close()
 
     def enter_stage(self, stage: str) -> None:
         """Begin a stage: every entry of the log has its name and seconds from now on."""
@@ -147,9 +185,16 @@ class RunTrainer(Trainer):
                 self.model.load_state_dict(load_file(start))
             elif self.is_world_process_zero():
                 folder.mkdir(parents=True, exist_ok=True)
-                save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, start)
+                state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+                with room_for("the first weights of the stage", folder), whole_file(start) as unfinished:
+                    save_file(state, unfinished)
             self.accelerator.wait_for_everyone()
-        self.train(checkpoint)
+        # With `model_init` the library would begin with another model than the stage before has left.
+        model_init, self.model_init = self.model_init, None
+        try:
+            self.train(checkpoint)
+        finally:
+            self.model_init = model_init
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """One gradient stage, with a fresh start of optimizer, schedule and random numbers.
@@ -164,19 +209,33 @@ class RunTrainer(Trainer):
             self._seconds_before = max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
         # The library keeps its checkpoints in `output_dir`.
         output_dir, self.args.output_dir = self.args.output_dir, str(self.run_folder.stage(self.stage))
+        self.checkpoints_folder = pathlib.Path(resume_from_checkpoint or f"{self.args.output_dir}/none").parent
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                # Of a lost one the library only warns, and ends with the last weights.
+                best_checkpoint(pathlib.Path(self.state.best_model_checkpoint).parent, self.state.best_global_step)
+            return output
         except (OSError, RuntimeError, SafetensorError) as error:
             self._raise_if_checkpoint_failed(error)
-            raise
+            with room_for("a checkpoint", self.run_folder.path):
+                raise
         finally:
             self.args.output_dir = output_dir
+
+    def load_weights(self, file: pathlib.Path) -> None:
+        """Give the model, sharded or not, the weights of a file."""
+        if self.is_fsdp_enabled:
+            set_model_state_dict(self.model, load_file(file), options=StateDictOptions(full_state_dict=True))
+        else:
+            self.model.load_state_dict(load_file(file))
 
     def _forget_preparation(self) -> None:
         """After an `evaluate()` the first step would otherwise get the bare model, without DDP, and the processes
         would diverge silently: accelerate marks a model that it has prepared, and wraps it no second time."""
         self.model_wrapped = self.model
-        self.model._is_accelerate_prepared = False
+        if self.model is not None:  # a search frees it after each trial
+            self.model._is_accelerate_prepared = False
 
     def _raise_if_checkpoint_failed(self, error: Exception) -> None:
         folder = pathlib.Path(self.args.output_dir)
@@ -187,7 +246,7 @@ class RunTrainer(Trainer):
         complete = last_complete_checkpoint(folder, self.args.world_size)
         raise OSError(
             f"The checkpoint of step {self.state.global_step} could not be written to `{folder}` ({error}; "
-            f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free). "
+            f"{free_mebibytes(folder):.0f} MiB are free). "
             + (f"{pathlib.Path(complete).name} is complete" if complete else "There is no earlier one")
             + ": make room, and resume by `--resume_from_checkpoint true`."
         ) from error
@@ -198,7 +257,8 @@ class RunTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         windows = self.training_windows(self.train_dataset)
-        self.epoch_sampler = EpochSampler(len(windows), self.args.seed)
+        data_seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.epoch_sampler = EpochSampler(len(windows), data_seed)
         # Not `args.train_batch_size`, which `auto_find_batch_size` leaves as it was.
         steps = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // steps
@@ -242,6 +302,18 @@ class RunTrainer(Trainer):
             self.optimizer = optimizer_class(self._parameter_groups(module), **kwargs)
         return self.optimizer
 
+    def _check_optimizer(self) -> None:
+        """Makes an optimizer and forgets it, so that an impossible one is refused before any training."""
+        name = getattr(self.args.optim, "value", self.args.optim)
+        try:
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            is_class = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
+            if not is_class or {"params", "model", "optimizer_dict"} & kwargs.keys():
+                raise ValueError("it groups the parameters itself, which weight decay and `layer_decay` need to do")
+            optimizer_class(self._parameter_groups(self.model), **kwargs)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"`optim` cannot be `{name}`: {error}") from error
+
     def _parameter_groups(self, module) -> list[dict]:
         model = self.accelerator.unwrap_model(module)
         without_decay = model.no_weight_decay()
@@ -282,21 +354,42 @@ class RunTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            module.save_pretrained(folder, state_dict=state)
-            self.processing_class.save_pretrained(folder)
+            with room_for("the final files", self.run_folder.path):
+                module.save_pretrained(folder, state_dict=state)
+                self.processing_class.save_pretrained(folder)
         return folder
 
     def publish_final_files(self, folder: pathlib.Path, results: dict, metrics: dict) -> None:
         """Complete the folder by results, metrics, recipe, curves and card, and move it all to its place; called by
         the main process."""
-        write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
-        write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
-        write_atomic(folder / "log_history.json", json.dumps(self.state.log_history, indent=1))
-        plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
-        write_model_card(folder, title=self.run_folder.path.absolute().name)
-        self.run_folder.publish(folder)
+        if self.args.auto_find_batch_size and self.state.train_batch_size:
+            self.recipe["per_device_train_batch_size"] = self.state.train_batch_size // max(1, self.args.n_gpu)
+        with room_for("the final files", self.run_folder.path):
+            write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+            write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
+            write_atomic(folder / "log_history.json", json.dumps(self.state.log_history, indent=1))
+            plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
+            write_model_card(folder, title=self.run_folder.path.absolute().name)
+            self.run_folder.publish(folder)
         self.run_folder.stage(self.stage).joinpath(START_FILE).unlink(missing_ok=True)
+
+
+def accepted_keywords(kwargs: dict, refused: dict[str, str]) -> dict:
+    """The keyword arguments for the library's trainer; `ValueError` for one that is `refused`, with the reason."""
+    for name, reason in refused.items():
+        if kwargs.get(name) not in (None, (None, None)):
+            raise ValueError(f"`{name}` is not supported: {reason}.")
+    return {name: value for name, value in kwargs.items() if name not in refused}
+
+
+def check_model(model: torch.nn.Module) -> None:
+    """`ValueError` for a model of PEFT, or one with its adapters: the checkpoint would lack the adapters."""
+    if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"`model` must be an ECG Transformer without adapters, got {type(model).__name__}: merge those of PEFT by "
+            "`model.merge_and_unload()`, and train the result."
+        )
 
 
 class _SetEpoch(TrainerCallback):
@@ -307,6 +400,28 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.epoch_sampler.set_epoch(int(state.epoch))
+
+
+class _KeepBest(TrainerCallback):
+    """Saves the checkpoint of each best evaluation, and finds it again, whatever path was stored, in a resumed run."""
+
+    def __init__(self, trainer: RunTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_global_step:
+            state.best_model_checkpoint = best_checkpoint(self.trainer.checkpoints_folder, state.best_global_step)
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if not args.load_best_model_at_end:
+            return
+        value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}")
+        if value is not None and _is_better(value, state.best_metric, args.greater_is_better):
+            control.should_save = True
+
+
+def _is_better(value: float, best: float | None, greater_is_better: bool) -> bool:
+    return best is None or (value > best if greater_is_better else value < best)
 
 
 def _fingerprint(tensors: dict[str, torch.Tensor]) -> str:
@@ -340,4 +455,4 @@ def _update(digest, array: pa.Array | pa.ChunkedArray) -> None:
         digest.update(repr(array.to_pylist()).encode())
 
 
-__all__ = ["RunTrainer", "fingerprint_of_records"]
+__all__ = ["REFUSED_KEYWORDS", "RunTrainer", "accepted_keywords", "check_model", "fingerprint_of_records"]

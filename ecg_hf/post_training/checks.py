@@ -1,0 +1,99 @@
+"""What is looked at in the splits before a run begins: an error or a warning now, not after all training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import datasets
+import numpy as np
+from transformers.utils import logging
+
+from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from ..runs.windows import label_matrix, rows_of
+from .evaluation import with_both_classes
+
+logger = logging.get_logger(__name__)
+
+
+def check_is_split(name: str, dataset: object) -> None:
+    """`ValueError` unless a split is one data set with records."""
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"`{name}` must be one data set, got a dictionary of {', '.join(map(str, dataset)) or 'none'}: one of "
+            "them chooses the epoch. Call `evaluate` for the others."
+        )
+    if dataset is not None and len(dataset) == 0:
+        raise ValueError(
+            f"`{name}` has no records: give some, or, of PTB-XL, a folder whose table has records of its folds (1 to "
+            "8 train, 9 validation, 10 test)."
+        )
+
+
+def labels_of(dataset: datasets.Dataset) -> np.ndarray:
+    """The column `labels`, float32 (records, labels)."""
+    return label_matrix(dataset.select_columns(["labels"]).with_format("arrow")[:]).numpy()
+
+
+def check_labels(name: str, dataset: datasets.Dataset, label_names: Sequence[str]) -> None:
+    """`ValueError` where a label is neither 0, 1 nor -100; names record and label."""
+    labels = labels_of(dataset)
+    wrong = np.argwhere(~np.isin(labels, (0, 1, UNKNOWN_LABEL)))
+    if len(wrong):
+        record, label = map(int, wrong[0])
+        ecg_id = dataset[record]["ecg_id"]
+        raise ValueError(
+            f"Labels must be 0, 1, or {UNKNOWN_LABEL} for unknown; record {ecg_id} of `{name}` "
+            f"has {labels[record, label]:g} for {label_names[label]}, and {len(wrong)} values there are such."
+        )
+
+
+def check_can_choose(validation: datasets.Dataset | None, metric: str) -> None:
+    """`ValueError` where the validation records cannot rank epochs by `metric`."""
+    if validation is None:
+        raise ValueError("`eval_dataset` is missing: epochs and thresholds are chosen on it.")
+    if metric != "loss" and not with_both_classes(labels_of(validation)).any():
+        raise ValueError(
+            f"`{metric}` cannot choose an epoch: no label of the {len(validation)} validation records has both a "
+            "positive and a negative. Give more records, or choose by `--metric_for_best_model loss`."
+        )
+
+
+def warn_of_leaks(splits: Mapping[str, datasets.Dataset]) -> None:
+    """Warns, with counts, of patients in more than one split, and of one recording under several ids."""
+    names = list(splits)
+    patients = {name: _patients(dataset) for name, dataset in splits.items()}
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            if both := patients[first] & patients[second]:
+                logger.warning(
+                    f"{len(both)} patients are in {first} and in {second} (such as {min(both)}): figures of "
+                    f"{second} are too good where patients were learned from."
+                )
+    copies: dict[bytes, list[str]] = {}
+    for name, dataset in splits.items():
+        for ecg_id, digest in _recordings(dataset):
+            copies.setdefault(digest, []).append(f"{ecg_id} ({name})")
+    if several := [places for places in copies.values() if len(places) > 1]:
+        logger.warning(
+            f"{len(several)} recordings are there under more than one id, such as {' and '.join(several[0][:3])}: "
+            "the same signal counts several times, and across splits it is learned and judged."
+        )
+
+
+def _patients(dataset: datasets.Dataset) -> set:
+    if "patient_id" not in dataset.column_names:
+        return set()
+    return set(dataset.with_format("arrow")["patient_id"][:].unique().to_pylist()) - {None}
+
+
+def _recordings(dataset: datasets.Dataset):
+    """Of each record its id, and a digest of its signal."""
+    rows = dataset.select_columns(["ecg_id", "signal"]).with_format("arrow")
+    for start in range(0, len(rows), 256):
+        table = rows[start : start + 256]
+        for ecg_id, signal in zip(table["ecg_id"].to_pylist(), rows_of(table["signal"]), strict=True):
+            yield ecg_id, hashlib.blake2b(np.ascontiguousarray(signal), digest_size=16).digest()
+
+
+__all__ = ["check_can_choose", "check_is_split", "check_labels", "labels_of", "warn_of_leaks"]

@@ -1,0 +1,131 @@
+"""One run in one folder: the lock, and what a run is not resumed with."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from small_models import small_model
+from test_post_training import make_resumable, make_trainer, same_weights, weights_of
+from transformers import TrainerCallback
+
+from ecg_hf.runs.folder import RunFolder
+
+RUN = """
+import sys
+sys.path.insert(0, {tests!r})
+from ecg_hf import load_ptbxl
+from test_post_training import make_resumable
+trainer = make_resumable(
+    load_ptbxl({folder!r}, "superdiagnostic", 100, cache_dir={cache!r}), {output!r}, stages=["finetune"],
+    dataloader_num_workers=1,
+)
+step = trainer.training_step
+def slow(*args):
+    if trainer.state.global_step == 4:
+        print("waiting", flush=True)
+        import time
+        time.sleep(100)
+    return step(*args)
+trainer.training_step = slow
+trainer.post_train()
+"""
+
+
+def test_a_run_that_is_going_is_not_joined_and_a_dead_one_is_resumed(
+    simulated_splits, simulated_folder, simulated_cache, tmp_path
+):
+    output = tmp_path / "run"
+    places = {"folder": str(simulated_folder), "cache": str(simulated_cache), "output": str(output)}
+    code = RUN.format(tests=str(pathlib.Path(__file__).parent), **places)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert any("waiting" in line for line in process.stdout)
+
+        def second():
+            return make_resumable(simulated_splits, output, stages=["finetune"])
+
+        with pytest.raises(BlockingIOError, match=rf"run` is still going \(process {process.pid} on .*stop it"):
+            second().post_train(resume_from_checkpoint=True)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    second().post_train(resume_from_checkpoint=True)
+    make_resumable(simulated_splits, tmp_path / "alone", stages=["finetune"]).post_train()
+    assert same_weights(weights_of(output), weights_of(tmp_path / "alone"))
+
+
+def test_a_second_trainer_of_the_same_process_is_refused_too(simulated_splits, tmp_path):
+    class Second(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **kwargs):
+            with pytest.raises(BlockingIOError, match="is still going"):
+                make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1).post_train(True)
+            seen.append(True)
+
+    seen = []
+    trainer = make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1)
+    trainer.add_callback(Second())
+    trainer.post_train()
+    assert seen
+    make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1).post_train(True)  # finished: not locked
+
+
+def test_a_folder_is_free_after_an_error_and_its_lock_is_nobodys_file(tmp_path):
+    folder, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    folder.open({"a": 1}, resume=False)
+    with pytest.raises(BlockingIOError):
+        other.open({"a": 1}, resume=True)
+    folder.close()
+    folder.close()
+    assert other.open({"a": 1}, resume=True) is None
+    other.close()
+    (tmp_path / "run/_stages/run.json").unlink()  # as after a kill before the run was written down
+    assert folder.open({"a": 2}, resume=False) is None
+    folder.close()
+
+
+def test_a_forked_worker_does_not_keep_the_lock(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open({}, resume=False)
+    child = os.fork()
+    if child == 0:
+        time.sleep(20)
+        os._exit(0)
+    try:
+        time.sleep(1)  # until the child runs
+        folder.close()
+        again = RunFolder(tmp_path / "run")
+        again.open({}, resume=True)
+        again.close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_base_with_another_configuration_is_not_resumed(simulated_splits, tmp_path):
+    trainer = make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1)
+    trainer.open_run(False)
+    trainer.close_run()
+    changed = make_trainer(
+        simulated_splits, tmp_path / "run", model=small_model(layer_norm_eps=1e-3), num_train_epochs=1
+    )
+    with pytest.raises(ValueError, match="`model.layer_norm_eps` was .*, now 0.001"):
+        changed.post_train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("column", ["signal", "labels"])
+def test_other_signals_or_labels_of_the_same_records_are_not_mixed_in(simulated_splits, tmp_path, column):
+    trainer = make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1)
+    trainer.open_run(False)
+    trainer.close_run()
+
+    def changed(record):
+        return {column: [1 - value for value in record[column]]}
+
+    validation = simulated_splits["validation"].map(changed, features=simulated_splits["validation"].features)
+    other = make_trainer({**simulated_splits, "validation": validation}, tmp_path / "run", num_train_epochs=1)
+    with pytest.raises(ValueError, match="`data.validation` was .*, now"):
+        other.post_train(resume_from_checkpoint=True)
