@@ -133,7 +133,7 @@ def _read_torch(file: pathlib.Path):
             "from before torch 1.6 may contain only tensors and plain values."
         ) from None
     except _DAMAGE as error:
-        if "TorchScript" in str(error):
+        if "torchscript" in str(error).casefold():
             raise ValueError(
                 f"`{file}` is a TorchScript archive, which holds a program: give the checkpoint with the tensors."
             ) from None
