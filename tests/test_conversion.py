@@ -7,8 +7,11 @@ import json
 import logging
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
+import tarfile
+import traceback
 import warnings
 from dataclasses import dataclass, field
 
@@ -720,6 +723,47 @@ def test_hostile_file_runs_nothing(function, place, tmp_path):
     except ValueError as error:
         assert "hostile.pth" in str(error)
     assert not marker.exists()
+
+
+def refusal_of(path, kind=ValueError) -> str:
+    """What the command says, with all that Python prints of causes and warnings."""
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(kind) as error:
+        warnings.simplefilter("always")
+        cli.convert([str(path), "--output_dir", f"{path}-converted"])
+    assert str(path) in str(error.value)
+    return "".join(traceback.format_exception(error.value)) + "\n".join(str(warning.message) for warning in caught)
+
+
+def test_no_refusal_repeats_torchs_advice_to_load_a_file_unsafely(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    with tarfile.open(tmp_path / "tar.pt", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
+    torch.save({"model": {"x": torch.ones(1)}, "call": Payload(os.system, "true")}, tmp_path / "zip.pt")
+    torch.save({"call": Payload(os.system, "true")}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"call": Payload(eval, "1")}))
+    (tmp_path / "text.pt").write_text("weights_only")
+    for file in sorted(tmp_path.iterdir()):
+        printed = refusal_of(file)
+        for advice in ("weights_only=", "`weights_only`", "safe_globals(", "trust", "torch.jit.load", "PyTorch 2.6"):
+            shown = [line for line in printed.splitlines() if not line.startswith("    ")]  # not the lines of code
+            assert not any(advice in line for line in shown), (file.name, advice, printed)
+    assert "TorchScript archive, which holds a program" in refusal_of(tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "pipe in a folder", "folder in a folder", "configuration"])
+def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
+    path = tmp_path / "checkpoint"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+        name = "config.json" if kind == "configuration" else "model.safetensors"
+        (path / "pytorch_model.bin").write_bytes(b"")
+        (path / name).mkdir() if kind == "folder in a folder" else os.mkfifo(path / name)
+    assert "is not a regular file" in refusal_of(path)
 
 
 def test_hostile_expression_in_a_configuration_is_parsed_not_evaluated(tmp_path):

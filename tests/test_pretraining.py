@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import resource
 import shutil
@@ -654,6 +655,23 @@ def test_a_changed_record_is_read_again(tmp_path):
     before = load_records(folder_files(folder), 2.5, tmp_path)[0]["signal"]
     write_wfdb(folder, "r000", np.random.default_rng(5).normal(0, 0.2, (12, 1000)))
     assert load_records(folder_files(folder), 2.5, tmp_path)[0]["signal"] != before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_named_and_never_waited_for(hundred_records, tmp_path, caplog, kind):
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: os.symlink("/dev/zero", path)}[kind]
+    folder = shutil.copytree(hundred_records, tmp_path / "own")
+    make(folder / "odd.hea")
+    with caplog.at_level("WARNING"):
+        assert len(load_records(folder_files(folder), 2.5, tmp_path)) == 100
+    assert "1 of 101 records are skipped" in caplog.text and "odd.hea is not a regular file" in caplog.text
+    make(tmp_path / "table.csv")
+    with pytest.raises(FileNotFoundError, match=r"table.csv is not a regular file"):
+        table_files(tmp_path / "table.csv", "file", None, None)
+    (tmp_path / "ptbxl").mkdir()
+    make(tmp_path / "ptbxl/ptbxl_database.csv")
+    with pytest.raises(FileNotFoundError, match=r"ptbxl_database.csv is not a regular file"):
+        load_ptbxl(tmp_path / "ptbxl", "all", 100, cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

@@ -6,6 +6,8 @@ import hashlib
 import json
 import pathlib
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,9 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 # Further exceptions that torch raises for truncated or crafted files.
 _DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, AttributeError, TypeError)
+
+# Sentences of torch that tell how to load a file that may execute anything.
+_ADVICE = re.compile(r"weights_only|safe_globals|torch\.load|torch\.jit|trust|weights only", re.IGNORECASE)
 
 # Prefixes that training wrappers add to every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -72,18 +77,19 @@ def read_checkpoint(path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is no such file, or no weights in the folder.
-        ValueError: the file is damaged, has no tensors, or contains objects that the reader rejects.
+        ValueError: it is a pipe or a device; or the file is damaged, has no tensors, or contains objects that the
+            reader rejects.
     """
     path = pathlib.Path(path)
     file, config = path, {}
     if path.is_dir():
-        found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+        found = [path / name for name in WEIGHT_FILES if _is_file(path / name)]
         if not found:
             raise FileNotFoundError(f"The folder `{path}` has none of {', '.join(WEIGHT_FILES)}.")
         file = found[0]
-        if (path / "config.json").is_file():
+        if _is_file(path / "config.json"):
             config = {"config": json.loads((path / "config.json").read_text())}
-    elif not path.is_file():
+    elif not _is_file(path):
         raise FileNotFoundError(f"There is no checkpoint at `{path}`.")
     if file.suffix == ".safetensors":
         content = _read_safetensors(file)
@@ -91,6 +97,13 @@ def read_checkpoint(path) -> Checkpoint:
         content = _read_torch(file)
     tensors, rest = _split_state_dict(content, file)
     return Checkpoint(path, _sha256(file), _without_wrappers(tensors), {**plain(rest), **config})
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    """Whether there is a file; `ValueError` for what is none, such as a pipe, which might never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"`{path}` is not a regular file: give the file of a checkpoint, or a folder with one.")
+    return path.is_file()
 
 
 def _read_safetensors(file: pathlib.Path) -> dict[str, torch.Tensor]:
@@ -102,23 +115,39 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, torch.Tensor]:
 
 
 def _read_torch(file: pathlib.Path):
+    # The causes are left out of all messages, since torch advises to load what it refuses.
     is_zip = zipfile.is_zipfile(file)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file)) if is_zip else []
-        with torch.serialization.safe_globals([_stand_in(name) for name in names]):
+        with torch.serialization.safe_globals([_stand_in(name) for name in names]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*looks like a TorchScript archive")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if is_zip:
-            reason = error.__context__ or error  # torch wraps it in advice that would execute the file
             raise ValueError(
-                f"`{file}` was rejected: it contains more than tensors, plain values and plain objects ({reason})."
-            ) from error
+                f"`{file}` was rejected: it contains more than tensors, plain values and plain objects "
+                f"({_reason(error.__context__ or error)})."
+            ) from None
         raise ValueError(
             f"`{file}` is not a complete file of `torch.save`: it is damaged, cut short or of another format. Files "
             "from before torch 1.6 may contain only tensors and plain values."
-        ) from error
+        ) from None
     except _DAMAGE as error:
-        raise ValueError(f"`{file}` is damaged or of another format ({type(error).__name__}: {error}).") from error
+        if "torchscript" in str(error).casefold():
+            raise ValueError(
+                f"`{file}` is a TorchScript archive, which holds a program: give the checkpoint with the tensors."
+            ) from None
+        raise ValueError(
+            f"`{file}` is damaged or of another format ({type(error).__name__}: {_reason(error)})."
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """The message of an error without torch's advice."""
+    sentences = (sentence.strip() for sentence in re.split(r"(?<=[.!])\s+|\n", str(error)))
+    return (
+        " ".join(sentence for sentence in sentences if sentence and not _ADVICE.search(sentence)) or "torch refuses it"
+    )
 
 
 def _stand_in(name: str):

@@ -13,6 +13,7 @@ from transformers.trainer_utils import PredictionOutput
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from ..metrics import bootstrap_metrics, calibration_metrics, multilabel_metrics
+from ..runs.windows import is_unknown
 
 
 class DivergenceError(RuntimeError):
@@ -66,7 +67,9 @@ def split_metrics(
     labels, scores = output.label_ids, probabilities(output.predictions)
     if not with_both_classes(labels).any():
         return None
-    patients = pd.array(list(dataset["patient_id"])) if "patient_id" in dataset.column_names else None
+    patients = None
+    if "patient_id" in dataset.column_names:
+        patients = pd.array([None if is_unknown(patient) else patient for patient in dataset["patient_id"]])
     metrics = multilabel_metrics(labels, scores, label_names)
     intervals = bootstrap_metrics(labels, scores, num_resamples, groups=patients, label_names=label_names)
     for name, interval_of in intervals.pop("per_label").items():

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter1d
 
 from ..runs.statistics import RunningMoments
-from ..runs.windows import RecordWindows, number_of
+from ..runs.windows import RecordWindows, is_unknown, number_of
 
 WANDER_HERTZ = (0.05, 0.7)
 """Of a wandering baseline: from slow drifts to fast breathing."""
@@ -70,11 +70,6 @@ class Crops(RecordWindows):
         ids = {"record_ids": record_ids, "patient_ids": patients}
         batch.update({name: np.repeat(values, self.crops_per_record) for name, values in ids.items()})
         return {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
-
-
-def is_unknown(patient: object) -> bool:
-    """Whether the cell of a patient tells none: it is null, NaN or blank."""
-    return patient is None or patient != patient or not str(patient).strip()
 
 
 def augment(

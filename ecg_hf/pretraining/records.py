@@ -84,6 +84,8 @@ def folder_files(data_dir: str | os.PathLike, allow_test_folds: bool = False) ->
 
 def _has_segments(header: Path) -> bool:
     """Whether the name in the first line of a header is followed by a number of segments."""
+    if not header.is_file():
+        return False  # a pipe, say: refused when the record is read
     with open(header, "rb") as file:
         first = next((line for line in file if line.strip() and not line.startswith(b"#")), b"")
     return b"/" in b"".join(first.split()[:1])
@@ -104,6 +106,9 @@ def table_files(
     Patients are the same where their cells are, but for blanks around and a `.0` behind; an empty cell is a patient of
     its own. Raises `ValueError` for an absent column or an empty path.
     """
+    if not os.path.isfile(table):
+        problem = "is not a regular file" if os.path.exists(table) else "does not exist"
+        raise FileNotFoundError(f"`train_table` {table} {problem}: give a table of records (CSV).")
     with open(table, encoding="utf-8-sig") as file:
         header = file.readline()
     separator = max(",;\t", key=header.count)

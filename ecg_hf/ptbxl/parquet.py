@@ -138,6 +138,8 @@ def _check_files(folder: Path, task: str, sampling_rate: int) -> None:
     """`ValueError` for a file in a folder of this machine that is damaged or lacks what a task needs."""
     for split in FOLDS:
         for file in _files(folder, sampling_rate, split):
+            if not file.is_file():
+                raise ValueError(f"`{file}` is not a regular file.")
             try:
                 schema = pyarrow.parquet.read_schema(file)
             except (pa.ArrowInvalid, OSError) as error:

@@ -144,7 +144,8 @@ def read_blocks(folder: str | os.PathLike, sampling_rate: int) -> Iterator[pa.Ta
 def _read_cells(path: Path, filename_column: str) -> Iterator[pa.RecordBatch]:
     """The unparsed cells of the table, under the column names of the data set."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `data_dir` must be PTB-XL's folder, with this table.")
+        problem = "is not a regular file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{path} {problem}; `data_dir` must be PTB-XL's folder, with this table.")
     names = {filename_column if name == "filename" else name: name for name in _COLUMNS}
     try:
         with pyarrow.csv.open_csv(

@@ -136,6 +136,11 @@ def number_of(name: object) -> int:
     return int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8]) >> 1
 
 
+def is_unknown(patient: object) -> bool:
+    """Whether the cell of a patient tells none: it is null, NaN or blank."""
+    return patient is None or patient != patient or not str(patient).strip()
+
+
 # ---- Columns ----
 
 
@@ -278,6 +283,7 @@ __all__ = [
     "TrainingWindows",
     "check_columns",
     "identity_collate",
+    "is_unknown",
     "label_matrix",
     "number_of",
     "rows_of",
