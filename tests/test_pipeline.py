@@ -604,6 +604,19 @@ def test_whatever_a_record_raises_is_that_records_message(others, record, checkp
     assert str(record) in said and (str(error) or type(error).__name__) in said
 
 
+def test_warnings_of_a_record_are_said_of_each(signal, checkpoint, capsys, tmp_path):
+    flat = signal.copy()
+    flat[7] = 0.3
+    flat[2:6] = [flat[1] - flat[0], -(flat[0] + flat[1]) / 2, flat[0] - flat[1] / 2, flat[1] - flat[0] / 2]
+    paths = [str(write_record(tmp_path, name, given)) for name, given in (("a", flat), ("b", flat), ("c", signal))]
+    cli.classify([*paths, "--model", str(checkpoint)])
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "V2" in line] == [
+        f"{path}: Flat leads (constant in a record or a window): V2." for path in paths[:2]
+    ]
+    assert [line.split(":")[0] for line in said if "Einthoven" in line] == paths[2:]
+
+
 def test_an_interrupt_ends_the_command(record, checkpoint, monkeypatch):
     def read(path, **kwargs):
         raise KeyboardInterrupt

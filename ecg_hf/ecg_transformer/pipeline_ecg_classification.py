@@ -39,8 +39,8 @@ class ECGClassificationPipeline(ChunkPipeline):
     Several records are a list of these, an array (records, leads, samples), a `datasets.Dataset` or a column of one
     (or a generator, which is read as the answers are). For each record the answer is a list with one dict for each
     label, in descending order of `score`: `label`, `name` (the full name, where the model knows it), `score`
-    (probability), `threshold`, and `positive` (score >= threshold). All windows of a record are scored and put together
-    as the model's `window_aggregation` says; `batch_size` counts windows.
+    (probability), `threshold`, and `positive` (score >= threshold). All windows of a record are scored and put
+    together as the model's `window_aggregation` says; `batch_size` counts windows.
 
     Arguments, of the pipeline or of a call:
         sampling_rate, lead_names, units: Of arrays, and of dicts that lack them; see the feature extractor.
