@@ -44,6 +44,7 @@ if "ecg-classification" not in PIPELINE_REGISTRY.get_supported_tasks():
     )
 
 _LAZY = {
+    "ECGCollator": "ecg_transformer.collator_ecg_transformer",
     "PTBXL": "ptbxl",
     "load_ptbxl": "ptbxl",
     "PostTrainer": "post_training",

@@ -6,6 +6,7 @@ import argparse
 import json
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 import yaml
@@ -126,13 +127,19 @@ def classify(argv: Sequence[str] | None = None) -> None:
     failed = 0
     for record in arguments.records:
         try:
-            findings = classifier(record)
+            # What a warning says is of this record, and Python would show the same text only once.
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                findings = classifier(record)
         # Whatever a stranger's file makes a decoder raise is a fault of that record alone: the others are answered.
         except Exception as error:
             problem = str(error) or type(error).__name__
             print(problem if record in problem else f"{record}: {problem}", file=sys.stderr)
             failed += 1
             continue
+        for warning in caught:
+            if warning.category is UserWarning:
+                print(f"{record}: {warning.message}", file=sys.stderr)
         print(record)
         for finding in findings:
             verdict = "present" if finding["positive"] else "absent "

@@ -744,3 +744,24 @@ def test_real_records_are_well_formed_and_their_exchanges_named(ptbxl_100hz, raw
     for pair in (("I", "II"), ("II", "III"), ("aVR", "aVL"), ("aVL", "aVF")):
         with pytest.warns(UserWarning, match=rf"exchanging {pair[0]} and {pair[1]} \(60\)\.$"):
             extract(raw_extractor, [swapped(signal, *pair) for signal in signals], units="uV")
+
+
+# Flat signals
+
+
+def test_a_flat_signal_holds_one_lead_after_another(extractor):
+    signal = in_microvolts(template(100, 10))
+    expected = extract(extractor, signal, units="uV")
+    for flat in (signal.reshape(-1), signal.reshape(-1).tolist(), torch.tensor(signal.reshape(-1))):
+        assert torch.equal(extract(extractor, flat, units="uV"), expected)
+    shorter = signal[:, :700]
+    several = [signal.reshape(-1), shorter.reshape(-1), signal]
+    together = extract(extractor, several, lead_names=[LEAD_NAMES] * 3, units="uV")
+    assert torch.equal(together, extract(extractor, [signal, shorter, signal], units="uV"))
+    table = np.stack([signal.reshape(-1)] * 2)
+    found = extract(extractor, table, lead_names=np.array([LEAD_NAMES] * 2), units="uV")
+    assert torch.equal(found, torch.cat([expected, expected]))
+    with pytest.raises(ValueError, match=r"\(leads, samples\).*got 11999 values, no multiple of the 12 leads"):
+        extract(extractor, np.zeros(11999))
+    with pytest.raises(ValueError, match="give their `units`"):
+        extract(extractor, signal.reshape(-1))

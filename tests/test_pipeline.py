@@ -127,9 +127,78 @@ def test_units_gain_and_baseline_of_a_file_do_not_matter(classifier, signal, tmp
     assert scores(classifier(path)) == pytest.approx(scores(classifier(signal, **RECORDING)), abs=tolerance)
 
 
-def test_several_records_in_one_array_are_refused(classifier, signal):
-    with pytest.raises(ValueError, match=r"got \(2, 12, 5000\). Pass several records as a list"):
-        classifier(np.stack([signal, signal]), **RECORDING)
+def test_several_records_in_one_array_are_several_records(classifier, signal):
+    expected = [classifier(record, **RECORDING) for record in (signal, signal / 2)]
+    for several in (np.stack([signal, signal / 2]), torch.tensor(np.stack([signal, signal / 2]))):
+        found = classifier(several, **RECORDING)
+        assert [scores(findings) for findings in found] == [pytest.approx(scores(alone)) for alone in expected]
+    assert classifier(np.zeros((0, 12, 5000)), **RECORDING) == []
+    with pytest.raises(ValueError, match=r"got \(2, 12, 5000\).*Pass several records as a list"):
+        classifier({"signal": np.stack([signal, signal]), **RECORDING})
+
+
+def test_rows_of_load_ptbxl_are_records(classifier, simulated_splits):
+    dataset = simulated_splits["test"].select(range(3))
+    rows = list(dataset)
+    expected = [
+        scores(
+            classifier(
+                np.array(row["signal"], dtype=np.int16).reshape(12, -1),
+                units="uV",
+                sampling_rate=100,
+                lead_names=row["lead_names"],
+            )
+        )
+        for row in rows
+    ]
+    millivolts = [{**row, "signal": np.array(row["signal"]) / 1000} for row in rows]
+    volts_said = [{**row, "signal": np.array(row["signal"]) / 1.0, "units": "uV"} for row in rows]
+    for given in (rows, dataset, dataset.with_format("numpy"), dataset.with_format("torch"), millivolts, volts_said):
+        found = [scores(findings) for findings in classifier(given)]
+        assert found == [pytest.approx(scores, abs=1e-6) for scores in expected]
+    assert scores(classifier(rows[0])) == pytest.approx(expected[0], abs=1e-6)
+    with pytest.raises(ValueError, match="no multiple of the 12 leads"):
+        classifier({**rows[0], "signal": rows[0]["signal"][:-1]})
+    with pytest.raises(ValueError, match="Pass several records as a list"):
+        classifier(dataset[:2])
+    with pytest.raises(ValueError, match=f"Record {rows[1]['ecg_id']}: .*missing samples"):
+        classifier([rows[0], {**rows[1], "signal": [-(2**15), *rows[1]["signal"][1:]]}])
+
+
+@pytest.mark.parametrize("units", ["mV", "uV", "V", "µV"])
+@pytest.mark.parametrize("physical", [True, False])
+def test_records_of_wfdb_are_records(classifier, signal, tmp_path, units, physical):
+    scale, gain = {"mV": (1.0, 1000.0), "uV": (1e3, 1.0), "V": (1e-3, 1e6), "µV": (1e3, 1.0)}[units]
+    path = write_record(tmp_path, "record", signal * scale, units.replace("µ", "u"), gain, fmt="32")
+    found = wfdb.rdrecord(str(path), physical=physical)
+    found.units = [units] * 12
+    expected = scores(classifier(signal, **RECORDING))
+    assert scores(classifier(found)) == pytest.approx(expected, abs=1e-5)
+    assert [scores(findings) for findings in classifier([found, found])] == [pytest.approx(expected, abs=1e-5)] * 2
+
+
+def test_records_of_wfdb_that_would_have_to_be_guessed_are_refused(classifier, record):
+    def changed(physical=True, **fields):
+        found = wfdb.rdrecord(str(record), physical=physical)
+        for name, value in fields.items():
+            setattr(found, name, value)
+        return found
+
+    for given, message in (
+        (changed(units=["mmHg"] * 12), "00001_hr: lead I is in 'mmHg'"),
+        (changed(physical=False, adc_gain=[0.0] * 12), "00001_hr: lead I has no gain"),
+        (changed(p_signal=None), "00001_hr has no signals"),
+        (changed(sig_name=["x"] * 12), "00001_hr has none of the leads"),
+        (changed(sig_name=["I"] * 12), "00001_hr: .*names a lead twice"),
+        (changed(p_signal=np.full((5000, 12), np.nan)), "00001_hr: .*missing samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            classifier(given)
+    with pytest.raises(ValueError, match="Record many has several segments: .*multi_to_single"):
+        classifier(wfdb.MultiRecord(segments=[changed()], record_name="many"))
+    with pytest.warns(UserWarning, match="left out: PLETH"):
+        found = classifier(changed(sig_name=[*LEAD_NAMES[:11], "PLETH"]))
+    assert len(found) == 5
 
 
 def test_a_column_of_a_dataset_is_a_list_of_records(classifier, signal, record):
@@ -533,6 +602,19 @@ def test_whatever_a_record_raises_is_that_records_message(others, record, checkp
     monkeypatch.setattr(pipeline_ecg_classification, "read_record", read)
     said = classify_beside(others, record, checkpoint, capsys)
     assert str(record) in said and (str(error) or type(error).__name__) in said
+
+
+def test_warnings_of_a_record_are_said_of_each(signal, checkpoint, capsys, tmp_path):
+    flat = signal.copy()
+    flat[7] = 0.3
+    flat[2:6] = [flat[1] - flat[0], -(flat[0] + flat[1]) / 2, flat[0] - flat[1] / 2, flat[1] - flat[0] / 2]
+    paths = [str(write_record(tmp_path, name, given)) for name, given in (("a", flat), ("b", flat), ("c", signal))]
+    cli.classify([*paths, "--model", str(checkpoint)])
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "V2" in line] == [
+        f"{path}: Flat leads (constant in a record or a window): V2." for path in paths[:2]
+    ]
+    assert [line.split(":")[0] for line in said if "Einthoven" in line] == paths[2:]
 
 
 def test_an_interrupt_ends_the_command(record, checkpoint, monkeypatch):

@@ -172,7 +172,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         """
         Args:
             signal (array of shape `(leads, samples)`, or a list or array of such):
-                One record or several, which may differ in everything but their units.
+                One record or several, which may differ in everything but their units. A record may be flat, one lead
+                after another, as in the rows of `load_ptbxl`; several such need one list of `lead_names` for each.
             sampling_rate (`float`, or one for each record): Sampling rate of `signal` in Hz.
             lead_names (`list[str]`, or one list for each record): The leads of `signal`, in order.
             units (`str`, *optional*):

@@ -65,7 +65,7 @@ def in_millivolts(values: np.ndarray, units: str | None) -> np.ndarray:
 
 def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> list[Batch]:
     """Validate the arguments and group equal records, so that the steps work on few large arrays."""
-    arrays, is_single = _as_records(signal)
+    arrays, is_single = _as_records(signal, lead_names)
     count = len(arrays)
     labels = ["The record"] if is_single else [f"Record {index}" for index in range(count)]
     rates = _sampling_rates(sampling_rate, count)
@@ -100,20 +100,42 @@ def is_count(value) -> bool:
     return isinstance(value, numbers.Integral) and value >= 1
 
 
-def _as_records(signal) -> tuple[list[np.ndarray], bool]:
+def _as_records(signal, lead_names) -> tuple[list[np.ndarray], bool]:
     """The records as arrays, and whether `signal` is a single one."""
+    if _one_list_each(lead_names) and len(signal) == len(lead_names):
+        arrays = [np.asarray(record) for record in signal]
+        if all(array.ndim in (1, 2) for array in arrays):
+            return [_by_leads(array, names) for array, names in zip(arrays, lead_names, strict=True)], False
     is_list = isinstance(signal, (list, tuple))
     if is_list and len(signal) and np.ndim(signal[0]) >= 2:
         return [np.asarray(record) for record in signal], False
     array = np.asarray(signal)
     if array.ndim == 3 and len(array):
         return list(array), False
+    if array.ndim == 1 and lead_names is not None and not isinstance(lead_names, str):
+        array = _by_leads(array, lead_names)
     if array.ndim != 2:
         raise ValueError(
             "`signal` must have shape (leads, samples), or be a list of such records or an array (records, leads, "
             f"samples); got shape {array.shape}."
         )
     return [array], True
+
+
+def _one_list_each(lead_names) -> bool:
+    return lead_names is not None and len(lead_names) > 0 and np.ndim(lead_names[0]) == 1
+
+
+def _by_leads(array: np.ndarray, lead_names) -> np.ndarray:
+    """A flat signal, one lead after another as in rows of `load_ptbxl`, as (leads, samples); others as they are."""
+    if array.ndim != 1 or not len(array) or not len(lead_names):
+        return array
+    if len(array) % len(lead_names):
+        raise ValueError(
+            "`signal` must have shape (leads, samples), or be flat with one lead after another; got "
+            f"{len(array)} values, no multiple of the {len(lead_names)} leads of `lead_names`."
+        )
+    return array.reshape(len(lead_names), -1)
 
 
 def _sampling_rates(sampling_rate, count: int) -> list[float]:

@@ -568,10 +568,10 @@ class ECGTransformerForPreTraining(ECGTransformerPreTrainedModel):
 
 def _every_code_file():
     # Never called: the Hub's loader downloads the files of relative imports, so that all files come with a model.
-    from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+    from .collator_ecg_transformer import ECGCollator
     from .pipeline_ecg_classification import ECGClassificationPipeline
 
-    return ECGTransformerFeatureExtractor, ECGClassificationPipeline
+    return ECGCollator, ECGClassificationPipeline
 
 
 __all__ = [

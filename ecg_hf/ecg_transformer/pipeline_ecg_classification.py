@@ -11,6 +11,7 @@ from transformers.pipelines.base import ChunkPipeline
 from .common_ecg_transformer import LEAD_NAMES
 from .configuration_ecg_transformer import ECGTransformerConfig
 from .wfdb_ecg_transformer import read_record
+from .wfdb_objects_ecg_transformer import wfdb_recording
 
 
 class ECGClassificationPipeline(ChunkPipeline):
@@ -30,14 +31,16 @@ class ECGClassificationPipeline(ChunkPipeline):
 
     - the path of a WFDB record, with or without `.hea`, `.dat` or `.mat`. Its header tells rate, leads, gains and
       units; what it leaves out is not guessed. The leads that the model can use are read and checked, and only these,
-    - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`, or
+    - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`,
+    - a row of `load_ptbxl`: such a dict whose `signal` is flat, one lead after another; its integers are µV,
+    - a `wfdb.Record` in physical or digital units, of which the channels that are no leads are left out, or
     - an array (leads, samples), together with the arguments `sampling_rate` and `lead_names`.
 
-    Several records are a list of these, or a column of a `datasets.Dataset` (or a generator or dataset, which is read
-    as the answers are). For each record the answer is a list with one dict for each label, in descending order of
-    `score`: `label`, `name` (the full name, where the model knows it), `score` (probability), `threshold`, and
-    `positive` (score >= threshold). All windows of a record are scored and put together as the model's
-    `window_aggregation` says; `batch_size` counts windows.
+    Several records are a list of these, an array (records, leads, samples), a `datasets.Dataset` or a column of one
+    (or a generator, which is read as the answers are). For each record the answer is a list with one dict for each
+    label, in descending order of `score`: `label`, `name` (the full name, where the model knows it), `score`
+    (probability), `threshold`, and `positive` (score >= threshold). All windows of a record are scored and put
+    together as the model's `window_aggregation` says; `batch_size` counts windows.
 
     Arguments, of the pipeline or of a call:
         sampling_rate, lead_names, units: Of arrays, and of dicts that lack them; see the feature extractor.
@@ -76,8 +79,13 @@ class ECGClassificationPipeline(ChunkPipeline):
 
     def __call__(self, records, **kwargs):
         """The findings of a record, or a list of them for each of several records; see the class."""
-        if isinstance(records, Sequence) and not isinstance(records, (str, list)):
-            # A column of a data set, which the library would take for one input; read one record after another.
+        if isinstance(records, (np.ndarray, torch.Tensor)) and records.ndim == 3:
+            records = list(records)
+        if isinstance(records, list) and not records:
+            return []
+        is_column = isinstance(records, Sequence) and not isinstance(records, (str, list))
+        if is_column or hasattr(records, "column_names"):
+            # Of a data set, which the library would take for one input; read one record after another.
             return list(super().__call__((record for record in records), **kwargs))
         return super().__call__(records, **kwargs)
 
@@ -97,12 +105,13 @@ class ECGClassificationPipeline(ChunkPipeline):
 
     def preprocess(self, record, missing_leads: str = "zero", **recording):
         """Yield the windows of one record."""
+        name = _name_of(record)
         if isinstance(record, (str, os.PathLike)):
-            name = str(record)
             recording = self._read_recording(record)
+        elif hasattr(record, "sig_name"):
+            recording = wfdb_recording(record)
         else:
             recording = _as_recording(record, recording)
-            name = None
         try:
             features = self.feature_extractor(**recording, missing_leads=missing_leads)
         except ValueError as error:
@@ -183,11 +192,28 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
         signal = record[keys[0]]
         fields = ("sampling_rate", "lead_names", "units")
         recording = {**recording, **_without_none({name: record.get(name) for name in fields})}
-    if np.ndim(signal) != 2:
+        if hasattr(recording.get("sampling_rate"), "item"):  # of an array or a tensor
+            recording["sampling_rate"] = recording["sampling_rate"].item()
+    lead_names = recording.get("lead_names")
+    shape = np.shape(signal)
+    is_row = len(shape) == 1 and isinstance(record, Mapping) and lead_names is not None
+    if not (len(shape) == 2 or is_row) or np.ndim(lead_names) > 1:
         raise ValueError(
-            f"One record has shape (leads, samples), got {np.shape(signal)}. Pass several records as a list."
+            f"One record has shape (leads, samples) and one list of `lead_names`, got {shape} and {lead_names}. Pass "
+            "several records as a list."
         )
+    if is_row and np.asarray(signal).dtype.kind in "iu":
+        recording = {"units": "uV", **recording}
     return {"signal": signal, **recording}
+
+
+def _name_of(record) -> str | None:
+    """What messages call a record; None for an array."""
+    if isinstance(record, (str, os.PathLike)):
+        return str(record)
+    if isinstance(record, Mapping):
+        return None if record.get("ecg_id") is None else f"Record {record['ecg_id']}"
+    return f"Record {record.record_name}" if hasattr(record, "sig_name") else None
 
 
 def _alike(windows: list[dict[str, torch.Tensor]]) -> list[list[int]]:

@@ -1,0 +1,87 @@
+"""Rows of a data set to batches of the model, for a plain `transformers.Trainer` or a torch `DataLoader`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from .common_ecg_transformer import check_choice
+from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+
+CROPS = ("first", "centre", "random")
+
+
+class ECGCollator:
+    """
+    Makes batches for `ECGTransformerForMultiLabel` from rows such as those of `load_ptbxl`: one window of each record.
+
+    ```python
+    args = TrainingArguments("run", remove_unused_columns=False)
+    Trainer(model, args, train_dataset=splits["train"], data_collator=ECGCollator(feature_extractor)).train()
+    ```
+
+    A row is a dict with `signal`, `sampling_rate` and `lead_names`, and, for training, `labels`. The signal has the
+    shape (leads, samples), or is flat with one lead after another; integers are in µV and floats in mV. All windows of
+    a record are scored by the pipeline and by `PostTrainer`, not by this class.
+
+    Args:
+        feature_extractor ([`ECGTransformerFeatureExtractor`]): The model's.
+        crop (`str`, defaults to `"centre"`):
+            The window of a record that is longer than one: `"first"`, `"centre"`, or `"random"`, which follows torch's
+            generator (of the worker) and is for training only.
+        units (`str`, *optional*): `"mV"` or `"uV"`, if the signals are in other units than their types say.
+    """
+
+    def __init__(
+        self, feature_extractor: ECGTransformerFeatureExtractor, crop: str = "centre", units: str | None = None
+    ):
+        check_choice("crop", crop, CROPS)
+        self.feature_extractor = feature_extractor
+        self.crop = crop
+        self.units = units
+
+    def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """
+        Rows to `input_values` (rows, leads, samples); where the feature extractor gives them `attention_mask` (rows,
+        samples) and `lead_ids` (rows, leads); and, where the rows have them, `labels` (rows, labels), float32.
+
+        Raises:
+            ValueError: a row without a column that is needed, or a record that the feature extractor refuses.
+        """
+        for name in ("signal", "sampling_rate", "lead_names"):
+            if lacking := [place for place, row in enumerate(rows) if name not in row]:
+                raise ValueError(
+                    f"Row {lacking[0]} of the batch lacks `{name}`, it has {', '.join(map(str, rows[lacking[0]]))}. A "
+                    "Trainer drops the columns unless it has `TrainingArguments(remove_unused_columns=False)`."
+                )
+        signals = [np.asarray(row["signal"]) for row in rows]
+        try:
+            batch = self.feature_extractor(
+                signals,
+                sampling_rate=[float(row["sampling_rate"]) for row in rows],
+                lead_names=[list(row["lead_names"]) for row in rows],
+                units=self.units or _units(signals),
+                crop_positions=self._positions(len(rows)),
+            )
+        except ValueError as error:
+            ids = [row.get("ecg_id", place) for place, row in enumerate(rows)]
+            raise ValueError(f"Among the records {ids}, in this order: {error}") from error
+        batch = dict(batch)
+        if all("labels" in row for row in rows):
+            batch["labels"] = torch.stack([torch.as_tensor(row["labels"], dtype=torch.float32) for row in rows])
+        return batch
+
+    def _positions(self, count: int) -> np.ndarray:
+        if self.crop == "random":
+            return torch.rand(count, dtype=torch.float64).numpy()
+        return np.full(count, 0.5 if self.crop == "centre" else 0.0)
+
+
+def _units(signals: list[np.ndarray]) -> str:
+    kinds = {"mV" if signal.dtype.kind == "f" else "uV" for signal in signals}
+    if len(kinds) > 1:
+        raise ValueError("some signals are integers (µV) and some are floats (mV): give all as one type.")
+    return kinds.pop()
+
+
+__all__ = ["ECGCollator"]
