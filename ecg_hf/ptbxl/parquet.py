@@ -17,6 +17,7 @@ from datasets import List, Value
 
 from ..files import whole_folder
 from .builder import PTBXL, fixed_size_lists, ptbxl_folder, statement_codes
+from .label_order import name_labels
 from .labels import TASKS, encode_labels, task_label_names, task_labels
 from .table import FOLDS, SAMPLING_RATES
 
@@ -109,6 +110,7 @@ def load_ptbxl_parquet(
     for split in splits.values():
         for field, value in PTBXL.SOURCE.items():
             setattr(split.info, field, value)
+        name_labels(split, task_labels(task))
     return splits.rename_column(f"labels_{task}", "labels")
 
 
