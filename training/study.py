@@ -98,20 +98,23 @@ def read_study(path: str | os.PathLike) -> list[Run]:
 
 
 def _check_numbers(study: Mapping[str, Any], path: str | os.PathLike) -> None:
-    fractions = [*study["train_fractions"], *study.get("by_fraction", {})]
-    groups = [study.get("common", {}), *study.get("by_fraction", {}).values(), *study["methods"].values()]
-    for flags in groups:
-        fractions += flags.get("train_fractions", [])
-    for name, values in (("train_fractions", fractions), ("seeds", study["seeds"])):
-        for value in values:
-            check_is_number(name, value)
-    if absent := sorted(set(fractions) - set(study["train_fractions"])):
+    by_fraction = study.get("by_fraction", {})
+    for name, values in (("by_fraction", by_fraction), ("seeds", study["seeds"])):
+        _check_are_numbers(name, values)
+    _check_are_numbers("train_fractions", study["train_fractions"])
+    if absent := sorted(set(by_fraction) - set(study["train_fractions"])):
         raise ValueError(
             f"`{path}` has settings for the shares {', '.join(map(str, absent))}, which are not among its "
             f"train_fractions {', '.join(map(str, study['train_fractions']))}."
         )
-    for flags in (*groups, study.get("search", {})):
+    groups = [study.get("common", {}), *by_fraction.values(), *study["methods"].values(), study.get("search", {})]
+    for flags in groups:
         _check_flags(flags, path)
+
+
+def _check_are_numbers(name: str, values: Any) -> None:
+    for value in values if isinstance(values, (list, dict)) else [values]:
+        check_is_number(name, value)
 
 
 def _check_flags(flags: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -122,14 +125,10 @@ def _check_flags(flags: Mapping[str, Any], path: str | os.PathLike) -> None:
     for name, value in flags.items():
         if name == "search":
             _check_flags(value, path)
-        elif name not in known | {"train_fractions", "seeds"}:
+        elif name in numbers | {"train_fractions", "seeds"}:
+            _check_are_numbers(name, value)
+        elif name not in known:
             raise ValueError(f"`{path}` has a flag that `training/train.py` lacks: {name}.")
-        elif name in numbers:
-            for one in value if isinstance(value, list) else [value]:
-                check_is_number(name, one)
-        elif name == "seeds":
-            for one in value:
-                check_is_number(name, one)
 
 
 def run_study(
