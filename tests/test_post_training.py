@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import multiprocessing
 import os
 import pathlib
 import pickle
@@ -14,7 +15,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from small_models import LABELS, small_extractor, small_model
-from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, TrainerCallback
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForSequenceClassification,
+    EarlyStoppingCallback,
+    TrainerCallback,
+)
 from transformers.training_args import OptimizerNames
 
 from ecg_hf import (
@@ -536,6 +542,68 @@ def test_spawned_workers_give_the_losses_of_no_worker(simulated_splits, tmp_path
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
+def test_persistent_workers_leave_no_process_and_change_nothing(simulated_splits, tmp_path):
+    """Stochastic depth reads the random stream that torch draws from for workers; resuming within an epoch as well."""
+    weights = []
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        fields = {
+            "dataloader_num_workers": workers,
+            "dataloader_persistent_workers": workers > 0,
+            "stages": ["finetune"],
+        }
+        make_resumable(simulated_splits, folder, **fields).post_train()
+        assert not multiprocessing.active_children()
+        trainer = make_resumable(simulated_splits, tmp_path / f"{workers}-resumed", **fields)
+        training_step = trainer.training_step
+
+        def interrupt(*args, trainer=trainer, training_step=training_step):
+            if trainer.state.global_step == 5:
+                raise KeyboardInterrupt
+            return training_step(*args)
+
+        trainer.training_step = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            trainer.post_train()
+        assert not multiprocessing.active_children()
+        make_resumable(simulated_splits, tmp_path / f"{workers}-resumed", **fields).post_train(True)
+        weights += [weights_of(folder), weights_of(tmp_path / f"{workers}-resumed")]
+    assert all(same_weights(weights[0], other) for other in weights[1:])
+
+
+# ---- Early stopping ----
+
+
+@pytest.mark.parametrize("step", [3, 4, 5])
+def test_early_stopping_goes_on_with_its_patience(simulated_splits, tmp_path, step):
+    """Best at step 2, patience 3: ends at step 5 of 8, also if the run is stopped after the checkpoint of any step."""
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 8}
+
+    class Dies(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    def early(folder):
+        trainer, seen = scripted_trainer(simulated_splits, folder, 2, stages=["finetune"], save_total_limit=9, **steps)
+        trainer.add_callback(EarlyStoppingCallback(3))
+        return trainer, seen
+
+    alone, seen = early(tmp_path / "alone")
+    alone.post_train()
+    assert max(seen) == alone.state.global_step == 5
+    trainer, _ = early(tmp_path / "run")
+    trainer.add_callback(Dies())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.post_train()
+    resumed, seen = early(tmp_path / "run")
+    resumed.post_train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 5
+    assert same_weights(weights_of(tmp_path / "run"), weights_of(tmp_path / "alone"))
+    configs = [(tmp_path / name / "config.json").read_text() for name in ("run", "alone")]
+    assert configs[0] == configs[1]
+
+
 # ---- Layers and rates ----
 
 
@@ -770,8 +838,11 @@ def test_a_run_does_not_go_on_with_other_settings_data_or_labels(finished, simul
         make_trainer(fewer, folder).post_train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="`feature_extractor.std` was 0.3, now 0.6"):
         make_trainer(simulated_splits, folder, feature_extractor=extractor(std=0.6)).post_train(True)
+    unnamed = {name: split.select(range(len(split))) for name, split in simulated_splits.items()}
+    for split in unnamed.values():
+        split.info.description = ""
     with pytest.raises(ValueError, match="`labels` was .*'CD'.*now .*'LABEL'"):
-        make_trainer(simulated_splits, folder, model=small_model([*LABELS[1:], "LABEL"])).post_train(True)
+        make_trainer(unnamed, folder, model=small_model([*LABELS[1:], "LABEL"])).post_train(True)
 
 
 def test_data_that_does_not_fit_the_model_is_refused(simulated_splits, tmp_path):

@@ -168,9 +168,11 @@ def stopped_run(folder, cache, output):
 
 
 @pytest.mark.distributed
-def test_a_signal_ends_all_processes(simulated_folder, simulated_cache, tmp_path):
+def test_a_signal_ends_all_processes(simulated_folder, simulated_cache, tmp_path, monkeypatch):
     import threading
 
+    # `test_scripts` imports a script.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "training"), os.environ.get("PYTHONPATH", "")]))
     output = tmp_path / "run"
     done = {}
 

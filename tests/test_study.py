@@ -119,3 +119,38 @@ def test_a_run_whose_line_a_kill_cut_off_is_run_again(studied):
 def test_a_misspelt_field_of_the_grid_is_named(tmp_path):
     with pytest.raises(ValueError, match="unknown: serch"):
         read_study(write_grid(tmp_path / "grid.yaml", serch={}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"search": {"learning_rate": ["1e-3", 0.01]}}, "learning_rate"),
+        ({"train_fractions": [0.5, "1e-1", 1.0]}, "train_fractions"),
+        ({"common": {"weight_decay": "1e-3"}}, "weight_decay"),
+        ({"by_fraction": {0.5: {"learning_rate": "1e-3"}}}, "learning_rate"),
+        ({"seeds": ["1e0"]}, "seeds"),
+        ({"methods": {"plain": {"layer_decay": "1e-1"}}}, "layer_decay"),
+        ({"methods": {"plain": {"search": {"probe_learning_rate": ["1e-2"]}}}}, "probe_learning_rate"),
+        ({"methods": {"plain": {"train_fractions": ["1e0"]}}}, "train_fractions"),
+    ],
+)
+def test_a_number_that_yaml_read_as_text_is_refused(tmp_path, changes, name):
+    with pytest.raises(TypeError, match=rf"`{name}` is the string '1e.*' where a number is expected; YAML needs"):
+        read_study(write_grid(tmp_path / "grid.yaml", **changes))
+
+
+def test_flags_and_shares_that_do_not_exist_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="settings for the shares 0.25, which are not among its train_fractions"):
+        read_study(write_grid(tmp_path / "grid.yaml", by_fraction={0.25: {"max_steps": 1}}))
+    with pytest.raises(ValueError, match="a flag that `training/train.py` lacks: learning_rat"):
+        read_study(write_grid(tmp_path / "grid.yaml", search={"learning_rat": [0.1]}))
+
+
+def test_words_can_be_searched(tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", search={"pooling": ["mean", "cls"]}, by_fraction={})
+    assert {"superdiagnostic-0.5-plain-pooling-mean-seed-1"} <= {run.name for run in read_study(grid)}
+
+
+def test_the_studies_of_the_repository_are_understood():
+    configs = sorted((study.pathlib.Path(study.__file__).parent / "configs").glob("study_*.yaml"))
+    assert configs and all(read_study(config) for config in configs)

@@ -26,6 +26,7 @@ from transformers import HfArgumentParser
 
 from ecg_hf.cli import post_training_arguments
 from ecg_hf.post_training.run import post_train
+from ecg_hf.runs.arguments import check_is_number, number_fields
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,12 @@ class Run:
     def name(self) -> str:
         """A folder's name: `superdiagnostic-0.1-post-trained-learning_rate-0.001-seed-42`."""
         parts = [self.task, f"{self.train_fraction:g}", self.method]
-        parts += [f"{field}-{value:g}" for field, value in self.searched.items()] + [f"seed-{self.seed}"]
+        parts += [f"{field}-{_in_short(value)}" for field, value in self.searched.items()] + [f"seed-{self.seed}"]
         return re.sub(r"[^\w.-]+", "-", "-".join(parts))
+
+
+def _in_short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def read_study(path: str | os.PathLike) -> list[Run]:
@@ -62,7 +67,8 @@ def read_study(path: str | os.PathLike) -> list[Run]:
     all), `by_fraction` (flags of some fractions, and `seeds` where they need others) and `search` (flags with the
     values to try; the best on validation counts). A method may have a `search` and `train_fractions` of its own.
 
-    Raises `ValueError` for a field that does not exist or is missing.
+    Raises `ValueError` for a field or flag that does not exist or is missing, and for a share in `by_fraction` that
+    the study lacks; `TypeError` for text where a number is expected, as YAML has it for 1e-3.
     """
     study = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
     missing = [name for name in ("tasks", "train_fractions", "seeds", "methods") if name not in study]
@@ -72,6 +78,7 @@ def read_study(path: str | os.PathLike) -> list[Run]:
             f"`{path}` must have tasks, train_fractions, seeds and methods, and may have common, search and "
             f"by_fraction; missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}."
         )
+    _check_numbers(study, path)
     cells = itertools.product(sorted(study["train_fractions"]), study["tasks"], study["methods"].items())
     runs = []
     for fraction, task, (method, flags) in cells:
@@ -88,6 +95,40 @@ def read_study(path: str | os.PathLike) -> list[Run]:
                 arguments |= {"task": task, "train_fraction": fraction, "seed": seed, **searched}
                 runs.append(Run(task, fraction, method, searched, seed, arguments))
     return runs
+
+
+def _check_numbers(study: Mapping[str, Any], path: str | os.PathLike) -> None:
+    by_fraction = study.get("by_fraction", {})
+    for name, values in (("by_fraction", by_fraction), ("seeds", study["seeds"])):
+        _check_are_numbers(name, values)
+    _check_are_numbers("train_fractions", study["train_fractions"])
+    if absent := sorted(set(by_fraction) - set(study["train_fractions"])):
+        raise ValueError(
+            f"`{path}` has settings for the shares {', '.join(map(str, absent))}, which are not among its "
+            f"train_fractions {', '.join(map(str, study['train_fractions']))}."
+        )
+    groups = [study.get("common", {}), *by_fraction.values(), *study["methods"].values(), study.get("search", {})]
+    for flags in groups:
+        _check_flags(flags, path)
+
+
+def _check_are_numbers(name: str, values: Any) -> None:
+    for value in values if isinstance(values, (list, dict)) else [values]:
+        check_is_number(name, value)
+
+
+def _check_flags(flags: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Flags of `training/train.py`, or in `search` lists of their values."""
+    kinds = post_training_arguments()
+    known = {item.name for kind in kinds for item in dataclasses.fields(kind)}
+    numbers = set().union(*map(number_fields, kinds))
+    for name, value in flags.items():
+        if name == "search":
+            _check_flags(value, path)
+        elif name in numbers | {"train_fractions", "seeds"}:
+            _check_are_numbers(name, value)
+        elif name not in known:
+            raise ValueError(f"`{path}` has a flag that `training/train.py` lacks: {name}.")
 
 
 def run_study(
@@ -219,7 +260,7 @@ def _best(settings: Mapping[tuple, list[dict]]) -> str:
         text += f" (± {_in_words(deviations)}, {len(lines)} seeds)"
     if any(line["num_unlearnable"] for line in lines):
         text += f" [{_in_words(_means(lines, LEARNABLE_METRICS))}]"
-    return text + "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in best)
+    return text + "".join(f", {name.replace('_', ' ')} {_in_short(value)}" for name, value in best)
 
 
 def _means(lines: list[dict], metrics: Iterable[str]) -> list[float]:

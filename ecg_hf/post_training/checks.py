@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import datasets
 import numpy as np
+import torch
 from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
-from ..runs.windows import label_matrix, rows_of
+from ..ptbxl.label_order import label_names_of
+from ..runs.windows import RecordWindows, label_matrix, rows_of
 from .evaluation import with_both_classes
 
 logger = logging.get_logger(__name__)
@@ -30,14 +32,61 @@ def check_is_split(name: str, dataset: object) -> None:
         )
 
 
-def labels_of(dataset: datasets.Dataset) -> np.ndarray:
-    """The column `labels`, float32 (records, labels)."""
-    return label_matrix(dataset.select_columns(["labels"]).with_format("arrow")[:]).numpy()
+def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] | None:
+    """For each of the model's `labels` its column among those of the records; None where the order is the same.
+
+    Records without names, and with as many labels, count as in order. Raises `ValueError` for other labels.
+    """
+    length, names = len(dataset[0]["labels"]), label_names_of(dataset)
+    remedy = "give it a head for them by `model.replace_head(id2label)`"
+    if length != len(labels):
+        raise ValueError(f"The records have {length} labels, the model {len(labels)}: {remedy}.")
+    # Names of another number are from before the column was replaced.
+    if names is None or len(names) != length or names == list(labels):
+        return None
+    if sorted(names) != sorted(labels):
+        raise ValueError(
+            f"The records have the labels {', '.join(names)}, the model {', '.join(labels)}: {remedy}, or, if the "
+            "column was replaced, name its labels by `ecg_hf.ptbxl.label_order.name_labels`."
+        )
+    return [names.index(label) for label in labels]
+
+
+class OrderedLabels(torch.utils.data.Dataset):
+    """Windows whose `labels` are brought into the order of the model."""
+
+    def __init__(self, windows: RecordWindows, order: Sequence[int]):
+        self.windows = windows
+        self.order = list(order)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, key):
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence) -> dict[str, torch.Tensor]:
+        batch = self.windows.__getitems__(keys)
+        batch["labels"] = batch["labels"][:, self.order]
+        return batch
+
+
+def in_order(windows: RecordWindows, dataset: datasets.Dataset, labels: Sequence[str]) -> torch.utils.data.Dataset:
+    """The windows of the records, with labels in the order of `labels`; errors as in `label_order`."""
+    order = label_order(dataset, labels)
+    return windows if order is None else OrderedLabels(windows, order)
+
+
+def labels_of(dataset: datasets.Dataset, labels: Sequence[str]) -> np.ndarray:
+    """The column `labels` in the order of `labels`, float32 (records, labels)."""
+    matrix = label_matrix(dataset.select_columns(["labels"]).with_format("arrow")[:]).numpy()
+    order = label_order(dataset, labels)
+    return matrix if order is None else matrix[:, order]
 
 
 def check_labels(name: str, dataset: datasets.Dataset, label_names: Sequence[str]) -> None:
     """`ValueError` where a label is neither 0, 1 nor -100; names record and label."""
-    labels = labels_of(dataset)
+    labels = labels_of(dataset, label_names)
     wrong = np.argwhere(~np.isin(labels, (0, 1, UNKNOWN_LABEL)))
     if len(wrong):
         record, label = map(int, wrong[0])
@@ -48,11 +97,11 @@ def check_labels(name: str, dataset: datasets.Dataset, label_names: Sequence[str
         )
 
 
-def check_can_choose(validation: datasets.Dataset | None, metric: str) -> None:
+def check_can_choose(validation: datasets.Dataset | None, metric: str, labels: Sequence[str]) -> None:
     """`ValueError` where the validation records cannot rank epochs by `metric`."""
     if validation is None:
         raise ValueError("`eval_dataset` is missing: epochs and thresholds are chosen on it.")
-    if metric != "loss" and not with_both_classes(labels_of(validation)).any():
+    if metric != "loss" and not with_both_classes(labels_of(validation, labels)).any():
         raise ValueError(
             f"`{metric}` cannot choose an epoch: no label of the {len(validation)} validation records has both a "
             "positive and a negative. Give more records, or choose by `--metric_for_best_model loss`."
@@ -96,4 +145,13 @@ def _recordings(dataset: datasets.Dataset):
             yield ecg_id, hashlib.blake2b(np.ascontiguousarray(signal), digest_size=16).digest()
 
 
-__all__ = ["check_can_choose", "check_is_split", "check_labels", "labels_of", "warn_of_leaks"]
+__all__ = [
+    "OrderedLabels",
+    "check_can_choose",
+    "check_is_split",
+    "check_labels",
+    "in_order",
+    "label_order",
+    "labels_of",
+    "warn_of_leaks",
+]

@@ -171,7 +171,7 @@ def load_model(
     model = pretrained_model(ECGTransformerForMultiLabel, model_args)
     if model.head_is_random:
         model.replace_head(id2label, names)
-    elif model.config.id2label != id2label:
+    elif sorted(model.config.labels) != sorted(id2label.values()):
         logger.warning(
             f"`{model_args.model_name_or_path}` was trained for other labels "
             f"({', '.join(model.config.labels[:5])}, ...) than `{data_args.task}`: a new head is put on it."
@@ -216,11 +216,11 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
     model = ECGTransformerForMultiLabel.from_pretrained(path)
     if model.head_is_random:
         raise ValueError(f"`{path}` has no trained head: post-train it before it is evaluated.")
-    labels = task_labels(data_args.task)
-    if model.config.labels != labels:
+    labels = model.config.labels
+    if sorted(labels) != sorted(task_labels(data_args.task)):
         raise ValueError(
-            f"`{path}` gives the labels {', '.join(model.config.labels)}, the task `{data_args.task}` has "
-            f"{', '.join(labels)}: choose the task that the checkpoint was trained for."
+            f"`{path}` gives the labels {', '.join(labels)}, the task `{data_args.task}` has "
+            f"{', '.join(task_labels(data_args.task))}: choose the task that the checkpoint was trained for."
         )
     splits = load_splits(data_args.data_dir, data_args, seed=0)
     _check_folds(splits, [evaluation_args.split], data_args)

@@ -29,7 +29,7 @@ from ..runs.folder import room_for
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from .arguments import PostTrainingArguments
-from .checks import check_can_choose, check_is_split, check_labels, labels_of, warn_of_leaks
+from .checks import check_can_choose, check_is_split, check_labels, in_order, label_order, labels_of, warn_of_leaks
 from .evaluation import (
     DivergenceError,
     choosing_metric,
@@ -109,11 +109,15 @@ class PostTrainer(RunTrainer):
         """Factor of the learning rate from each layer to the one below it."""
         return self.args.layer_decay
 
-    def training_windows(self, dataset: datasets.Dataset) -> TrainingWindows:
-        return TrainingWindows(dataset, self.processing_class, self.args.seed)
+    def training_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
+        windows = TrainingWindows(dataset, self.processing_class, self.args.seed)
+        return in_order(windows, dataset, self._labels())
 
-    def evaluation_windows(self, dataset: datasets.Dataset) -> EvaluationWindows:
-        return EvaluationWindows(dataset, self.processing_class)
+    def evaluation_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
+        return in_order(EvaluationWindows(dataset, self.processing_class), dataset, self._labels())
+
+    def _labels(self) -> list[str]:
+        return self.accelerator.unwrap_model(self.model).config.labels
 
     def data_fingerprints(self) -> dict[str, str]:
         splits = {"train": self.train_dataset, "validation": self.eval_dataset}
@@ -152,11 +156,11 @@ class PostTrainer(RunTrainer):
         """`ValueError` where the run could not end well, and warnings, before anything is written."""
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
-        check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"))
+        check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"), self._labels())
         splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
         splits = {name: dataset for name, dataset in splits.items() if dataset is not None}
         for name, dataset in splits.items():
-            check_labels(name, dataset, self.model.config.labels)
+            check_labels(name, dataset, self._labels())
         batch_size = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < batch_size:
             raise ValueError(
@@ -395,7 +399,7 @@ class PostTrainer(RunTrainer):
         }
 
     def _unlearnable_labels(self) -> list[str]:
-        learnable = with_both_classes(labels_of(self.train_dataset))
+        learnable = with_both_classes(labels_of(self.train_dataset, self._labels()))
         return [label for label, known in zip(self.model.config.labels, learnable, strict=True) if not known]
 
     def _warn_of_unlearnable_labels(self) -> None:
@@ -481,11 +485,8 @@ def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
                 f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
             )
     for dataset in splits:
-        if dataset is not None and (length := len(dataset[0]["labels"])) != model.config.num_labels:
-            raise ValueError(
-                f"The records have {length} labels, the model {model.config.num_labels}: give it a head for them by "
-                "`model.replace_head(id2label)`."
-            )
+        if dataset is not None:
+            label_order(dataset, model.config.labels)
 
 
 def _figures(stage: str, metrics: dict[str, float]) -> dict[str, float | None]:

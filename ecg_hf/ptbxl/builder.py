@@ -22,6 +22,7 @@ from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError, read_record
 from .cache import cause_of, open_builder
 from .download import unpack_ptbxl
+from .label_order import name_labels
 from .labels import encode_labels, task_labels
 from .table import FILENAME_COLUMNS, FOLDS, TABLE_NAME, check_sampling_rate, read_blocks, table_features
 
@@ -251,7 +252,7 @@ def _label(dataset: datasets.Dataset, task: str) -> datasets.Dataset:
     # Without it `datasets` pickles the column, twice its size, to make one.
     fingerprint = Hasher.hash([dataset._fingerprint, task])
     dataset = dataset.add_column("labels", fixed_size_lists(labels), feature=feature, new_fingerprint=fingerprint)
-    return dataset.select(np.flatnonzero(labels.any(axis=1)))
+    return name_labels(dataset.select(np.flatnonzero(labels.any(axis=1))), task_labels(task))
 
 
 def statement_codes(dataset: datasets.Dataset) -> Iterator[list[str]]:

@@ -23,6 +23,7 @@ from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..files import whole_folder
 from .builder import PTBXL, RECORD_SECONDS, fixed_size_lists, open_ptbxl, ptbxl_folder, statement_codes
 from .cache import cause_of, open_builder
+from .label_order import name_labels
 from .labels import TASKS, encode_labels, task_label_names, task_labels
 from .table import FOLDS, SAMPLING_RATES
 
@@ -131,6 +132,7 @@ def load_ptbxl_parquet(
         _check_rows(f"`{name}`, split {split}", records, task, sampling_rate)
         for field, value in PTBXL.SOURCE.items():
             setattr(records.info, field, value)
+        name_labels(records, task_labels(task))
     return splits.rename_column(f"labels_{task}", "labels")
 
 

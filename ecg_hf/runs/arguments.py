@@ -70,6 +70,9 @@ class RunArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "True logs other steps' loss instead of NaN, which hides a divergence."}
     )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run goes on with the patience of an `EarlyStoppingCallback`."}
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: `epoch` or `steps`."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: windows need all columns."})
     ddp_find_unused_parameters: bool | None = field(
@@ -104,16 +107,28 @@ class RunArguments(TrainingArguments):
 
 def check_numbers(args: object) -> None:
     """`TypeError` for a string in a dataclass field that expects a number."""
-    # Not `field.type`, which HfArgumentParser overwrites.
-    hints = typing.get_type_hints(type(args))
+    names = number_fields(type(args))
     for item in dataclasses.fields(args):
-        value = getattr(args, item.name)
-        kinds = set(typing.get_args(hints[item.name])) or {hints[item.name]}
-        if kinds <= {int, float, type(None)} and isinstance(value, str):
-            raise TypeError(
-                f"`{item.name}` is the string '{value}' where a number is expected; YAML needs 1.0e-3 or 0.001 for "
-                "1e-3."
-            )
+        if item.name in names:
+            check_is_number(item.name, getattr(args, item.name))
+
+
+def number_fields(kind: type) -> set[str]:
+    """The fields of a dataclass that expect a number."""
+    # Not `field.type`, which HfArgumentParser overwrites.
+    hints = typing.get_type_hints(kind)
+    kinds = {
+        item.name: set(typing.get_args(hints[item.name])) or {hints[item.name]} for item in dataclasses.fields(kind)
+    }
+    return {name for name, types in kinds.items() if types <= {int, float, type(None)}}
+
+
+def check_is_number(name: str, value: object) -> None:
+    """`TypeError` for a string."""
+    if isinstance(value, str):
+        raise TypeError(
+            f"`{name}` is the string '{value}' where a number is expected; YAML needs 1.0e-3 or 0.001 for 1e-3."
+        )
 
 
 def check_at_least(name: str, value: int | None, minimum: int) -> None:
@@ -135,6 +150,8 @@ def _refuse_what_has_no_effect(args: RunArguments) -> None:
                 f"`{name}` is not supported: it would change the weights that are saved. `{name[:4]}` computes in 16 "
                 "bits and keeps them."
             )
+    if args.dataloader_persistent_workers and not args.dataloader_num_workers:
+        raise ValueError("`dataloader_persistent_workers` needs `dataloader_num_workers` of at least 1.")
     if args.train_sampling_strategy != "random":
         raise ValueError(
             f"`train_sampling_strategy` must be `random`, got `{args.train_sampling_strategy}`: each epoch has an "
@@ -230,4 +247,13 @@ def recipe_of(*groups: object) -> dict:
     return {name: value for name, value in facts.items() if name not in left_out}
 
 
-__all__ = ["DataArguments", "ModelArguments", "RunArguments", "check_at_least", "check_numbers", "recipe_of"]
+__all__ = [
+    "DataArguments",
+    "ModelArguments",
+    "RunArguments",
+    "check_at_least",
+    "check_is_number",
+    "check_numbers",
+    "number_fields",
+    "recipe_of",
+]

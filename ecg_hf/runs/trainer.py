@@ -21,9 +21,10 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
 from ..cards import write_model_card
@@ -102,6 +103,7 @@ class RunTrainer(Trainer):
         self.recipe = {**(recipe or {}), **self._args_recipe}
         self.stage = ""
         self.epoch_sampler: EpochSampler | None = None
+        self._train_loader: DataLoader | None = None
         self._stage_started, self._seconds_before = time.perf_counter(), 0.0
         super().__init__(
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
@@ -211,6 +213,8 @@ class RunTrainer(Trainer):
         output_dir, self.args.output_dir = self.args.output_dir, str(self.run_folder.stage(self.stage))
         self.checkpoints_folder = pathlib.Path(resume_from_checkpoint or f"{self.args.output_dir}/none").parent
         try:
+            if resume_from_checkpoint is not None and _stopped_early(state):
+                return self._end_as_stopped(pathlib.Path(resume_from_checkpoint))
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
                 # Of a lost one the library only warns, and ends with the last weights.
@@ -222,6 +226,18 @@ class RunTrainer(Trainer):
                 raise
         finally:
             self.args.output_dir = output_dir
+            self._stop_workers()
+
+    def _end_as_stopped(self, checkpoint: pathlib.Path) -> TrainOutput:
+        """The end of a stage that an `EarlyStoppingCallback` had ended, when the run was stopped after its last
+        checkpoint; the library would train on."""
+        self.state = TrainerState.load_from_json(checkpoint / "trainer_state.json")
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self.load_weights(pathlib.Path(best or checkpoint) / "model.safetensors")
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
 
     def load_weights(self, file: pathlib.Path) -> None:
         """Give the model, sharded or not, the weights of a file."""
@@ -262,7 +278,26 @@ class RunTrainer(Trainer):
         # Not `args.train_batch_size`, which `auto_find_batch_size` leaves as it was.
         steps = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // steps
-        return self._loader(windows, batch_size, self.epoch_sampler, self.args.dataloader_drop_last)
+        self._train_loader = self._loader(
+            windows,
+            batch_size,
+            sampler=self.epoch_sampler,
+            drop_last=self.args.dataloader_drop_last,
+            persistent_workers=self.args.dataloader_persistent_workers,
+        )
+        return self._train_loader
+
+    @property
+    def workers_wait(self) -> bool:
+        """Whether persistent workers of the training batches wait for the next epoch."""
+        return self._train_loader is not None and _unprepared(self._train_loader)._iterator is not None
+
+    def _stop_workers(self) -> None:
+        # Persistent ones end with their iterator, to which accelerate keeps a reference.
+        if self.workers_wait:
+            loader = _unprepared(self._train_loader)
+            loader._iterator._shutdown_workers()
+            loader._iterator = None
 
     def get_eval_dataloader(self, eval_dataset: datasets.Dataset | None = None) -> DataLoader:
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -273,19 +308,15 @@ class RunTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: datasets.Dataset) -> DataLoader:
         return self._loader(self.evaluation_windows(test_dataset), self.args.eval_batch_size)
 
-    def _loader(
-        self, windows: Dataset, batch_size: int, sampler: Sampler | None = None, drop_last: bool = False
-    ) -> DataLoader:
+    def _loader(self, windows: Dataset, batch_size: int, **kwargs) -> DataLoader:
         args = self.args
         loader = DataLoader(
             windows,
             batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            **kwargs,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
             multiprocessing_context=args.dataloader_multiprocessing_context,
             prefetch_factor=args.dataloader_prefetch_factor,
             in_order=args.dataloader_in_order,
@@ -400,6 +431,19 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.epoch_sampler.set_epoch(int(state.epoch))
+        if self.trainer.workers_wait:
+            # torch draws a number for the workers of each epoch, but none for those that wait.
+            torch.empty((), dtype=torch.int64).random_()
+
+
+def _stopped_early(state: dict) -> bool:
+    control = state["stateful_callbacks"].get("TrainerControl", {"args": {}})
+    return control["args"].get("should_training_stop", False) and state["global_step"] < state["max_steps"]
+
+
+def _unprepared(loader: DataLoader) -> DataLoader:
+    """torch's loader within accelerate's."""
+    return getattr(loader, "base_dataloader", loader)
 
 
 class _KeepBest(TrainerCallback):
