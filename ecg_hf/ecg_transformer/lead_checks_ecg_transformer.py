@@ -56,9 +56,11 @@ def limb_lead_faults(
     first, last = rows[0], rows[-1] + 1
     middle = 2 * values.shape[-1] // 5
     few = values[:, first:last, middle : max(middle + 1, 3 * values.shape[-1] // 5)]
-    few = few[..., :: _step(few, _FEW_SAMPLES)].astype(np.float32)
-    deviations = _deviations(few[:, [row - first for row in rows]] if last - first > len(rows) else few, names)
-    extent = (deviations.max(axis=-1) - deviations.min(axis=-1)).max(axis=1)
+    # (limb leads, samples, records): one product, and long rows for the extremes.
+    few = few[..., :: _step(few, _FEW_SAMPLES)].transpose(1, 2, 0).astype(np.float32, order="C")
+    few = few[[row - first for row in rows]] if last - first > len(rows) else few
+    deviations = _deviations(few.reshape(len(rows), -1), names).reshape(len(rows) - 2, *few.shape[1:])
+    extent = (deviations.max(axis=1) - deviations.min(axis=1)).max(axis=0)
     faults = []
     for record in np.flatnonzero(extent * microvolts > MAX_MISS_MICROVOLTS):
         kept = [row for row in rows if not flat[record, row]]
