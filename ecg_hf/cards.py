@@ -48,6 +48,7 @@ PTBXL_TRAINING = "PTB-XL's folds 1 to 8"
 """How the provenance of a checkpoint names PTB-XL's training folds."""
 UNKNOWN_FOLD = "unknown"
 """Among the folds of PTB-XL in a provenance: records of which it is not known whether, and where, they are in it."""
+STAGE_TITLES = {"probe": "Preview linear probing", "finetune": "Fine-tuning with stochastic depth"}
 SIMULATED_DEVICE = "simulated"
 
 # With fewer positives the interval of a label's AUROC is wider than most differences between models.
@@ -202,7 +203,8 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "few": FEW_POSITIVES,
         "weakest": _weakest(splits[split]["per_label"]),
         "saw_evaluation_data": _saw(facts["provenance"], metrics["data"]["name"]),
-        "stages": _stage_recipes(recipe, results),
+        "stages": _stage_recipes(recipe, results, metrics.get("stages", {})),
+        "kept_stage": STAGE_TITLES.get(metrics.get("kept_stage")),
         "command": _command(facts, repo_id, results["world_size"]),
         "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],
     }
@@ -333,8 +335,8 @@ def _span(values: list[float], name: str) -> str:
     return f"{name} {low}" if low == high else f"{name} {low} to {high}"
 
 
-def _stage_recipes(recipe: dict, results: dict) -> list[dict[str, Any]]:
-    """Name, settings and duration of each stage."""
+def _stage_recipes(recipe: dict, results: dict, metrics: Mapping[str, dict]) -> list[dict[str, Any]]:
+    """Name, settings, duration and, where the run recorded them, validation metrics of each stage."""
     shared = ("stages", "seed", "metric_for_best_model")
     probe = {name.removeprefix("probe_"): value for name, value in recipe.items() if name.startswith("probe_")}
     finetune = {
@@ -343,9 +345,13 @@ def _stage_recipes(recipe: dict, results: dict) -> list[dict[str, Any]]:
         if not name.startswith("probe_") and name not in shared
     }
     settings = {"probe": probe, "finetune": finetune}
-    titles = {"probe": "Preview linear probing", "finetune": "Fine-tuning with stochastic depth"}
     return [
-        {"title": titles[stage], "settings": settings[stage], "seconds": results.get(f"{stage}_seconds")}
+        {
+            "title": STAGE_TITLES[stage],
+            "settings": settings[stage],
+            "seconds": results.get(f"{stage}_seconds"),
+            "metrics": metrics.get(stage),
+        }
         for stage in recipe["stages"]
     ]
 
@@ -495,7 +501,7 @@ def _size_category(count: int) -> str:
 
 def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(cell=_cell, figure=_figure, interval=_interval)
+    environment.filters.update(cell=_cell, figure=_figure, interval=_interval, number=_number)
     text = environment.from_string((TEMPLATES / template).read_text(encoding="utf-8")).render(facts)
     return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
 
@@ -503,6 +509,10 @@ def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -
 def _cell(value: Any) -> str:
     """Text escaped for a table cell."""
     return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def _figure(value: float | None, limits: Iterable[float] | None) -> str:

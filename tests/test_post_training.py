@@ -201,6 +201,11 @@ def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep):
     assert results["kept_stage"] == metrics["kept_stage"] == kept
     assert results["eval_macro_auroc"] == pytest.approx(metrics["stages"][kept]["macro_auroc"], abs=1e-6)
     assert metrics["stages"]["finetune"]["macro_auroc"] == after
+    card = (folder / "README.md").read_text()
+    assert f"macro AUROC {before:.3f}" in card and f"macro AUROC {after:.3f}" in card
+    title = "Preview linear probing" if keep else "Fine-tuning with stochastic depth"
+    better = ", the better of the two stages by that metric" if keep else ""
+    assert f'The published weights are those after "{title}"{better}.' in card
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.config.drop_path_rate == (0.0 if keep else 0.1)
     assert trainer.predict(simulated_splits["validation"]).metrics["test_macro_auroc"] == results["eval_macro_auroc"]

@@ -98,8 +98,7 @@ class PreTrainer(RunTrainer):
         raise ValueError("Pre-training has no evaluation records: give it a `probe`.")
 
     def data_fingerprints(self) -> dict[str, str]:
-        columns = [*Crops.columns, *({"units"} & set(self.train_dataset.column_names))]
-        return {"train": fingerprint_of_records(self.train_dataset, columns)}
+        return {"train": fingerprint_of_records(self.train_dataset, Crops.columns)}
 
     def pretrain(self, resume_from_checkpoint: bool | str | None = None) -> dict[str, float]:
         """Train, write the encoder and its curves into `args.output_dir`, and return what `all_results.json` holds.

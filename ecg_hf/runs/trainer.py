@@ -477,9 +477,10 @@ def _fingerprint(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def fingerprint_of_records(dataset: datasets.Dataset, columns: Iterable[str]) -> str:
-    """SHA-256 of some columns of a data set, signals and all, whatever its chunks and its cache."""
+    """SHA-256 of some columns of a data set, and of `units` if it has that: signals and all, whatever its cache."""
     digest = hashlib.sha256()
-    rows = dataset.select_columns(list(columns)).with_format("arrow")
+    units = [name for name in ("units",) if name in dataset.column_names]
+    rows = dataset.select_columns([*columns, *units]).with_format("arrow")
     for start in range(0, len(rows), 256):
         table = rows[start : start + 256]
         for column in table.columns:
