@@ -3,8 +3,8 @@
 An interval is `{"value", "low", "high"}`; `low` and `high` are None where the data say nothing about the spread.
 Patients are groups of records, numbered from 0.
 
-Halves are drawn without replacement, because in a bootstrap a positive drawn twice is tied with itself: that raises the
-AUPRC of rare labels so much that percentiles of its mean over labels may lie above the value itself.
+Halves are drawn without replacement, because in a bootstrap a positive drawn twice is tied with itself: that raises
+the AUPRC of rare labels so much that percentiles of its mean over labels may lie above the value itself.
 """
 
 from __future__ import annotations
