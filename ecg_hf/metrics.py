@@ -164,8 +164,7 @@ def bootstrap_metrics(
     97 % (macro) and at least 92 % (each label); percentiles of a bootstrap do not, see `ecg_hf.intervals`.
 
     Args:
-        labels: (records, labels) of 0, 1 and -100.
-        scores: (records, labels).
+        labels, scores: (records, labels), labels of 0, 1 and -100.
         n_resamples: number of halves, at least 2.
         groups: (records,) ids, for example of patients; each record without an id is a separate group.
         seed: of `numpy.random.default_rng`, which draws one permutation of the groups for each half.
