@@ -164,8 +164,7 @@ def bootstrap_metrics(
     97 % (macro) and at least 92 % (each label); percentiles of a bootstrap do not, see `ecg_hf.intervals`.
 
     Args:
-        labels: (records, labels) of 0, 1 and -100.
-        scores: (records, labels).
+        labels, scores: (records, labels), labels of 0, 1 and -100.
         n_resamples: number of halves, at least 2.
         groups: (records,) ids, for example of patients; each record without an id is a separate group.
         seed: of `numpy.random.default_rng`, which draws one permutation of the groups for each half.
@@ -177,10 +176,7 @@ def bootstrap_metrics(
         `label_names` also `"per_label": {name: {"auroc": {"value", "low", "high"}, "auprc": {...}}}`, with None for a
         label that is undefined in the records. `low` and `high` are None where there is no interval: of labels with
         fewer than 3 groups; of the macro metrics with fewer than 20, at a value of 0 or 1, or where all halves agree.
-        If only one label is defined, its interval is that of the macro metric.
-
-    Raises:
-        ValueError: invalid shapes, values or arguments, or all labels are undefined.
+        If only one label is defined, its interval is that of the macro metric. `ValueError` if none is.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
     names = None if label_names is None else _check_label_names(label_names, labels.shape[1])
@@ -190,8 +186,7 @@ def bootstrap_metrics(
     macro_values = [_macro_mean(of_metric, labels) for of_metric in values]
 
     patients = number_groups(groups, len(labels), sort=True)
-    chunks = [_auroc_and_auprc(rankings, weights) for weights in draw_halves(patients, n_resamples, seed)]
-    halves = [np.concatenate(areas) for areas in zip(*chunks, strict=True)]
+    halves = _areas_of_halves(rankings, patients, n_resamples, seed)
     _warn_of_missing_intervals(halves[0], patients.max() + 1)
     per_label = [
         _label_intervals(*of_metric, labels, patients, confidence)
@@ -452,6 +447,14 @@ def _best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float | None:
     midway = below + (above - below) / 2
     # Adjacent floats have no midpoint: the sum may have been rounded down to the lower one.
     return float(midway if midway > below else above)
+
+
+def _areas_of_halves(
+    rankings: list[_Ranking | None], patients: np.ndarray, n_resamples: int, seed: int
+) -> list[np.ndarray]:
+    """AUROC and AUPRC, each (halves, labels)."""
+    chunks = [_auroc_and_auprc(rankings, weights) for weights in draw_halves(patients, n_resamples, seed)]
+    return [np.concatenate(areas) for areas in zip(*chunks, strict=True)]
 
 
 def _warn_of_missing_intervals(auroc: np.ndarray, num_patients: int) -> None:
