@@ -91,12 +91,12 @@ class RunFolder:
         """
         if not self._record.is_file():
             self._check_empty()
-        elif (results := self._go_on(facts, resume)) is not None:
+        elif (results := self._resume(facts, resume)) is not None:
             return results
         self._lock()
         # Another process may have been here meanwhile.
         if self._record.is_file():
-            return self._go_on(facts, resume)
+            return self._resume(facts, resume)
         if resume:
             logger.warning(f"There is no run in `{self.path}` yet: it starts from the beginning.")
         with room_for("the record of the run", self.path):
@@ -108,10 +108,11 @@ class RunFolder:
         stages = [file for file in self.stage("").glob("*") if file.name != LOCK_FILE]
         if stages or any(file.name != STAGES_FOLDER for file in self.path.glob("*")):
             raise FileExistsError(
-                f"`{self.path}` holds files of another run: choose another `output_dir`, or empty it."
+                f"`{self.path}` holds files of another run, or of one that an earlier version of ecg_hf started and this "
+                "one cannot resume: choose another `output_dir`, or empty it."
             )
 
-    def _go_on(self, facts: dict, resume: bool) -> dict | None:
+    def _resume(self, facts: dict, resume: bool) -> dict | None:
         """The results of the run that is here, or None if it is not finished; errors as in `open`."""
         if not resume:
             raise FileExistsError(
