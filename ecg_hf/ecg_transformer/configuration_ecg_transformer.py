@@ -177,8 +177,8 @@ class ECGTransformerConfig(PreTrainedConfig):
         projection_size (`int`, defaults to 128): Pre-training: size of the projected features.
         contrastive_temperature (`float`, defaults to 0.1): Pre-training: divides the cosine similarities.
         provenance (`dict`, *optional*):
-            Origin of the weights: `source`, `sha256`, `license`, `pretraining_data`, `base` (the checkpoint that training
-            started from) and `ptbxl_folds` (the folds of PTB-XL that pre-training read).
+            Origin of the weights: `source`, `sha256`, `license`, `pretraining_data`, `base` (the checkpoint that
+            training started from) and `ptbxl_folds` (the folds of PTB-XL that pre-training read).
     """
 
     model_type = "ecg_transformer"

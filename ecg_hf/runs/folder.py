@@ -108,8 +108,8 @@ class RunFolder:
         stages = [file for file in self.stage("").glob("*") if file.name != LOCK_FILE]
         if stages or any(file.name != STAGES_FOLDER for file in self.path.glob("*")):
             raise FileExistsError(
-                f"`{self.path}` holds files of another run, or of one that an earlier version of ecg_hf started and this "
-                "one cannot resume: choose another `output_dir`, or empty it."
+                f"`{self.path}` holds files of another run, or of one that another version of ecg_hf started and that "
+                "cannot be resumed: choose another `output_dir`, or empty it."
             )
 
     def _resume(self, facts: dict, resume: bool) -> dict | None:
