@@ -12,7 +12,7 @@
 #   signal_resample, method="poly":  0.0002 mV at 40 Hz
 #   scipy.signal.resample_poly:      0.0002 mV at 40 Hz
 #
-# ecg_hf resamples by scipy.signal.resample_poly; tests/test_resampling.py holds it to this.
+# ecg_hf resamples by scipy.signal.resample_poly; tests/test_feature_extraction.py holds it to this.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -508,6 +508,17 @@ def test_an_unknown_field_is_refused():
         ECGTransformerFeatureExtractor(windowstride=125)
 
 
+@pytest.mark.parametrize(("old", "new", "hum"), [(500, 100, 60), (1000, 250, 150), (400, 100, 60)])
+def test_hum_that_the_new_rate_cannot_hold_does_not_fold_into_the_ecg(old, new, hum):
+    """As it does in findings/neurokit2_resampling_aliases_hum.sh."""
+    signal = np.tile(0.1 * np.sin(2 * np.pi * hum * np.arange(30 * old) / old), (12, 1))
+    extractor = ECGTransformerFeatureExtractor(sampling_rate=new, num_samples=30 * new)
+    values = extract(extractor, signal, old, return_tensors="np")[0]
+    inner = values[6] * np.hanning(30 * new)  # without the record's ends
+    spectrum = np.abs(np.fft.rfft(inner))[np.fft.rfftfreq(30 * new, 1 / new) == new - hum]
+    assert spectrum.max() * 4 / (30 * new) < 0.001
+
+
 # Long records
 
 
