@@ -890,6 +890,7 @@ def test_both_stages_post_train_a_converted_model(file, simulated_splits, tmp_pa
             per_device_eval_batch_size=6,
             drop_path_rate=0.3,
             layer_decay=0.8,
+            keep_best_stage=False,
             use_cpu=True,
             disable_tqdm=True,
             report_to="none",

@@ -210,8 +210,8 @@ def test_a_server_that_stays_busy_is_left_with_its_answer(server, tmp_path):
 
 @pytest.mark.parametrize("form", ["seconds", "date", "nonsense"])
 def test_the_time_that_a_server_asks_for_is_kept(server, tmp_path, form):
-    # A date has whole seconds, of which the running one is partly over.
-    date = email.utils.formatdate(time.time() + 2, usegmt=True)
+    # A date has whole seconds, and other files are fetched before this one is asked for.
+    date = email.utils.formatdate(time.time() + 4, usegmt=True)
     server.busy = {"LICENSE.txt": [(429, {"Retry-After": {"seconds": "1", "date": date}.get(form, "soon")})]}
     download_ptbxl(tmp_path, 100, base_url=server.url, seconds_between_attempts=0.01)
     first, second = server.times["LICENSE.txt"]

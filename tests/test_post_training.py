@@ -81,7 +81,8 @@ def make_trainer(splits, output_dir, model=None, feature_extractor=None, **field
 
 
 def numbers(results: dict) -> list[float]:
-    return [value for value in results.values() if not isinstance(value, str)]
+    """Without the name of the stage that is kept, and the ends of intervals that 15 records do not have."""
+    return [value for value in results.values() if value is not None and not isinstance(value, str)]
 
 
 def weights_of(folder) -> dict[str, torch.Tensor]:

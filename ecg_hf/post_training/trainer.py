@@ -138,6 +138,7 @@ class PostTrainer(RunTrainer):
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         try:
+            self.check_arguments()
             self._check_records()
             results = self.open_run(resume)
             if results is None:

@@ -108,6 +108,7 @@ class PreTrainer(RunTrainer):
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         try:
+            self.check_arguments()
             results = self.open_run(resume)
             if results is not None:
                 return results

@@ -97,7 +97,6 @@ class RunTrainer(Trainer):
         recipe: dict | None = None,
         **kwargs,
     ):
-        note_base(model.config)
         self.run_folder = RunFolder(args.output_dir)
         self._args_recipe = args.recipe()
         self.recipe = {**(recipe or {}), **self._args_recipe}
@@ -108,15 +107,17 @@ class RunTrainer(Trainer):
         super().__init__(
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
         )
+        note_base(self.model.config)
         # What counts is what the launcher set, too.
         self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
         self.add_callback(_SetEpoch(self))
         self.add_callback(_KeepBest(self))
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
-        if self.train_dataset is not None:
-            self._check_optimizer()
-        if self.train_dataset is not None and self.is_world_process_zero():
+        if self.train_dataset is None:
+            return
+        self._check_optimizer()
+        if self.is_world_process_zero():
             self._facts = json.loads(json.dumps(self._describe_run()))
 
     # ---- The run ----
@@ -132,17 +133,20 @@ class RunTrainer(Trainer):
             "feature_extractor": json.loads(self.processing_class.to_json_string()),
         }
 
+    def check_arguments(self) -> None:
+        """`ValueError` where `args` says something else than when the trainer was made."""
+        if changes := list(differences(self._args_recipe, self.args.recipe(), "args.")):
+            raise ValueError(
+                f"`args` was changed after the trainer was made: {'; '.join(changes)}. Make a new trainer, so that "
+                "its recipe is that of the run."
+            )
+
     def open_run(self, resume: bool | str | None) -> dict | None:
         """Begin the run, or resume it -> its results if it is finished; errors as in [`RunFolder.open`].
 
         One process looks and tells the others, which could find what it has just written. With the name of a
         checkpoint that one must be of a run with the same settings. The folder is this run's until `close_run()`.
         """
-        if changes := list(differences(self._args_recipe, self.args.recipe(), "args.")):
-            raise ValueError(
-                f"`args` was changed after the trainer was made: {'; '.join(changes)}. Make a new trainer, so that "
-                "its recipe is that of the run."
-            )
         found = None
         if self.is_world_process_zero():
             try:
