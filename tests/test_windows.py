@@ -137,7 +137,7 @@ def test_the_seeds_of_whole_numbers_are_those_of_before(simulated_splits):
 
 
 def test_text_ids_give_the_same_crops_in_another_process(tmp_path):
-    code = "from ecg_hf.runs.windows import number_of; print([number_of(name) for name in ('r000', -7, 2**64)])"
+    code = "from ecg_hf.runs.columns import number_of; print([number_of(name) for name in ('r000', -7, 2**64)])"
     numbers = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
     (found,) = numbers
     assert all(0 <= number < 2**63 for number in json.loads(found))

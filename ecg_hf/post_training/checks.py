@@ -12,7 +12,8 @@ from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ptbxl.label_order import label_names_of
-from ..runs.windows import RecordWindows, label_matrix, rows_of
+from ..runs.columns import label_matrix, rows_of
+from ..runs.windows import RecordWindows
 from .evaluation import with_both_classes
 
 logger = logging.get_logger(__name__)

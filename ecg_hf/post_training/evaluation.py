@@ -13,7 +13,7 @@ from transformers.trainer_utils import PredictionOutput
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from ..metrics import bootstrap_metrics, calibration_metrics, multilabel_metrics
-from ..runs.windows import is_unknown
+from ..runs.columns import is_unknown
 
 
 class DivergenceError(RuntimeError):

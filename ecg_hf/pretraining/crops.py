@@ -12,8 +12,9 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter1d
 
+from ..runs.columns import is_unknown, number_of
 from ..runs.statistics import RunningMoments
-from ..runs.windows import RecordWindows, is_unknown, number_of
+from ..runs.windows import RecordWindows
 
 WANDER_HERTZ = (0.05, 0.7)
 """Of a wandering baseline: from slow drifts to fast breathing."""

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 
 from ..ecg_transformer.inputs_ecg_transformer import UNITS_PER_MILLIVOLT
-from .windows import check_columns, signals_of
+from .columns import check_columns, signals_of
 
 
 class RunningMoments:

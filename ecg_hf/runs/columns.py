@@ -1,0 +1,185 @@
+"""The columns of a data set of records: checked, and read as arrays without Python lists."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ..ecg_transformer.common_ecg_transformer import check_choice
+from ..ecg_transformer.inputs_ecg_transformer import UNITS_PER_MILLIVOLT
+
+
+def _is_list_of(test: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    def check(kind: pa.DataType) -> bool:
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        return is_list and test(kind.value_type)
+
+    return check
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+_KINDS = {
+    "ecg_id": ("a number or text", lambda kind: _is_number(kind) or _is_text(kind)),
+    "patient_id": (
+        "a number or text",
+        lambda kind: _is_number(kind) or _is_text(kind) or pa.types.is_null(kind),
+    ),
+    "signal": ("a list of numbers, one lead after the other", _is_list_of(_is_number)),
+    "sampling_rate": ("a number in Hz", _is_number),
+    "lead_names": ("a list of names", _is_list_of(_is_text)),
+    "labels": ("a list of numbers", _is_list_of(lambda kind: _is_number(kind) or pa.types.is_boolean(kind))),
+    "units": ("the text mV or uV", _is_text),
+}
+"""For each column what its cells must be, in words and as a test of the Arrow type."""
+
+_MAY_BE_NULL = ("patient_id", "units")
+
+
+def check_columns(dataset: datasets.Dataset, columns: Sequence[str]) -> None:
+    """`ValueError` where a data set lacks a column, or one has another type or empty cells; no signal is read."""
+    if missing := set(columns) - set(dataset.column_names):
+        raise ValueError(f"The data set lacks the columns {', '.join(sorted(missing))}: load it by `load_ptbxl`.")
+    present = [*columns, *({"units"} & set(dataset.column_names))]
+    schema = dataset.features.arrow_schema
+    for name in present:
+        words, is_right = _KINDS[name]
+        if not is_right(schema.field(name).type):
+            raise ValueError(f"The column `{name}` has the type {schema.field(name).type}; it must be {words}.")
+        # Counted over all rows of the file, of which the data set may be a selection.
+        if name not in _MAY_BE_NULL and dataset.data.column(name).null_count:
+            _check_nulls(dataset, name)
+
+
+def _check_nulls(dataset: datasets.Dataset, name: str) -> None:
+    rows = dataset.select_columns(list({"ecg_id", name})).with_format("arrow")
+    for start in range(0, len(rows), 256):
+        table = rows[start : start + 256]
+        if table[name].null_count:
+            index = table[name].is_null().to_pylist().index(True)
+            where = f"row {start + index}" if name == "ecg_id" else _name_of(table, index)
+            raise ValueError(f"The column `{name}` is empty (null) for {where}: complete it, or leave the record out.")
+
+
+def _name_of(table: pa.Table, index: int) -> str:
+    return f"record {table['ecg_id'][index]}" if "ecg_id" in table.column_names else f"row {index}"
+
+
+def _filled_rows(table: pa.Table, name: str) -> list[np.ndarray]:
+    """The rows of a column of lists, as in [`rows_of`]; `ValueError` where one is null, or holds a null."""
+    for index, cell in enumerate(table[name]):
+        if not cell.is_valid or cell.values.null_count:
+            raise ValueError(f"The column `{name}` of {_name_of(table, index)} is empty (null), or has such values.")
+    return rows_of(table[name])
+
+
+def units_of(table: pa.Table, units: str | None = None) -> list[str]:
+    """The unit of each row of the column `signal`, `"mV"` or `"uV"`.
+
+    `units` says it, or else the column `units`. Without one, floats are mV, and the int16 of [`load_ptbxl`] and
+    [`load_records`] is µV, also where a row of [`load_ptbxl`] was stored again as integers of another width.
+
+    Raises `ValueError` for another unit, and for other integers without one.
+    """
+    if units is not None:
+        check_choice("units", units, UNITS_PER_MILLIVOLT)
+    given = table["units"].to_pylist() if units is None and "units" in table.column_names else [units] * len(table)
+    kind = table.schema.field("signal").type.value_type
+    default = "mV" if pa.types.is_floating(kind) else None
+    if pa.types.is_int16(kind) or (default is None and "scp_codes" in table.column_names):
+        default = "uV"
+    found = [unit or default for unit in given]
+    for ecg_id, unit in zip(table["ecg_id"].to_pylist(), found, strict=True):
+        if unit is None:
+            raise ValueError(
+                f"The column `signal` holds integers ({kind}), and nothing tells their unit for record {ecg_id}: add "
+                'a column `units` with "mV" or "uV".'
+            )
+        if unit not in UNITS_PER_MILLIVOLT:
+            raise ValueError(f'The column `units` is {unit!r} for record {ecg_id}; it must be "mV" or "uV".')
+    return found
+
+
+def signals_of(table: pa.Table, units: str | None = None) -> tuple[list[np.ndarray], str]:
+    """The signals of the rows as arrays (leads, samples), and their unit; brought to mV where it differs by row.
+
+    Raises `ValueError` for a record whose number of values is no multiple of its number of leads, or with empty ones.
+    """
+    found = units_of(table, units)
+    signals = []
+    columns = (_filled_rows(table, "signal"), table["lead_names"].to_pylist(), table["ecg_id"].to_pylist())
+    for signal, names, ecg_id in zip(*columns, strict=True):
+        if not names or not len(signal) or len(signal) % len(names):
+            raise ValueError(
+                f"The column `signal` has {len(signal)} values for record {ecg_id}, which must be a multiple of its "
+                f"{len(names)} leads (`lead_names`): all samples of the first lead, then those of the next."
+            )
+        signals.append(signal.reshape(len(names), -1))
+    if len(set(found)) == 1:
+        return signals, found[0]
+    return [
+        signal.astype(np.float32) / np.float32(UNITS_PER_MILLIVOLT[unit])
+        for signal, unit in zip(signals, found, strict=True)
+    ], "mV"
+
+
+def rows_of(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """The rows of an Arrow column of lists, as arrays, without copying where the lists have one length."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    values = array.flatten().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(array.type):
+        return list(values.reshape(len(array), -1))
+    lengths = array.value_lengths().to_numpy(zero_copy_only=False)
+    return np.split(values, np.cumsum(lengths)[:-1])
+
+
+def label_matrix(table: pa.Table) -> torch.Tensor:
+    """The column `labels` as float32 (records, labels)."""
+    rows = _filled_rows(table, "labels")
+    if odd := [row for row in rows if len(row) != len(rows[0])]:
+        index = next(index for index, row in enumerate(rows) if row is odd[0])
+        raise ValueError(
+            f"The column `labels` has {len(odd[0])} values for {_name_of(table, index)}, {len(rows[0])} for others."
+        )
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def number_of(name: object) -> int:
+    """The id of a record or patient as a number from 0 to 2^63 - 1, the same in every process.
+
+    A whole number of this range is itself; any other id becomes a hash of its text.
+    """
+    if isinstance(name, float) and name.is_integer():
+        name = int(name)
+    if isinstance(name, int) and 0 <= name < 2**63:
+        return name
+    return int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8]) >> 1
+
+
+def is_unknown(patient: object) -> bool:
+    """Whether the cell of a patient tells none: it is null, NaN or blank."""
+    return patient is None or patient != patient or not str(patient).strip()
+
+
+__all__ = [
+    "check_columns",
+    "is_unknown",
+    "label_matrix",
+    "number_of",
+    "rows_of",
+    "signals_of",
+    "units_of",
+]
