@@ -12,6 +12,7 @@ from transformers import AutoFeatureExtractor
 
 import ecg_hf  # noqa: F401  registers the Auto classes
 from ecg_hf.ecg_transformer import feature_extraction_ecg_transformer as module
+from ecg_hf.ecg_transformer import signal_steps_ecg_transformer as signal_steps
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 
@@ -546,6 +547,23 @@ def test_crops_of_a_long_record_are_those_of_the_whole_resampled_record(rate, un
     monkeypatch.setattr(module, "LONG_RECORD", 10**9)
     assert torch.equal(crops, extract(extractor, signal, rate, units=units, crop_positions=positions))
     assert crops.any(dim=2).tolist() == [[row != 5 for row in range(12)]] * 3
+
+
+def test_of_a_long_record_little_more_than_its_crops_is_resampled(monkeypatch):
+    lengths, plain = [], signal_steps.resample
+
+    def watch(values, *arguments):
+        lengths.append(values.shape[-1])
+        return plain(values, *arguments)
+
+    monkeypatch.setattr(signal_steps, "resample", watch)
+    monkeypatch.setattr(module, "resample", watch)
+    signal = np.random.default_rng(0).normal(0, 0.3, (12, 1800 * 257))
+    extractor = ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=250, std=0.3)
+    crops = extract(extractor, signal, 257, crop_positions=[[0.2, 0.9]])
+    assert crops.shape == (2, 12, 250) and len(lengths) == 2
+    # 2.5 s, what the filter reaches on both sides, and the way to a common sample of both rates.
+    assert max(lengths) < 14 * 257
 
 
 # Saving
