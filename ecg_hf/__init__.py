@@ -57,6 +57,7 @@ _LAZY = {
     "simulate_ptbxl": "synthetic",
     "download_ptbxl": "ptbxl.download",
     "load_ptbxl_parquet": "ptbxl.parquet",
+    "name_labels": "ptbxl.label_order",
     "push_model": "hub",
     "plot_ecg": "plotting",
     "plot_learning_curves": "plotting",

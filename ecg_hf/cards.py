@@ -78,7 +78,15 @@ def describe_data(splits: Mapping[str, datasets.Dataset]) -> dict[str, Any]:
         "citation": None if simulated else first.info.citation or None,
         "homepage": None if simulated else first.info.homepage or None,
         "num_records": {split: len(dataset) for split, dataset in splits.items()},
+        "ptbxl_folds": {split: folds_of(dataset) for split, dataset in splits.items()},
     }
+
+
+def folds_of(dataset: datasets.Dataset) -> list[int | str]:
+    """The folds of PTB-XL that the records of a data set are of, as far as it tells."""
+    if dataset.info.dataset_name not in DATA_NAMES or "strat_fold" not in dataset.column_names:
+        return [UNKNOWN_FOLD]
+    return sorted(_values(dataset, "strat_fold"))
 
 
 def _values(dataset: datasets.Dataset, column: str) -> set:
@@ -132,6 +140,8 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
     base = provenance.get("base") or recipe.get("model_name_or_path") or provenance.get("source")
     facts = {
         "repo_id": repo_id,
+        # A push adds the code that a released folder lacks.
+        "has_code": repo_id is not None or (folder / "modeling_ecg_transformer.py").is_file(),
         "config": config,
         **_weights(folder),
         "steps": preprocessing_in_words(extractor),
@@ -173,7 +183,7 @@ def _encoder_facts(folder: Path, repo_id: str | None, title: str | None) -> dict
         "settings": _own_settings(facts["recipe"], "crop_seconds", "crops_per_record"),
         "command": _pretraining_command(facts, repo_id, results["world_size"], "probe" in metrics),
         "probe": metrics.get("probe"),
-        "saw_ptbxl": _saw(facts["provenance"], "PTB-XL"),
+        "saw_ptbxl": _saw(facts["provenance"], {"name": "PTB-XL"}),
     }
 
 
@@ -202,7 +212,8 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         },
         "few": FEW_POSITIVES,
         "weakest": _weakest(splits[split]["per_label"]),
-        "saw_evaluation_data": _saw(facts["provenance"], metrics["data"]["name"]),
+        "saw_evaluation_data": _saw(facts["provenance"], metrics["data"]),
+        "judged_folds": _judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
         "stages": _stage_recipes(recipe, results, metrics.get("stages", {})),
         "kept_stage": STAGE_TITLES.get(metrics.get("kept_stage")),
         "command": _command(facts, repo_id, results["world_size"]),
@@ -249,14 +260,15 @@ def _license(name: str | None) -> str:
     return identifier if identifier in HUB_LICENSES else "other"
 
 
-def _saw(provenance: Mapping[str, Any], data_name: str) -> bool | None:
+def _saw(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> bool | None:
     """Whether the pre-training data include the evaluation data; None if that is not known."""
-    text = _joined(provenance.get("pretraining_data"))
+    text, data_name = _joined(provenance.get("pretraining_data")), data["name"]
     folds = provenance.get("ptbxl_folds")
     if data_name == "PTB-XL" and folds is not None:
-        if {9, 10} & set(folds):
+        judged = _judged(data)
+        if judged & set(folds) - {UNKNOWN_FOLD}:
             return True
-        if UNKNOWN_FOLD not in folds:
+        if UNKNOWN_FOLD not in judged | set(folds):
             return False
     others = (text or "").replace(PTBXL_TRAINING, "").casefold()
     # The PhysioNet/CinC Challenges of 2020 and 2021 contain PTB-XL.
@@ -272,6 +284,12 @@ def _saw(provenance: Mapping[str, Any], data_name: str) -> bool | None:
     ):
         return None
     return False
+
+
+def _judged(data: Mapping[str, Any]) -> set[int | str]:
+    """The folds of PTB-XL that a model was evaluated on; runs that did not record them had the official ones."""
+    of_split = data.get("ptbxl_folds", {"validation": [9], "test": [10]})
+    return {fold for split, folds in of_split.items() if split != "train" for fold in folds}
 
 
 def _weakest(per_label: dict[str, dict], count: int = 3) -> list[tuple[str, dict]]:
@@ -560,6 +578,7 @@ __all__ = [
     "PTBXL_TRAINING",
     "SIMULATED_DEVICE",
     "UNKNOWN_FOLD",
+    "folds_of",
     "describe_data",
     "folds_in_words",
     "package_versions",

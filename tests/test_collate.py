@@ -80,8 +80,24 @@ def test_units_follow_the_type_unless_they_are_said():
     assert torch.equal(ECGCollator(small_extractor())([row(microvolts.reshape(-1) / 1000)])["input_values"], expected)
     said = ECGCollator(small_extractor(), units="uV")([row(microvolts.astype(float))])["input_values"]
     assert torch.equal(said, expected)
-    with pytest.raises(ValueError, match=r"records \[7, 8\].*some signals are integers"):
-        ECGCollator(small_extractor())([row(microvolts, ecg_id=7), row(microvolts / 1000, ecg_id=8)])
+    rows = [row(microvolts), row(microvolts / 1000), row(microvolts.astype(float), units="uV")]
+    mixed = ECGCollator(small_extractor())(rows)["input_values"]
+    torch.testing.assert_close(mixed, expected.expand(3, -1, -1), atol=1e-6, rtol=0)
+    stored = ECGCollator(small_extractor())([row((microvolts / 1000).astype(np.int16), units="mV")])["input_values"]
+    assert (
+        stored.abs().max()
+        == ECGCollator(small_extractor(), units="mV")([row((microvolts / 1000).astype(np.int16))])["input_values"]
+        .abs()
+        .max()
+    )
+    with pytest.raises(ValueError, match="`units` must be one of mV, uV, got `V`"):
+        ECGCollator(small_extractor())([row(microvolts, units="V")])
+
+
+def test_a_row_without_labels_among_others_is_named():
+    signal = np.zeros((12, 250))
+    with pytest.raises(ValueError, match="Row 1 of the batch lacks `labels`"):
+        ECGCollator(small_extractor())([row(signal, labels=[0, 1]), row(signal)])
 
 
 def test_short_records_and_lead_tokens_come_with_their_masks_and_leads():

@@ -847,8 +847,8 @@ def test_the_card_says_that_the_test_folds_were_seen_or_that_it_is_not_known(
     assert known == (kind != "signals alone")
     assert ("unknown" in provenance["ptbxl_folds"]) == (kind in ("below", "signals alone"))
     card = (tmp_path / "run/README.md").read_text()
-    assert ("among them those of its validation or test fold" if known else "(9 and 10) were used") in card
-    expected = "**Yes.** It was pre-trained on" if known else "Not known: it was pre-trained on"
+    assert ("among them those of its validation or test fold" if known else "pre-training used its records:") in card
+    expected = "**Yes.** It was pre-trained on" if known else "**It may have.** It was pre-trained on"
     assert expected in post_trained_card(simulated_splits, tmp_path / "run", tmp_path / "post")
     # From encoder to encoder it is not forgotten.
     again = {"data_dir": simulated_folder, "max_steps": 1, "model_name_or_path": tmp_path / "run", "probe_every": 0}
@@ -881,10 +881,11 @@ def test_the_training_folds_of_ptbxl_pass_in_every_form(simulated_folder, simula
         provenance = AutoModel.from_pretrained(output).config.provenance
         assert provenance["ptbxl_folds"] == ([*range(1, 9)], [3, 4])[number]
         assert "No: it was pre-trained on" in post_trained_card(simulated_splits, output, tmp_path / f"post{number}")
-    # What only looks like the copy is no record of PTB-XL: another rate, or no diagnoses.
-    other = challenge_copy(simulated_folder, tmp_path / "other", range(9, 10), rate=250)
-    challenge_copy(simulated_folder, other / "bare", range(9, 10), diagnoses=False)
-    assert len(load_training_records(RecordArguments(data_dir=str(other), cache_dir=tmp_path / "cache"), 2.5)) > 0
+    # Copies that were resampled, or have lost their diagnoses, are known by name, leads and length.
+    for number, changed in enumerate(({"rate": 250}, {"diagnoses": False})):
+        copies = challenge_copy(simulated_folder, tmp_path / f"changed{number}", range(9, 10), **changed)
+        with pytest.raises(ValueError, match="of a fold that no table tells"):
+            load_training_records(RecordArguments(data_dir=str(copies), cache_dir=tmp_path / "cache"), 2.5)
 
 
 def test_all_folds_of_ptbxl_are_read_when_asked_for(simulated_folder, tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from .common_ecg_transformer import check_choice
 from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from .inputs_ecg_transformer import UNITS_PER_MILLIVOLT, in_millivolts
 
 CROPS = ("first", "centre", "random")
 
@@ -21,8 +22,9 @@ class ECGCollator:
     ```
 
     A row is a dict with `signal`, `sampling_rate` and `lead_names`, and, for training, `labels`. The signal has the
-    shape (leads, samples), or is flat with one lead after another; integers are in µV and floats in mV. All windows of
-    a record are scored by the pipeline and by `PostTrainer`, not by this class.
+    shape (leads, samples), or is flat with one lead after another; integers are in µV and floats in mV, unless the row
+    has `units`. `labels` must be in the order of `model.config.labels`: rows do not name them. All windows of a record
+    are scored by the pipeline and by `PostTrainer`, not by this class.
 
     Args:
         feature_extractor ([`ECGTransformerFeatureExtractor`]): The model's.
@@ -54,34 +56,43 @@ class ECGCollator:
                     f"Row {lacking[0]} of the batch lacks `{name}`, it has {', '.join(map(str, rows[lacking[0]]))}. A "
                     "Trainer drops the columns unless it has `TrainingArguments(remove_unused_columns=False)`."
                 )
-        signals = [np.asarray(row["signal"]) for row in rows]
+        signals, units = self._signals(rows)
         try:
             batch = self.feature_extractor(
                 signals,
                 sampling_rate=[float(row["sampling_rate"]) for row in rows],
                 lead_names=[list(row["lead_names"]) for row in rows],
-                units=self.units or _units(signals),
+                units=units,
                 crop_positions=self._positions(len(rows)),
             )
         except ValueError as error:
             ids = [row.get("ecg_id", place) for place, row in enumerate(rows)]
             raise ValueError(f"Among the records {ids}, in this order: {error}") from error
         batch = dict(batch)
-        if all("labels" in row for row in rows):
+        unlabelled = [place for place, row in enumerate(rows) if row.get("labels") is None]
+        if unlabelled and len(unlabelled) < len(rows):
+            raise ValueError(f"Row {unlabelled[0]} of the batch lacks `labels`, which other rows have.")
+        if not unlabelled:
             batch["labels"] = torch.stack([torch.as_tensor(row["labels"], dtype=torch.float32) for row in rows])
         return batch
+
+    def _signals(self, rows: Sequence[Mapping]) -> tuple[list[np.ndarray], str]:
+        """The signals and their unit; brought to mV where the rows have different ones."""
+        signals = [np.asarray(row["signal"]) for row in rows]
+        units = [
+            self.units or row.get("units") or ("mV" if signal.dtype.kind == "f" else "uV")
+            for row, signal in zip(rows, signals, strict=True)
+        ]
+        for unit in units:
+            check_choice("units", unit, UNITS_PER_MILLIVOLT)
+        if len(set(units)) == 1:
+            return signals, units[0]
+        return [in_millivolts(signal, unit) for signal, unit in zip(signals, units, strict=True)], "mV"
 
     def _positions(self, count: int) -> np.ndarray:
         if self.crop == "random":
             return torch.rand(count, dtype=torch.float64).numpy()
         return np.full(count, 0.5 if self.crop == "centre" else 0.0)
-
-
-def _units(signals: list[np.ndarray]) -> str:
-    kinds = {"mV" if signal.dtype.kind == "f" else "uV" for signal in signals}
-    if len(kinds) > 1:
-        raise ValueError("some signals are integers (µV) and some are floats (mV): give all as one type.")
-    return kinds.pop()
 
 
 __all__ = ["ECGCollator"]

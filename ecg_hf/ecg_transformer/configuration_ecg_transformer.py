@@ -178,7 +178,7 @@ class ECGTransformerConfig(PreTrainedConfig):
         contrastive_temperature (`float`, defaults to 0.1): Pre-training: divides the cosine similarities.
         provenance (`dict`, *optional*):
             Origin of the weights: `source`, `sha256`, `license`, `pretraining_data`, `base` (the checkpoint that
-            training started from) and `ptbxl_folds` (the folds of PTB-XL that pre-training read).
+            training started from), `ptbxl_folds` and `posttraining_folds` (the folds of PTB-XL that were read).
     """
 
     model_type = "ecg_transformer"

@@ -113,6 +113,8 @@ class ECGClassificationPipeline(ChunkPipeline):
         else:
             recording = _as_recording(record, recording)
         try:
+            if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max(initial=0) == 0:
+                raise ValueError("the record is flat in all leads: there is nothing to classify.")
             features = self.feature_extractor(**recording, missing_leads=missing_leads)
         except ValueError as error:
             raise ValueError(str(error) if name is None else f"{name}: {error}") from error

@@ -42,13 +42,18 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
     remedy = "give it a head for them by `model.replace_head(id2label)`"
     if length != len(labels):
         raise ValueError(f"The records have {length} labels, the model {len(labels)}: {remedy}.")
+    if names is None and list(labels) != sorted(labels):
+        logger.warning_once(
+            "The records do not name their labels (names are lost in Parquet, pandas and lists of rows): they are "
+            f"taken to be in the model's order, {', '.join(labels)}. Name them by `ecg_hf.name_labels`."
+        )
     # Names of another number are from before the column was replaced.
     if names is None or len(names) != length or names == list(labels):
         return None
     if sorted(names) != sorted(labels):
         raise ValueError(
             f"The records have the labels {', '.join(names)}, the model {', '.join(labels)}: {remedy}, or, if the "
-            "column was replaced, name its labels by `ecg_hf.ptbxl.label_order.name_labels`."
+            "column was replaced, name its labels by `ecg_hf.name_labels`."
         )
     return [names.index(label) for label in labels]
 

@@ -225,6 +225,8 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
     splits = load_splits(data_args.data_dir, data_args, seed=0)
     _check_folds(splits, [evaluation_args.split], data_args)
     dataset = splits[evaluation_args.split]
+    if data_args.max_eval_records is not None:  # of the training split, too
+        dataset = dataset.select(range(min(data_args.max_eval_records, len(dataset))))
     output_dir = pathlib.Path(evaluation_args.output_dir)
     trainer = PostTrainer(
         model=model,
@@ -258,6 +260,8 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
 def _check_output_folder(folder: pathlib.Path) -> None:
     of_a_run = ["config.json", "preprocessor_config.json", "recipe.yaml", "all_results.json", STAGES_FOLDER]
     found = [name for name in of_a_run if (folder / name).exists()]
+    if STAGES_FOLDER in folder.absolute().parts:
+        found.append(STAGES_FOLDER)
     if not found and (folder / "metrics.json").is_file():
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         found = [] if isinstance(metrics, dict) and "split" in metrics else ["metrics.json"]  # of an evaluation

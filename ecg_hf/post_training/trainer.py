@@ -19,13 +19,14 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from transformers.utils import logging
 
-from ..cards import describe_data, package_versions, write_model_card
+from ..cards import describe_data, folds_of, package_versions, write_model_card
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..metrics import choose_thresholds
 from ..runs.folder import room_for
+from ..runs.provenance import note_posttraining
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from .arguments import PostTrainingArguments
@@ -328,6 +329,7 @@ class PostTrainer(RunTrainer):
         if self.test_dataset is not None:
             outputs["test"] = self.predict(self.test_dataset)
         results.update(_macro_metrics(outputs))
+        note_posttraining(config, folds_of(self.train_dataset))
         folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         if self.is_world_process_zero():
             metrics = self._split_metrics(outputs, labels)

@@ -13,18 +13,18 @@ from ..ptbxl.table import FILENAME_COLUMNS, FOLDS, TABLE_NAME, read_table
 from .records import RecordFile
 
 # The files of PTB-XL, and the names that PhysioNet/CinC 2020 and 2021 gave to those at 500 Hz: HR and the ecg_id.
-_NAMES = re.compile(r"(?:HR(?P<challenge>\d{5})|(?P<id>\d{5})_(?:lr|hr))")
+_NAMES = re.compile(r"(?:HR(?P<challenge>\d{5})|(?P<id>\d{5})_(?:lr|hr))", re.IGNORECASE)
 # The beginning of a header of ten seconds in twelve leads, as WFDB writes it.
 _HEADER = re.compile(r"(?P<name>\S+)[ \t]+12[ \t]+(?P<rate>[0-9.]+)\S*[ \t]+(?P<length>\d+)")
-_LENGTHS = {100: 1000, 500: 5000}
+_SECONDS = 10
 
 
 def ptbxl_folds(files: Sequence[RecordFile], folders: Iterable[str | os.PathLike | None]) -> Counter[int | str]:
     """How many of the records are of each fold of PTB-XL (1 to 10, or `UNKNOWN_FOLD`); other records are not counted.
 
     A record is PTB-XL's where it lies, links followed, in a folder with PTB-XL's table, or where its file or header
-    has a name of PTB-XL's or of PhysioNet/CinC 2021's copy and the header fits: twelve leads, ten seconds, in the copy
-    also diagnoses (`Dx`). The fold is that of the tables found above the records and at or below `folders`.
+    has a name of PTB-XL's or of PhysioNet/CinC 2021's copy and the header fits: twelve leads, ten seconds at any rate.
+    The fold is that of the tables found above the records and at or below `folders`.
     """
     tables = _Tables(folder for folder in folders if folder is not None)
     folds = (_fold(file.path, tables) for file in files)
@@ -104,7 +104,8 @@ def _ecg_id(header: str) -> int | None:
         text = file.read(2**16).decode("latin-1")
     lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
     first = _HEADER.match(next(lines, "").strip())
-    if first is None or _LENGTHS.get(float(first["rate"])) != int(first["length"]):
+    # Whatever rate they were resampled to.
+    if first is None or abs(int(first["length"]) - _SECONDS * float(first["rate"])) > 1:
         return None
     for name in (os.path.basename(header).removesuffix(".hea"), first["name"]):
         match = _NAMES.fullmatch(name)
@@ -112,8 +113,7 @@ def _ecg_id(header: str) -> int | None:
             continue
         if match["id"]:
             return int(match["id"])
-        if float(first["rate"]) == 500 and re.search(r"^#\s*Dx\s*:", text, re.MULTILINE):
-            return int(match["challenge"])
+        return int(match["challenge"])
     return None
 
 

@@ -215,7 +215,11 @@ def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
         folds = _seen_folds(record_args, files)
         known = sorted(folds.keys() - {UNKNOWN_FOLD})
         all_known = folds.total() == len(files) and UNKNOWN_FOLD not in folds
-        return {**OWN_RECORDS, "ptbxl_folds": known if all_known else [*known, UNKNOWN_FOLD]}
+        return {
+            **OWN_RECORDS,
+            "ptbxl_folds": known if all_known else [*known, UNKNOWN_FOLD],
+            "num_ptbxl_records": folds.total(),
+        }
     devices = read_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
     if devices == [SIMULATED_DEVICE]:
         return {"name": "simulated ECGs", "simulated": True, "ptbxl_folds": []}

@@ -13,15 +13,18 @@ from ..cards import CODE_LICENSE, UNKNOWN_FOLD
 def note_base(config: PreTrainedConfig) -> None:
     """Note the checkpoint that a model was loaded from, as `base`; a new model has the licence of this code.
 
-    Of a folder only its own name is noted. What a classifier was trained on is not known, so that it may have seen
-    any record.
+    Of a folder only its own name is noted. A classifier that does not say what it was trained on may have seen any
+    record.
     """
     provenance = dict(config.provenance or {})
     loaded_from = config._name_or_path
     if loaded_from not in ("", "None"):  # the latter after a conversion, which states its source
         provenance["base"] = base_name(loaded_from)
-        if getattr(config, "thresholds", None) is not None and "ptbxl_folds" in provenance:
-            provenance["ptbxl_folds"] = _merged(provenance["ptbxl_folds"], [UNKNOWN_FOLD])
+        if "ptbxl_folds" in provenance:
+            # What a classifier learned from counts like pre-training for what is made of it.
+            unknown = [] if config.thresholds is None else [UNKNOWN_FOLD]
+            learned_from = provenance.pop("posttraining_folds", unknown)
+            provenance["ptbxl_folds"] = _merged(provenance["ptbxl_folds"], learned_from)
     elif not provenance:
         provenance = {"license": CODE_LICENSE}
     config.provenance = provenance
@@ -50,8 +53,13 @@ def note_pretraining(config: PreTrainedConfig, records: str, folds: Iterable[int
     config.provenance = {**provenance, "pretraining_data": text, "ptbxl_folds": _merged(before, folds)}
 
 
+def note_posttraining(config: PreTrainedConfig, folds: Iterable[int | str]) -> None:
+    """Note of what folds of PTB-XL the records are that a classifier learned its labels from."""
+    config.provenance = {**(config.provenance or {}), "posttraining_folds": _merged(folds)}
+
+
 def _merged(*folds: Iterable[int | str]) -> list[int | str]:
     return sorted(set().union(*folds), key=lambda fold: (isinstance(fold, str), fold))
 
 
-__all__ = ["base_name", "note_base", "note_pretraining"]
+__all__ = ["base_name", "note_base", "note_posttraining", "note_pretraining"]
