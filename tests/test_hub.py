@@ -521,6 +521,29 @@ def test_the_card_tells_whether_the_base_saw_the_evaluation_data(published, run_
     assert card.data.license == known[provenance["license"]]
 
 
+@pytest.mark.parametrize(
+    ("evaluated", "words"),
+    [
+        ({"validation": [9], "test": [10]}, "No: it was pre-trained on"),
+        ({"validation": [7], "test": [8]}, "**Yes.** It was pre-trained on"),
+        ({"validation": [9], "test": ["unknown"]}, "**It may have.**"),
+    ],
+)
+def test_the_folds_of_the_evaluation_are_those_that_the_base_must_not_have_seen(
+    run_folder, tmp_path, evaluated, words
+):
+    shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("_stages", "README.md"))
+    config, metrics = (json.loads((tmp_path / "run" / name).read_text()) for name in ("config.json", "metrics.json"))
+    assert metrics["data"]["ptbxl_folds"] == {"train": [*range(1, 9)], "validation": [9], "test": [10]}
+    # What this model learned from counts for what is made of it.
+    assert config["provenance"]["posttraining_folds"] == [*range(1, 9)]
+    provenance = {"base": "encoder", "pretraining_data": "9 records of PTB-XL", "ptbxl_folds": [*range(1, 9)]}
+    metrics["data"] |= {"name": "PTB-XL", "simulated": False, "ptbxl_folds": evaluated}
+    (tmp_path / "run/config.json").write_text(json.dumps({**config, "provenance": provenance}))
+    (tmp_path / "run/metrics.json").write_text(json.dumps(metrics))
+    assert words in write_model_card(tmp_path / "run", "me/model")
+
+
 def test_the_preprocessing_of_public_encoders_is_put_into_words():
     extractor = ecg_hf.ECGTransformerFeatureExtractor(
         sampling_rate=250,

@@ -138,3 +138,11 @@ def test_the_names_travel_with_the_records(simulated_splits, simulated_folder, s
     assert label_names_of(test) == LABELS
     with pytest.raises(ValueError, match="Records with different labels were put together"):
         label_names_of(datasets.concatenate_datasets([test, other]))
+
+
+def test_records_that_have_lost_the_names_of_their_labels_are_warned_of(simulated_splits, tmp_path, caplog):
+    lost = datasets.Dataset.from_list(list(simulated_splits["validation"].select(range(4))))
+    make_trainer(simulated_splits, tmp_path / "a").predict(lost)
+    assert "do not name their labels" not in caplog.text  # the usual order
+    make_trainer(simulated_splits, tmp_path / "b", model=small_model(OTHER)).predict(lost)
+    assert f"taken to be in the model's order, {', '.join(OTHER)}" in caplog.text

@@ -714,3 +714,9 @@ print(json.dumps({finding["label"]: finding["score"] for finding in findings}))
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True
     )
     assert json.loads(result.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_a_record_that_is_flat_in_all_leads_gets_no_findings(classifier, level):
+    with pytest.raises(ValueError, match="flat in all leads: there is nothing to classify"):
+        classifier(np.full((12, 5000), level), **RECORDING)
