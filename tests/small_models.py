@@ -1,5 +1,8 @@
 """The small model and feature extractor that tests of several files start from; each says what it needs otherwise."""
 
+import contextlib
+
+import pytest
 import torch
 
 from ecg_hf import ECGTransformerConfig, ECGTransformerFeatureExtractor, ECGTransformerForMultiLabel
@@ -26,3 +29,19 @@ def small_model(labels=LABELS, model_class=ECGTransformerForMultiLabel, **fields
 
 def small_extractor(**fields) -> ECGTransformerFeatureExtractor:
     return ECGTransformerFeatureExtractor(**{"sampling_rate": 100, "num_samples": 250, "std": 0.3, **fields})
+
+
+@contextlib.contextmanager
+def stopped_at(trainer, step, error=KeyboardInterrupt):
+    """A block in which the trainer is stopped by `error` when it begins a step; afterwards it can train on."""
+    training_step = trainer.training_step
+
+    def stop(*args):
+        if trainer.state.global_step == step:
+            raise error
+        return training_step(*args)
+
+    trainer.training_step = stop
+    with pytest.raises(error):
+        yield
+    trainer.training_step = training_step

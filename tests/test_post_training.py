@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_models import LABELS, small_extractor, small_model
+from small_models import LABELS, small_extractor, small_model, stopped_at
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForSequenceClassification,
@@ -809,17 +809,8 @@ def test_an_interrupted_run_is_resumed_by_the_same_trainer(simulated_splits, tmp
     """A notebook's Ctrl-C, before and after the first checkpoint (step 3)."""
     make_resumable(simulated_splits, tmp_path / "alone", stages=stages).post_train()
     trainer = make_resumable(simulated_splits, tmp_path / "run", stages=stages)
-    training_step = trainer.training_step
-
-    def interrupt(*args):
-        if trainer.state.global_step == step:
-            raise KeyboardInterrupt
-        return training_step(*args)
-
-    trainer.training_step = interrupt
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(trainer, step):
         trainer.post_train()
-    trainer.training_step = training_step
     results = trainer.post_train(resume_from_checkpoint=True)
     assert same_weights(weights_of(tmp_path / "run"), weights_of(tmp_path / "alone"))
     assert trainer.post_train(resume_from_checkpoint=True) == results  # finished, and called again

@@ -476,15 +476,7 @@ class Killed(Exception):
 
 def killed_run(records, output, at_step, **fields) -> None:
     trainer = make_trainer(records, output, **fields)
-    step = trainer.training_step
-
-    def die(*args):
-        if trainer.state.global_step == at_step:
-            raise Killed
-        return step(*args)
-
-    trainer.training_step = die
-    with pytest.raises(Killed):
+    with small_models.stopped_at(trainer, at_step, Killed):
         trainer.pretrain()
 
 
@@ -512,17 +504,8 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_one_left_alone(records, 
 def test_an_interrupted_run_is_resumed_by_the_same_trainer(records, tmp_path, step):
     make_trainer(records, tmp_path / "alone", **RESUMABLE).pretrain()
     trainer = make_trainer(records, tmp_path / "run", **RESUMABLE)
-    training_step = trainer.training_step
-
-    def interrupt(*args):
-        if trainer.state.global_step == step:
-            raise KeyboardInterrupt
-        return training_step(*args)
-
-    trainer.training_step = interrupt
-    with pytest.raises(KeyboardInterrupt):
+    with small_models.stopped_at(trainer, step):
         trainer.pretrain()
-    trainer.training_step = training_step
     results = trainer.pretrain(resume_from_checkpoint=True)
     first, second = weights_of(tmp_path / "alone"), weights_of(tmp_path / "run")
     assert all(torch.equal(first[name], second[name]) for name in first)
