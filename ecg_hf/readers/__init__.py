@@ -1,0 +1,6 @@
+"""ECG files of many formats, each read as a [`Record`]."""
+
+from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
+from .reading import read_ecg
+
+__all__ = ["Record", "RecordError", "read_ecg"]

@@ -1,0 +1,177 @@
+"""From the channels of a file to a [`Record`]: leads by name, µV by unit, nothing guessed.
+
+Each reader gives what its file says; what that means for a record is decided here, once for all formats.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS
+from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
+
+MAX_FILE_BYTES = 2**31
+"""The largest file that is read as one record; a day of twelve leads at 500 Hz has 1.04 GB."""
+
+_CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
+_PREFIX = re.compile(r"^(mdc_ecg_lead_|lead[ _-]|ecg[ _-]|ekg[ _-])+", re.IGNORECASE)
+_SUFFIX = re.compile(r"\s*\(einthoven\)$", re.IGNORECASE)
+_MORE_UNITS = {"microvolts": 1.0, "microvolt": 1.0, "uvperlsb": 1.0, "millivolts": 1e3, "millivolt": 1e3}
+
+
+class Channel(NamedTuple):
+    """One channel as its file has it.
+
+    Attributes:
+        name: as the file spells it.
+        values: numbers (samples,); ``values * scale + offset`` is the voltage in `unit`.
+        unit: as the file spells it, or the caller's; None if nobody says.
+        scale: voltage of one digital unit, in `unit`; None for values that are voltages of no known step, as floats.
+        offset: voltage of the digital value 0, in `unit`.
+    """
+
+    name: str
+    values: np.ndarray
+    unit: str | None
+    scale: float | None = None
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the caller says of a file: what the file lacks is taken from it, and what the file has must agree.
+
+    Attributes:
+        sampling_rate: in Hz.
+        units: ``"mV"``, ``"uV"`` or another unit of voltage.
+        lead_names: the leads in order: the names of the channels of a file that does not name them, and those to take
+            from a file that does.
+        wanted: the leads to take, of those that the file has; others may be damaged. None for all of the twelve.
+    """
+
+    sampling_rate: float | None = None
+    units: str | None = None
+    lead_names: tuple[str, ...] | None = None
+    wanted: frozenset[str] = field(default_factory=lambda: frozenset(LEAD_NAMES))
+
+
+def canonical_lead(name: str) -> str | None:
+    """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve leads."""
+    bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
+    return _CANONICAL.get(bare.strip().casefold())
+
+
+def microvolts_of(unit: str | None, where: str) -> float:
+    """µV in one of a unit of voltage; `RecordError` where it is missing or unknown."""
+    if unit is None or not unit.strip():
+        raise RecordError(f'{where} has no unit of voltage: give `units`, "mV" or "uV".')
+    key = unit.strip().casefold()
+    factor = MICROVOLTS.get(key, _MORE_UNITS.get(key))
+    if factor is None:
+        raise RecordError(f"{where} is in {unit.strip()[:40]!r}; the unit must be V, mV, uV or nV.")
+    return factor
+
+
+def rate_of(stated: float | None, said: Said) -> int | float:
+    """The sampling rate in Hz, from the file or the caller; `RecordError` where both are missing or differ."""
+    rate = said.sampling_rate if stated is None else stated
+    if rate is None:
+        raise RecordError("the file does not state its sampling rate: give `sampling_rate` in Hz.")
+    if not np.isfinite(rate) or rate <= 0:
+        raise RecordError(f"the sampling rate is {rate}; expected Hz above 0, such as 500.")
+    if said.sampling_rate is not None and not np.isclose(rate, said.sampling_rate, rtol=1e-9):
+        raise RecordError(f"the sampling rate is {rate:g} Hz, expected {said.sampling_rate:g} Hz.")
+    return int(rate) if float(rate).is_integer() else float(rate)
+
+
+def record_of(channels: Sequence[Channel], sampling_rate: float | None, said: Said) -> Record:
+    """The record of a file's channels, of which those that are none of the twelve leads are left out.
+
+    Raises `RecordError` for a lead that is there twice or missing, channels of different lengths, missing samples
+    (NaN), an unknown unit, a contradiction to what the caller says, and values beyond ±32.767 mV.
+    """
+    rate = rate_of(sampling_rate, said)
+    leads, others = _leads_of(channels, said)
+    lengths = {name: len(channel.values) for name, channel in leads.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise RecordError(f"its leads must have equally many samples, one at least; they have {listed}.")
+    rows, is_whole = [], True
+    for name, channel in leads.items():
+        microvolts = _microvolts(name, channel, said)
+        # A step of 1 µV or more loses nothing that matters by rounding to the nearest µV.
+        is_whole &= channel.scale is not None and abs(channel.scale) * _factor(name, channel) >= 1 - 1e-9
+        rows.append(microvolts)
+    signal = np.stack(rows)
+    signal = np.rint(signal).astype(np.int16) if is_whole else signal.astype(np.float32)
+    return Record(signal, rate, tuple(leads), others)
+
+
+def _leads_of(channels: Sequence[Channel], said: Said) -> tuple[dict[str, Channel], tuple[str, ...]]:
+    """The channels to take, by canonical name, and the names of those that are none of the twelve leads."""
+    found: dict[str, Channel] = {}
+    others = []
+    for channel in channels:
+        name = canonical_lead(channel.name)
+        if name is None:
+            others.append(channel.name.strip())
+        elif name in found:
+            raise RecordError(f"lead {name} is there twice.")
+        else:
+            found[name] = channel
+    wanted = [name for name in found if name in said.wanted] if said.lead_names is None else list(said.lead_names)
+    if missing := [name for name in wanted if name not in found]:
+        raise RecordError(f"it has no lead {', '.join(missing)}; it has {', '.join(found) or 'none of the twelve'}.")
+    if not wanted:
+        listed = ", ".join(channel.name.strip() for channel in channels) or "no channel"
+        raise RecordError(f"it has none of the leads {' '.join(name for name in LEAD_NAMES if name in said.wanted)}; "
+                          f"it has {listed}.")
+    return {name: found[name] for name in wanted}, tuple(others)
+
+
+def _factor(name: str, channel: Channel) -> float:
+    return microvolts_of(channel.unit, f"lead {name}")
+
+
+def _microvolts(name: str, channel: Channel, said: Said) -> np.ndarray:
+    """The voltages in µV, float64, once they are found to be sound."""
+    factor = _factor(name, channel)
+    if said.units is not None and microvolts_of(said.units, "`units`") != factor:
+        raise RecordError(f"lead {name} is in {channel.unit}, and `units` says {said.units}: leave it out.")
+    values = np.asarray(channel.values, dtype=np.float64)
+    if missing := np.count_nonzero(~np.isfinite(values)):
+        raise RecordError(
+            f"lead {name} has missing samples (NaN): {missing} of {len(values)}. Repair it or leave it out."
+        )
+    values = (values * (1.0 if channel.scale is None else channel.scale) + channel.offset) * factor
+    peak = np.abs(values).max()
+    if peak >= MAX_MICROVOLTS + 0.5:
+        raise RecordError(
+            f"lead {name} reaches {peak / 1000:g} mV, beyond the ±{MAX_MICROVOLTS / 1000} mV that are read; is its "
+            f"unit really {channel.unit}?"
+        )
+    return values
+
+
+def warn_of_other_channels(path: str, others: Sequence[str]) -> None:
+    """One warning that names the channels that were left out."""
+    if others:
+        warnings.warn(f"Record {path}: left out, as none of the twelve leads: {', '.join(others)}.", stacklevel=3)
+
+
+__all__ = [
+    "MAX_FILE_BYTES",
+    "Channel",
+    "Said",
+    "canonical_lead",
+    "microvolts_of",
+    "rate_of",
+    "record_of",
+    "warn_of_other_channels",
+]
