@@ -66,9 +66,19 @@ class Said:
 
 
 def canonical_lead(name: str) -> str | None:
-    """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve leads."""
+    """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for none of the twelve leads."""
     bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
     return _CANONICAL.get(bare.strip().casefold())
+
+
+def canonical_leads(lead_names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The leads by their canonical names; `ValueError` for others, or one named twice."""
+    if lead_names is None:
+        return None
+    names = tuple(canonical_lead(str(name)) for name in lead_names)
+    if isinstance(lead_names, str) or not names or None in names or len(set(names)) < len(names):
+        raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, each once, got {lead_names!r}.")
+    return names
 
 
 def microvolts_of(unit: str | None, where: str) -> float:
