@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
-from .channels import Said, microvolts_of, warn_of_other_channels
+from .channels import Said, canonical_leads, microvolts_of, warn_of_other_channels
 from .formats import reader_of
 
 

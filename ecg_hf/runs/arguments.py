@@ -62,7 +62,7 @@ PTBXL_DEFAULT_RATE = 100
 TABLES = ("table", "validation_table", "test_table")
 
 # Fields that are for own records alone: a recipe has them where they were given.
-OWN_DATA_FIELDS = ("record_column", "max_skipped", "split_seed")
+OWN_DATA_FIELDS = ("record_column", "max_skipped", "split_fractions", "split_seed")
 
 
 @dataclass
@@ -284,16 +284,19 @@ class DataArguments:
         return self.table is None and (self.data_dir is None or is_ptbxl_folder(self.data_dir))
 
 
+def _default(item: dataclasses.Field) -> object:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
 def recipe_of(*groups: object) -> dict:
     """The fields of the arguments of model and data, without paths of this machine: of a file its name stays."""
-    facts = {}
-    for group in groups:
-        defaults = {item.name: item.default for item in dataclasses.fields(group)}
-        facts |= {
-            name: value
-            for name, value in vars(group).items()
-            if value is not None and not (name in OWN_DATA_FIELDS and value == defaults[name])
-        }
+    facts = {
+        item.name: getattr(group, item.name)
+        for group in groups
+        for item in dataclasses.fields(group)
+        if not (item.name in OWN_DATA_FIELDS and getattr(group, item.name) == _default(item))
+    }
+    facts = {name: value for name, value in facts.items() if value is not None}
     for name in ("model_name_or_path", "dataset_name", *TABLES):
         if name in facts and pathlib.Path(facts[name]).exists():
             facts[name] = pathlib.Path(facts[name]).resolve().name
