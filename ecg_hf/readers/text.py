@@ -77,18 +77,18 @@ def _parse(lines: list[tuple[int, str]]) -> _Table:
     # The first lines may be titles, and the last one may be cut, so a line in the middle shows the layout.
     example = lines[len(lines) // 2][1]
     separator = next((mark for mark in "\t;," if mark in example), None)
-    rows = [(number, _cells(line, separator)) for number, line in lines]
     width = len(_cells(example, separator))
-    start = next((place for place, (_, cells) in enumerate(rows) if _is_data(cells, width)), len(rows))
-    header, data = [cells for _, cells in rows[:start] if len(cells) == width], rows[start:]
-    if not data:
+    start = next((place for place, (_, line) in enumerate(lines) if _is_data(_cells(line, separator), width)), None)
+    if start is None:
         raise RecordError(f"it has no line of numbers{_separated_by(separator)}.")
-    for number, cells in rows[:start]:
-        if all(_is_number(cell) for cell in cells):
+    for number, line in lines[:start]:
+        cells = _cells(line, separator)
+        if all(map(_is_number, cells)):
             raise RecordError(f"line {number} has {len(cells)} numbers{_separated_by(separator)}, expected {width}.")
-    values = _numbers(data, width, separator)
+    header = [cells for _, line in lines[:start] if len(cells := _cells(line, separator)) == width]
+    values = _numbers(lines[start:], width, separator)
     if not header and width > 2 and np.array_equal(values[0], np.arange(width)):
-        raise RecordError(f"line {data[0][0]} only counts the columns: put the names of the leads there.")
+        raise RecordError(f"line {lines[start][0]} only counts the columns: put the names of the leads there.")
     return _Table(*_names_and_units(header), values)
 
 
@@ -119,13 +119,14 @@ def _number(cell: str) -> float:
     return float(cell or "nan")
 
 
-def _numbers(rows: list[tuple[int, list[str]]], width: int, separator: str | None) -> np.ndarray:
-    """(rows, columns), NaN for empty cells."""
-    has_commas = separator != "," and any("," in cell for _, cells in rows for cell in cells)
-    if has_commas and any("." in cell for _, cells in rows for cell in cells):
+def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None) -> np.ndarray:
+    """(lines, columns), NaN for empty cells."""
+    has_commas = separator != "," and any("," in line for _, line in lines)
+    if has_commas and any("." in line for _, line in lines):
         raise RecordError(f"it has numbers with a point and numbers with a comma{_separated_by(separator)}.")
-    values = np.empty((len(rows), width))
-    for row, (number, cells) in enumerate(rows):
+    values = np.empty((len(lines), width))
+    for row, (number, line) in enumerate(lines):
+        cells = _cells(line, separator)
         if len(cells) != width:
             raise RecordError(f"line {number} has {len(cells)} cells{_separated_by(separator)}, expected {width}.")
         for column, cell in enumerate(cells):
@@ -201,7 +202,7 @@ def _grows(column: np.ndarray) -> bool:
 
 
 def _check_time(column: np.ndarray, seconds: float | None, rate: float | None) -> None:
-    """`RecordError` unless times in units of `seconds` (None for s, ms or samples) fit the rate in Hz, if it is said."""
+    """`RecordError` unless times in units of `seconds` (None: s, ms or samples) fit the rate in Hz, if it is said."""
     if rate is None or len(column) < 2 or not rate > 0:
         return
     expected = np.arange(len(column))

@@ -26,7 +26,8 @@ def read(path: str, part: str | None, said: Said) -> Record:
 
 def _in_order(record: Record, lead_names: tuple[str, ...]) -> Record:
     if missing := [name for name in lead_names if name not in record.lead_names]:
-        raise RecordError(f"it has no lead {', '.join(missing)}; of those asked for, it has {record.lead_names}.")
+        there = ", ".join(record.lead_names)
+        raise RecordError(f"it has no lead {', '.join(missing)}; of those asked for it has {there}.")
     if record.lead_names == lead_names:
         return record
     rows = [record.lead_names.index(name) for name in lead_names]
