@@ -28,7 +28,6 @@ ALLOWED = {
     "metrics": {"ecg_transformer", "intervals"},
     "ptbxl": {"ecg_transformer", "files"},
     "synthetic": {"ecg_transformer", "files", "ptbxl"},
-    "readers": {"ecg_transformer"},
     "conversion": {"ecg_transformer", "ptbxl"},
     "card_text": set(),
     "cards": {"card_text", "files", "plotting", "ptbxl", "version"},
