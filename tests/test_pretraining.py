@@ -674,7 +674,7 @@ def test_a_table_gives_paths_and_patients(tmp_path, separator):
     with pytest.raises(ValueError, match="`record_column`: .* has no column `path`; it has number, file, who"):
         table_files(table, "path", None, None)
     table.write_text("file,who\ndata/r000,1\n ,2\n")
-    with pytest.raises(ValueError, match="line 3: `file` is empty"):
+    with pytest.raises(ValueError, match="`file` .* is empty in row 2"):
         table_files(table, "file", None, None)
 
 
@@ -759,7 +759,7 @@ def paths_table(folder, path, wanted=range(1, 11)):
     table = pd.read_csv(folder / "ptbxl_database.csv")
     names = table.loc[table["strat_fold"].isin(list(wanted)), "filename_lr"]
     path.write_text("file\n" + "\n".join(str(folder / name) for name in names) + "\n")
-    return {"train_table": path, "record_column": "file"}
+    return {"table": path, "record_column": "file", "data_dir": os.path.commonpath([folder, path])}
 
 
 def challenge_copy(folder, target, wanted=range(1, 11), rate=500, diagnoses=True):

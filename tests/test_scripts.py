@@ -217,7 +217,7 @@ def test_every_recipe_is_understood(name, tmp_path):
 
 def test_records_come_from_one_place(tmp_path):
     for places in ({}, {"demo": True, "data_dir": tmp_path}):
-        with pytest.raises(ValueError, match="Give either `--data_dir`.*or `--demo`"):
+        with pytest.raises(ValueError, match="Give one source of records: `--table`.*`--data_dir`.*or `--demo`"):
             cli.train(flags(output_dir=tmp_path / "run", use_cpu=True, **places))
 
 

@@ -160,7 +160,9 @@ def _seen_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counte
     """How many records are of each fold of PTB-XL; see [`ptbxl_folds`]."""
     if record_args.reads_ptbxl:
         return Counter()  # the table has chosen them
-    return ptbxl_folds(files, (record_args.data_dir, record_args.probe_data_dir))
+    # Of a table `data_dir` is where paths begin, which may be far above the records.
+    searched = record_args.data_dir if record_args.table is None else None
+    return ptbxl_folds(files, (searched, record_args.probe_data_dir))
 
 
 def _assert_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:
