@@ -41,6 +41,9 @@ ENCODER_CLASS = "ECGTransformerModel"
 HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
 CODE_LICENSE = "apache-2.0"
 
+TABLES = ("table", "validation_table", "test_table")
+"""Fields of a recipe that name tables of own records."""
+
 DATA_NAMES = {"ptbxl": "PTB-XL"}
 OWN_RECORDS = "own records"
 UNNAMED_RECORDS = "unnamed records"
@@ -280,7 +283,7 @@ def _saw(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> bool | None:
         not text
         or UNKNOWN_FOLD in (folds or ())
         or OWN_RECORDS in others
-        or data_name in (OWN_RECORDS, UNNAMED_RECORDS)
+        or data_name.startswith((OWN_RECORDS, UNNAMED_RECORDS))
     ):
         return None
     return False
@@ -388,11 +391,17 @@ def _own_settings(recipe: dict, *first: str) -> dict[str, Any]:
 def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str | None:
     """The command that reproduces the run; None for a run that was started from Python."""
     recipe = facts["recipe"]
-    if "task" not in recipe:
-        return None
-    data = "" if recipe.get("demo") or _hub_id(recipe.get("dataset_name")) else " --data_dir path/to/ptb-xl"
-    if "dataset_name" in recipe and data:
+    tables = [name for name in TABLES if name in recipe]
+    if tables:
+        data = "".join(f" --{name} path/to/{recipe[name]}" for name in tables)
+    elif recipe.get("demo") or _hub_id(recipe.get("dataset_name")):
+        data = ""
+    elif "dataset_name" in recipe:
         data = f" --dataset_name path/to/{recipe['dataset_name']}"
+    elif "task" in recipe:
+        data = " --data_dir path/to/ptb-xl"
+    else:
+        return None
     return f"{_program('train', repo_id, world_size)}{_base_flag(facts)}{data} --output_dir run"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ..cards import TABLES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS
 from ..ptbxl.table import is_ptbxl_folder
 
@@ -58,8 +59,6 @@ MACHINE_FIELDS = ("data_dir", "probe_data_dir", "cache_dir", "num_proc")
 
 PTBXL_DEFAULT_RATE = 100
 """Hz of the files of PTB-XL that are read unless 500 are asked for."""
-
-TABLES = ("table", "validation_table", "test_table")
 
 # Fields that are for own records alone: a recipe has them where they were given.
 OWN_DATA_FIELDS = ("record_column", "max_skipped", "split_fractions", "split_seed")
@@ -306,7 +305,6 @@ def recipe_of(*groups: object) -> dict:
 
 
 __all__ = [
-    "TABLES",
     "DataArguments",
     "ModelArguments",
     "RunArguments",
