@@ -47,8 +47,8 @@ def record_of_array(values: np.ndarray, stated: Stated, path: str, said: Said, h
     stated = _completed(stated, path)
     names = stated.lead_names or said.lead_names
     needed = {
-        "sampling_rate": stated.sampling_rate or said.sampling_rate,
-        "units": stated.units or said.units,
+        "sampling_rate": said.sampling_rate if stated.sampling_rate is None else stated.sampling_rate,
+        "units": said.units if stated.units is None else stated.units,
         "lead_names": names,
     }
     if missing := [f"`{name}`" for name, value in needed.items() if value is None]:
