@@ -511,6 +511,9 @@ def test_damaged_arrays_are_refused(tmp_path, millivolts):
         refused(write(tmp_path / "rec.npy", content[:length]), "NumPy", **SAID)
     refused(write(tmp_path / "rec.npy", content.replace(b"'descr'", b"'decsr'")), "header is damaged", **SAID)
     refused(write(tmp_path / "rec.npy", content.replace(b"<f8", b"<q9")), "NumPy", **SAID)
+    for place in range(10, 70):
+        damaged = content[:place] + b"(" + content[place + 1 :]
+        refused(write(tmp_path / "rec.npy", damaged), "NumPy", **SAID)
     huge = content.replace(b"(12, 200), }    ", b"(12, 1000000000)}")
     assert huge != content
     refused(write(tmp_path / "rec.npy", huge), "NumPy", **SAID)
@@ -761,6 +764,15 @@ def test_damaged_matlab_files_are_refused(tmp_path, millivolts, compressed):
             read_ecg(tmp_path / "rec.mat", **SAID)
         except RecordError:
             pass
+
+
+def test_a_packed_matlab_file_with_a_changed_byte_is_refused(tmp_path, millivolts):
+    """The checksum at the end of what is packed is compared, so that no other voltages are read."""
+    content = write_cpsc(tmp_path / "rec.mat", millivolts, do_compression=True).read_bytes()
+    for place in np.random.default_rng(0).integers(160, len(content) - 1, 100):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x10
+        refused(write(tmp_path / "rec.mat", bytes(damaged)), "MATLAB", **SAID)
 
 
 def test_a_small_matlab_file_of_a_huge_matrix_is_refused(tmp_path):

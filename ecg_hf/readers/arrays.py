@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 
 import numpy as np
 
@@ -19,7 +20,8 @@ def read(path: str, part: str | None, said: Said) -> Record:
     check_no_part(part)
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    # NumPy parses a header as the text of a Python literal.
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise RecordError(f"it is no NumPy file that can be read ({_reason(error)}).") from error
     return record_of_array(values, Stated(), path, said)
 

@@ -70,10 +70,11 @@ def _variables(data: memoryview, order: str) -> Iterator[_Variable]:
     total = 0
     for element in _elements(data, order):
         if element.type == _COMPRESSED:
-            total += _unpacked_size(element.data, order)
+            size = _unpacked_size(element.data, order)
+            total += size
             if total > MAX_FILE_BYTES:
                 raise RecordError(f"it unpacks to {total} bytes; {MAX_FILE_BYTES} are read at most. Cut it.")
-            element = next(_elements(_unpacked(element.data, order), order), None)
+            element = next(_elements(_unpacked(element.data, size), order), None)
         if element is None or element.type != _MATRIX:
             raise _damaged("a variable")
         yield _variable(element.data, order)
@@ -99,22 +100,25 @@ def _elements(data: memoryview, order: str) -> Iterator[_Element]:
 
 
 def _unpacked_size(data: memoryview, order: str) -> int:
-    return 8 + struct.unpack_from(f"{order}I", _decompressed(data, 8), 4)[0]
-
-
-def _unpacked(data: memoryview, order: str) -> memoryview:
-    return memoryview(_decompressed(data, _unpacked_size(data, order)))
-
-
-def _decompressed(data: memoryview, size: int) -> bytes:
-    """The first `size` bytes of what is packed."""
     try:
-        content = zlib.decompressobj().decompress(data, size)
+        tag = zlib.decompressobj().decompress(data, 8)
+    except zlib.error:
+        tag = b""
+    if len(tag) < 8:
+        raise _damaged("a packed variable")
+    return 8 + struct.unpack_from(f"{order}I", tag, 4)[0]
+
+
+def _unpacked(data: memoryview, size: int) -> memoryview:
+    unpacker = zlib.decompressobj()
+    try:
+        # One byte more, so that it comes to the checksum at the end.
+        content = unpacker.decompress(data, size + 1)
     except zlib.error:
         content = b""
-    if len(content) < size:
+    if len(content) != size or not unpacker.eof:
         raise _damaged("a packed variable")
-    return content
+    return memoryview(content)
 
 
 def _variable(data: memoryview, order: str) -> _Variable:
