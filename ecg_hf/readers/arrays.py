@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 
 import numpy as np
 
@@ -19,7 +20,8 @@ def read(path: str, part: str | None, said: Said) -> Record:
     check_no_part(part)
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    # NumPy parses a header as the text of a Python literal.
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise RecordError(f"it is no NumPy file that can be read ({_reason(error)}).") from error
     return record_of_array(values, Stated(), path, said)
 
@@ -47,8 +49,8 @@ def record_of_array(values: np.ndarray, stated: Stated, path: str, said: Said, h
     stated = _completed(stated, path)
     names = stated.lead_names or said.lead_names
     needed = {
-        "sampling_rate": stated.sampling_rate or said.sampling_rate,
-        "units": stated.units or said.units,
+        "sampling_rate": said.sampling_rate if stated.sampling_rate is None else stated.sampling_rate,
+        "units": said.units if stated.units is None else stated.units,
         "lead_names": names,
     }
     if missing := [f"`{name}`" for name, value in needed.items() if value is None]:

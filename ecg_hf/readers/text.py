@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import re
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -74,10 +75,7 @@ def _decoded(content: bytes) -> str:
 
 
 def _parse(lines: list[tuple[int, str]]) -> _Table:
-    # The first lines may be titles, and the last one may be cut, so a line in the middle shows the layout.
-    example = lines[len(lines) // 2][1]
-    separator = next((mark for mark in "\t;," if mark in example), None)
-    width = len(_cells(example, separator))
+    separator, width = _layout(lines)
     start = next((place for place, (_, line) in enumerate(lines) if _is_data(_cells(line, separator), width)), None)
     if start is None:
         raise RecordError(f"it has no line of numbers{_separated_by(separator)}.")
@@ -90,6 +88,15 @@ def _parse(lines: list[tuple[int, str]]) -> _Table:
     if not header and width > 2 and np.array_equal(values[0], np.arange(width)):
         raise RecordError(f"line {lines[start][0]} only counts the columns: put the names of the leads there.")
     return _Table(*_names_and_units(header), values)
+
+
+def _layout(lines: list[tuple[int, str]]) -> tuple[str | None, int]:
+    """The separator and the number of cells that most lines have: the first may be titles, others may be damaged."""
+    layouts = Counter()
+    for _, line in lines[:: -max(1, len(lines) // 100)]:
+        separator = next((mark for mark in "\t;," if mark in line), None)
+        layouts[separator, len(_cells(line, separator))] += 1
+    return layouts.most_common(1)[0][0]
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
