@@ -102,14 +102,12 @@ def record_of(channels: Sequence[Channel], sampling_rate: float | None, said: Sa
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise RecordError(f"its leads must have equally many samples, one at least; they have {listed}.")
-    rows, is_whole = [], True
-    for name, channel in leads.items():
+    # Rounding to the nearest µV loses at most half of a step where the step is 1 µV or more.
+    is_whole = all(abs(channel.scale or 0) * _factor(name, channel) > 1 - 1e-9 for name, channel in leads.items())
+    signal = np.empty((len(leads), max(lengths.values())), np.int16 if is_whole else np.float32)
+    for row, (name, channel) in enumerate(leads.items()):
         microvolts = _microvolts(name, channel, said)
-        # A step of 1 µV or more loses nothing that matters by rounding to the nearest µV.
-        is_whole &= channel.scale is not None and abs(channel.scale) * _factor(name, channel) >= 1 - 1e-9
-        rows.append(microvolts)
-    signal = np.stack(rows)
-    signal = np.rint(signal).astype(np.int16) if is_whole else signal.astype(np.float32)
+        signal[row] = np.rint(microvolts, out=microvolts) if is_whole else microvolts
     return Record(signal, rate, tuple(leads), others)
 
 
@@ -144,19 +142,22 @@ def _microvolts(name: str, channel: Channel, said: Said) -> np.ndarray:
     factor = _factor(name, channel)
     if said.units is not None and microvolts_of(said.units, "`units`") != factor:
         raise RecordError(f"lead {name} is in {channel.unit}, and `units` says {said.units}: leave it out.")
-    values = np.asarray(channel.values, dtype=np.float64)
-    if missing := np.count_nonzero(~np.isfinite(values)):
+    values = np.asarray(channel.values)
+    if values.dtype.kind not in "iu" and (missing := np.count_nonzero(~np.isfinite(values))):
         raise RecordError(
             f"lead {name} has missing samples (NaN): {missing} of {len(values)}. Repair it or leave it out."
         )
-    values = (values * (1.0 if channel.scale is None else channel.scale) + channel.offset) * factor
-    peak = np.abs(values).max()
+    # In place: memory that is asked for anew costs more than the arithmetic.
+    microvolts = np.multiply(values, 1.0 if channel.scale is None else channel.scale, dtype=np.float64)
+    microvolts += channel.offset
+    microvolts *= factor
+    peak = max(microvolts.max(), -microvolts.min())
     if peak >= MAX_MICROVOLTS + 0.5:
         raise RecordError(
             f"lead {name} reaches {peak / 1000:g} mV, beyond the ±{MAX_MICROVOLTS / 1000} mV that are read; is its "
             f"unit really {channel.unit}?"
         )
-    return values
+    return microvolts
 
 
 def warn_of_other_channels(path: str, others: Sequence[str]) -> None:
