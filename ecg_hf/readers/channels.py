@@ -96,8 +96,8 @@ def record_of(channels: Sequence[Channel], sampling_rate: float | None, said: Sa
     Raises `RecordError` for a lead that is there twice or missing, channels of different lengths, missing samples
     (NaN), an unknown unit, a contradiction to what the caller says, and values beyond ±32.767 mV.
     """
-    rate = rate_of(sampling_rate, said)
     leads, others = _leads_of(channels, said)
+    rate = rate_of(sampling_rate, said)
     lengths = {name: len(channel.values) for name, channel in leads.items()}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())

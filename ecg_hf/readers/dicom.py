@@ -81,7 +81,7 @@ def _waveforms(pydicom, path: str, data: bytes) -> list:
     except (pydicom.errors.InvalidDicomError, *_FAULTS):
         raise RecordError("its DICOM file meta information cannot be read: the file is cut or damaged.") from None
     if syntax not in _TRANSFER_SYNTAXES:
-        name = getattr(syntax, "name", syntax)
+        name = getattr(syntax, "name", "not stated")
         raise RecordError(
             f"its transfer syntax is {name}; expected implicit or explicit VR little endian: convert it."
         )

@@ -59,6 +59,8 @@ def read(path: str, part: str | None, said: Said) -> Record:
     header = _read_header(data)
     if header.is_interrupted:
         _check_contiguous(data, header)
+    # edfio warns of a number that is not stated.
+    data = data if data[236:238] != b"-1" else data[:236] + b"%-8d" % header.num_records + data[244:]
     open_file = edfio.read_bdf if header.sample_bytes == 3 else edfio.read_edf
     # edfio leaves out the annotations of its format.
     dropped = _ANNOTATIONS[header.sample_bytes == 3]
@@ -130,7 +132,7 @@ def _read_signals(data: bytes, count: int) -> list[_Signal]:
 def _count_records(stated: int, record_bytes: int, data: bytes, num_bytes: int) -> int:
     """The number of data records, which must fill the file; -1 stands for as many as there are."""
     there, rest = divmod(len(data) - num_bytes, record_bytes)
-    if rest or there < 1 or stated not in (-1, there):
+    if rest or not 0 < there < 10**8 or stated not in (-1, there):
         raise RecordError(
             f"its header states {stated} data records of {record_bytes} bytes, and {len(data) - num_bytes} bytes "
             "follow it: the file is cut or damaged."
