@@ -24,20 +24,6 @@ _LEAD_CODES = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", **{n
 _LEAD_CODE = re.compile(r"(?:5\.6\.3-9-|2:)([0-9]{1,5})")
 _LEAD_SCHEMES = ("SCPECG", "MDC")
 
-# What pydicom raises for damaged files; elements are decoded only when they are asked for.
-_FAULTS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-
 
 def read(path: str, part: str | None, said: Said) -> Record:
     """Read the original rhythm of a DICOM waveform file, never its median beats.
@@ -78,7 +64,7 @@ def _waveforms(pydicom, path: str, data: bytes) -> list:
     try:
         # Before anything is read, since deflated files would be inflated whole.
         syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-    except (pydicom.errors.InvalidDicomError, *_FAULTS):
+    except _faults():
         raise RecordError("its DICOM file meta information cannot be read: the file is cut or damaged.") from None
     if syntax not in _TRANSFER_SYNTAXES:
         name = getattr(syntax, "name", "not stated")
@@ -87,7 +73,7 @@ def _waveforms(pydicom, path: str, data: bytes) -> list:
         )
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=["WaveformSequence"])
-    except (pydicom.errors.InvalidDicomError, *_FAULTS):
+    except _faults():
         raise RecordError("its DICOM dataset cannot be read: the file is cut or damaged.") from None
     return _items(dataset, "WaveformSequence")
 
@@ -178,6 +164,25 @@ def _check_starts(starts: dict[str, tuple[float, float, float]], rate: float | N
             )
 
 
+def _faults() -> tuple[type[Exception], ...]:
+    """What pydicom raises for damaged files; elements are decoded only when they are asked for."""
+    errors = need("pydicom.errors", "DICOM")
+    return (
+        errors.BytesLengthException,
+        errors.InvalidDicomError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        NotImplementedError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        struct.error,
+    )
+
+
 def _items(dataset, keyword: str) -> list:
     items = _value(dataset, keyword)
     if not isinstance(items, Sequence) or isinstance(items, (str, bytes)) or not items:
@@ -208,5 +213,5 @@ def _value(dataset, keyword: str) -> Any:
     """The value of an element; None where it is absent."""
     try:
         return dataset.get(keyword)
-    except _FAULTS:
+    except _faults():
         raise RecordError(f"its {keyword} cannot be read: the file is damaged.") from None
