@@ -16,7 +16,7 @@ from .channels import Channel, Said, record_of
 from .checks import bytes_of, integer, is_taken, number, one_rate
 from .formats import need
 
-_EDF, _BDF = b"0       ", b"\xffBIOSEMI"
+_BDF = b"\xffBIOSEMI"
 _ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 _ONSET = re.compile(rb"([-+][0-9]{1,12}(?:\.[0-9]{0,12})?)(?:\x15[0-9.]{0,24})?\x14")
 _GAP_SECONDS = Decimal("0.00001")
@@ -91,8 +91,6 @@ def _channel(signal: _Signal, digital: np.ndarray, said: Said) -> Channel:
 
 
 def _read_header(data: bytes) -> _Header:
-    if data[:8] not in (_EDF, _BDF):
-        raise RecordError("it begins like neither EDF nor BDF.")
     if len(data) < 256:
         raise RecordError(f"its header ends after {len(data)} bytes; expected 256 at least.")
     count = integer(_text(data[252:256]), "number of signals")

@@ -27,10 +27,10 @@ def read(path: str, part: str | None, said: Said) -> Record:
     own unit.
 
     Raises:
-        RecordError: damaged XML, one that uses entities, or another root; no rhythm or several; a lead without origin,
+        RecordError: damaged XML, or one that uses entities; no rhythm or several; a lead without origin,
             scale, units or digits; times without an increment.
     """
-    root = root_of(path, part, "AnnotatedECG", "HL7 aECG")
+    root = root_of(path, part, "HL7 aECG")
     rates, channels = {}, []
     for sequence in children(_rhythm(root), "component", "sequence"):
         code, value = child(sequence, "code"), child(sequence, "value")

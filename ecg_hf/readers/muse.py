@@ -22,10 +22,10 @@ def read(path: str, part: str | None, said: Said) -> Record:
     The rate is SampleBase * 10 ** SampleExponent in Hz, a voltage the stored value * LeadAmplitudeUnitsPerBit.
 
     Raises:
-        RecordError: damaged XML, one that uses entities, or another root; no rhythm or several; a lead whose data do
+        RecordError: damaged XML, or one that uses entities; no rhythm or several; a lead whose data do
             not have the bytes, samples or checksum (CRC-32) that the file states, or that has no amplitude.
     """
-    root = root_of(path, part, "RestingECG", "GE MUSE XML")
+    root = root_of(path, part, "GE MUSE XML")
     waveform = _rhythm(root)
     leads = list(children(waveform, "LeadData"))
     names = [text_of(lead, "LeadID") or "?" for lead in leads]

@@ -14,24 +14,21 @@ MAX_XML_BYTES = 2**26
 thousandth of it."""
 
 
-def root_of(path: str, part: str | None, root_name: str, format_name: str) -> Element:
-    """The root of an XML file; `RecordError` for what is no XML, is of another root, or uses entities.
+def root_of(path: str, part: str | None, format_name: str) -> Element:
+    """The root of an XML file; `RecordError` for what is damaged or uses entities.
 
     A DOCTYPE is allowed, which MUSE always writes; the file that it names is not opened.
     """
     defused = need("defusedxml.ElementTree", format_name)
     data = bytes_of(path, part, MAX_XML_BYTES)
     try:
-        root = defused.fromstring(data, forbid_dtd=False, forbid_entities=True, forbid_external=True)
+        return defused.fromstring(data, forbid_dtd=False, forbid_entities=True, forbid_external=True)
     except ParseError as error:
         line, column = error.position
         raise RecordError(f"its XML is cut or damaged at line {line}, column {column + 1}.") from None
     except (ValueError, LookupError):
         # Of defusedxml, and of the parser for an encoding that Python does not know.
         raise RecordError("its XML defines entities, refers to other files or has an unknown encoding.") from None
-    if local_name(root) != root_name:
-        raise RecordError(f"its XML is no {format_name}: expected the root {root_name}.")
-    return root
 
 
 def local_name(element: Element) -> str:
