@@ -181,8 +181,8 @@ def regression_intervals(
 
     Returns:
         `{"mae": {"value", "low", "high"}, "rmse": ..., "r2": ...}`, with `label_names` also `"per_label": {name: the
-        same}`. `low` and `high` are None with fewer than 20 patients, and where the metric is undefined (then `value`
-        is NaN, or, of a target, None stands for the whole).
+        same}`. `low` and `high` are None with fewer than 20 patients; `value` too where the metric is undefined; of a
+        target None then stands for all three.
     """
     labels, values = _check_values(labels, values)
     check_resampling(n_resamples, confidence)
@@ -199,7 +199,9 @@ def regression_intervals(
 
     def of(value: float, values: np.ndarray) -> dict[str, float | None]:
         values = values[~np.isnan(values)]
-        if np.isnan(value) or num_patients < MIN_PATIENTS or len(values) < 2:
+        if np.isnan(value):
+            return {"value": None, "low": None, "high": None}
+        if num_patients < MIN_PATIENTS or len(values) < 2:
             return interval(value)
         return percentile_interval(value, values, num_patients, confidence)
 

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, check_choice
+from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, check_choice
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..files import write_atomic
@@ -22,11 +22,11 @@ from ..ptbxl.parquet import load_ptbxl_parquet
 from ..ptbxl.table import FOLDS
 from ..runs.arguments import DataArguments, ModelArguments, check_at_least, recipe_of
 from ..runs.folder import STAGES_FOLDER
+from ..runs.leads import restrict_leads
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from ..runs.statistics import lead_statistics
 from ..synthetic import simulate_ptbxl
 from .arguments import PostTrainingArguments
-from .evaluation import predictions_table, split_metrics
 from .trainer import PostTrainer
 
 logger = logging.get_logger(__name__)
@@ -169,21 +169,23 @@ def load_model(
         return _new_model(model_args, data_args, train, id2label, names)
     feature_extractor = pretrained_feature_extractor(model_args)
     model = pretrained_model(ECGTransformerForMultiLabel, model_args)
+    if model_args.lead_names is not None:
+        model, feature_extractor = restrict_leads(model, feature_extractor, model_args.lead_names)
     if model.head_is_random:
-        model.replace_head(id2label, names)
-    elif sorted(model.config.labels) != sorted(id2label.values()):
+        model.replace_head(id2label, names, MULTI_LABEL)
+    elif (sorted(model.config.labels), model.config.problem_type) != (sorted(id2label.values()), MULTI_LABEL):
         logger.warning(
             f"`{model_args.model_name_or_path}` was trained for other labels "
             f"({', '.join(model.config.labels[:5])}, ...) than `{data_args.task}`: a new head is put on it."
         )
-        model.replace_head(id2label, names)
+        model.replace_head(id2label, names, MULTI_LABEL)
     return model, feature_extractor
 
 
 def _new_model(model_args, data_args, train, id2label, names):
     labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
     config = new_config(model_args, data_args.sampling_rate, **labels, label_names=names)
-    mean, std = lead_statistics(train, LEAD_NAMES)
+    mean, std = lead_statistics(train, config.lead_names)
     return ECGTransformerForMultiLabel(config), new_feature_extractor(model_args, config, mean, std)
 
 
@@ -241,9 +243,11 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
         feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
     )
     output = trainer.predict(dataset)
-    metrics = split_metrics(dataset, output, labels, evaluation_args.num_bootstrap_resamples)
+    target = trainer.target
+    metrics = target.split_metrics(dataset, output, evaluation_args.num_bootstrap_resamples)
     if metrics is None:
-        raise ValueError(f"No label has both a positive and a negative among the {len(dataset)} records: take more.")
+        problem = target.undefined.format("")
+        raise ValueError(f"{problem[0].upper()}{problem[1:]} among the {len(dataset)} records: take more.")
     metrics = {
         "split": evaluation_args.split,
         "task": data_args.task,
@@ -252,7 +256,7 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
     }
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
-        predictions_table(dataset, labels, output).to_csv(output_dir / "predictions.csv", index=False)
+        target.predictions_table(dataset, output).to_csv(output_dir / "predictions.csv", index=False)
         write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 

@@ -18,6 +18,7 @@ from ..ptbxl.builder import PTBXL
 from ..ptbxl.labels import encode_labels, task_labels
 from ..ptbxl.table import FOLDS, TABLE_NAME, read_table
 from ..runs.arguments import DataArguments, ModelArguments, recipe_of
+from ..runs.leads import restrict_feature_extractor, restrict_model
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from .arguments import PreTrainingArguments
 from .crops import crop_statistics
@@ -98,7 +99,10 @@ def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
     path = model_args.model_name_or_path
     if path is None:
         return new_config(model_args, record_args.sampling_rate), None
-    return ECGTransformerConfig.from_pretrained(path), pretrained_feature_extractor(model_args)
+    config, feature_extractor = ECGTransformerConfig.from_pretrained(path), pretrained_feature_extractor(model_args)
+    if model_args.lead_names is not None:
+        feature_extractor = restrict_feature_extractor(feature_extractor, model_args.lead_names)
+    return config, feature_extractor
 
 
 def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> float:
@@ -116,7 +120,8 @@ def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> f
 def _model(model_args: ModelArguments, config: ECGTransformerConfig) -> ECGTransformerForPreTraining:
     if model_args.model_name_or_path is None:
         return ECGTransformerForPreTraining(config)
-    return pretrained_model(ECGTransformerForPreTraining, model_args)
+    model = pretrained_model(ECGTransformerForPreTraining, model_args)
+    return model if model_args.lead_names is None else restrict_model(model, model_args.lead_names)
 
 
 # ---- Records ----

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS
+from ..ecg_transformer.signal_steps_ecg_transformer import canonical_lead_names
 
 # Fields of `TrainingArguments` that change how a run is carried out, logged or published, and not its result. All
 # others are written to `recipe.yaml` and compared when a run is resumed.
@@ -203,6 +204,13 @@ class ModelArguments:
     pooling: str | None = field(
         default=None, metadata={"help": "What a new model's head reads; default: the architecture's, else `mean`."}
     )
+    lead_names: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Leads that the model takes, such as `I` or `I II V5`: of a checkpoint some of its own, of a new "
+            "model any; default: the checkpoint's, else all twelve."
+        },
+    )
     attn_implementation: str | None = field(
         default=None,
         metadata={
@@ -212,6 +220,10 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        if self.lead_names is not None:
+            if not self.lead_names:
+                raise ValueError("`lead_names` is empty: name the leads that the model takes, or leave it out.")
+            self.lead_names = list(canonical_lead_names(self.lead_names))
         of_new_models = ("model_sampling_rate", "window_seconds", "patch_size", "pooling")
         given = [f"--{name}" for name in of_new_models if getattr(self, name) is not None]
         if self.model_name_or_path is not None and given:
