@@ -123,8 +123,8 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -
 
     Args:
         log_history: the entries of `PostTrainer.state.log_history`: `stage`, `epoch`, and `loss` or `eval_loss`,
-            `eval_macro_auroc`, `eval_macro_auprc`, `eval_accuracy`, `eval_mae`, `eval_r2`; or those of `PreTrainer`: `accuracy`, `feature_std`,
-            `probe_macro_auroc`. Entries with none of them are skipped.
+            `eval_macro_auroc`, `eval_macro_auprc`, `eval_accuracy`, `eval_mae`, `eval_r2`; or those of `PreTrainer`:
+            `accuracy`, `feature_std`, `probe_macro_auroc`. Entries with none of them are skipped.
         path: file of the figure; its suffix selects the format.
 
     Raises:

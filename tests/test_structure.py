@@ -29,7 +29,8 @@ ALLOWED = {
     "synthetic": {"ecg_transformer", "files", "ptbxl"},
     "conversion": {"ecg_transformer", "ptbxl"},
     "card_text": set(),
-    "cards": {"card_text", "files", "plotting", "ptbxl", "version"},
+    "card_targets": {"ecg_transformer"},
+    "cards": {"card_targets", "card_text", "files", "plotting", "ptbxl", "version"},
     "hub": {"cards", "ecg_transformer"},
     "runs": {"cards", "ecg_transformer", "files", "plotting"},
     "post_training": {
