@@ -27,6 +27,7 @@ from ..runs.models import new_config, new_feature_extractor, pretrained_feature_
 from ..runs.statistics import lead_statistics
 from ..synthetic import simulate_ptbxl
 from .arguments import PostTrainingArguments
+from .checks import check_labels
 from .trainer import PostTrainer
 
 logger = logging.get_logger(__name__)
@@ -242,8 +243,9 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
         ),
         feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
     )
-    output = trainer.predict(dataset)
     target = trainer.target
+    check_labels(evaluation_args.split, dataset, target)
+    output = trainer.predict(dataset)
     metrics = target.split_metrics(dataset, output, evaluation_args.num_bootstrap_resamples)
     if metrics is None:
         problem = target.undefined.format("")
