@@ -25,6 +25,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
+from .card_targets import card_target, target_facts
 from .card_text import dump_metadata, has_sections, paragraphs, split_metadata, texts_after_sections, update_card
 from .files import write_atomic
 from .plotting import plot_label_metrics
@@ -53,9 +54,6 @@ UNKNOWN_FOLD = "unknown"
 """Among the folds of PTB-XL in a provenance: records of which it is not known whether, and where, they are in it."""
 STAGE_TITLES = {"probe": "Preview linear probing", "finetune": "Fine-tuning with stochastic depth"}
 SIMULATED_DEVICE = "simulated"
-
-# With fewer positives the interval of a label's AUROC is wider than most differences between models.
-FEW_POSITIVES = 20
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
 
@@ -104,8 +102,8 @@ def write_model_card(
 ) -> str:
     """Write `README.md` into the folder of a finished run -> the card's text.
 
-    The card of a classifier comes with a figure of the metrics of each label; that of a pre-trained encoder shows its
-    learning curves.
+    The card of a classifier comes with a figure of the metrics of each label; those of a regression and of a
+    pre-trained encoder show their learning curves alone.
 
     An existing card is updated: its generated sections are replaced and user-written text is kept. Once a card is
     published, it takes precedence: text that is only in the folder's card stays there, with a warning, and is not part
@@ -128,7 +126,8 @@ def write_model_card(
         card = _render("encoder_card.md", _encoder_metadata(facts), facts)
         return _write_card(folder / CARD, card, published)
     facts = _model_facts(folder, repo_id)
-    plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
+    if not facts["is_regression"]:
+        plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
     return _write_card(folder / CARD, _render("model_card.md", _model_metadata(facts), facts), published)
 
 
@@ -202,19 +201,12 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "model_name": repo_id.split("/")[-1] if repo_id else _model_name(facts, labels),
         "labels": labels,
         "label_names": config.get("label_names") or {},
-        "thresholds": config.get("thresholds") or [0.5] * len(labels),
+        **target_facts(config, labels, splits[split]["per_label"]),
         "dataset_id": _hub_id(recipe.get("dataset_name")),
         "task": recipe.get("task"),
         "splits": splits,
         "split": split,
         "split_metrics": splits[split],
-        "few_positives": {
-            label: values["num_positive"]
-            for label, values in splits[split]["per_label"].items()
-            if values["num_positive"] < FEW_POSITIVES
-        },
-        "few": FEW_POSITIVES,
-        "weakest": _weakest(splits[split]["per_label"]),
         "saw_evaluation_data": _saw(facts["provenance"], metrics["data"]),
         "judged_folds": _judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
         "stages": _stage_recipes(recipe, results, metrics.get("stages", {})),
@@ -293,11 +285,6 @@ def _judged(data: Mapping[str, Any]) -> set[int | str]:
     """The folds of PTB-XL that a model was evaluated on; runs that did not record them had the official ones."""
     of_split = data.get("ptbxl_folds", {"validation": [9], "test": [10]})
     return {fold for split, folds in of_split.items() if split != "train" for fold in folds}
-
-
-def _weakest(per_label: dict[str, dict], count: int = 3) -> list[tuple[str, dict]]:
-    defined = [(label, values) for label, values in per_label.items() if values["auroc"] is not None]
-    return sorted(defined, key=lambda item: item[1]["auroc"])[:count] if len(defined) > count else []
 
 
 def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
@@ -460,33 +447,31 @@ def _encoder_metadata(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
-    data = facts["data"]
+    data, target = facts["data"], card_target(facts["config"])
     dataset_id = facts["dataset_id"] or _dataset_name(data)
     metadata = {
         **_shared_metadata(facts),
         "pipeline_tag": "other",
-        "tags": ["ecg", "electrocardiogram", "ecg-classification", "multi-label-classification", "ecg_transformer"],
-        "metrics": ["roc_auc", "average_precision"],
+        "tags": ["ecg", "electrocardiogram", *target.tags, "ecg_transformer"],
+        "metrics": [metric.hub_name for metric in target.metrics.values()],
     }
     if dataset_id:
         metadata["datasets"] = [dataset_id]
     results = [
         EvalResult(
-            task_type="ecg-classification",
-            task_name="Multi-label ECG classification",
+            task_type=target.task_type,
+            task_name=target.task_name,
             dataset_type=dataset_id or ("simulated" if data["simulated"] else "own-records"),
             dataset_name=data["name"],
             dataset_config=facts["task"],
             dataset_split=split,
-            metric_type=metric_type,
-            metric_name=", ".join([metric_name, *_interval_in_words(interval), f"{values['num_records']} records"]),
+            metric_type=metric.hub_name,
+            metric_name=", ".join([metric.title, *_interval_in_words(interval), f"{values['num_records']} records"]),
             metric_value=round(interval["value"], 4),
         )
         for split, values in facts["splits"].items()
-        for metric_type, metric_name, interval in (
-            ("roc_auc", "macro AUROC", values["intervals"]["macro_auroc"]),
-            ("average_precision", "macro AUPRC", values["intervals"]["macro_auprc"]),
-        )
+        for metric, interval in ((metric, values["intervals"][name]) for name, metric in target.metrics.items())
+        if interval["value"] is not None
     ]
     metadata["model-index"] = eval_results_to_model_index(facts["model_name"], results)
     return metadata
@@ -527,9 +512,14 @@ def _size_category(count: int) -> str:
 
 
 def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(cell=_cell, figure=_figure, interval=_interval, number=_number)
-    text = environment.from_string((TEMPLATES / template).read_text(encoding="utf-8")).render(facts)
+    text = environment.get_template(template).render(facts)
     return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
 
 

@@ -111,6 +111,16 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
     return metrics
 
 
+def _in_words(finding: dict) -> str:
+    """The answer of a model for one label, of whatever kind."""
+    if "value" in finding:
+        return f"{finding['label']:8} {finding['value']:.4g}"
+    verdict, score = "present" if finding["positive"] else "absent ", f"{finding['score']:.3f}"
+    if "threshold" in finding:
+        score += f" (threshold {finding['threshold']:.3f})"
+    return f"{verdict}  {finding['label']:8} {score}"
+
+
 def classify(argv: Sequence[str] | None = None) -> None:
     """Print the findings of WFDB records; exits with 1 if a record could not be classified, after all others."""
     parser = argparse.ArgumentParser(prog="ecg-hf classify", description=classify.__doc__)
@@ -142,9 +152,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
                 print(f"{record}: {warning.message}", file=sys.stderr)
         print(record)
         for finding in findings:
-            verdict = "present" if finding["positive"] else "absent "
-            score = f"{finding['score']:.3f} (threshold {finding['threshold']:.3f})"
-            print(f"  {verdict}  {finding['label']:8} {score}  {finding['name']}")
+            print(f"  {_in_words(finding)}  {finding['name']}")
     if failed:
         raise SystemExit(f"{failed} of {len(arguments.records)} records could not be classified.")
 

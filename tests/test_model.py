@@ -504,7 +504,7 @@ def test_labels_that_contradict_each_other_are_refused(trained):
         ({"num_leads": 8}, "`num_leads` is 8 but `lead_names` names 12"),
         ({"window_aggregation": "median"}, "got `median`"),
         ({"window_aggregation": ["mean_logit"]}, "has 1 values but `id2label` names 3"),
-        ({"problem_type": "regression"}, "must be `multi_label_classification`"),
+        ({"problem_type": "ranking"}, "must be one of multi_label_classification, single_label_class"),
         ({"hidden_size": "16"}, "hidden_size"),
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"pooling": "max"}, "`pooling` must be"),

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
-from .common_ecg_transformer import LEAD_NAMES
+from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, REGRESSION
 from .configuration_ecg_transformer import ECGTransformerConfig
+from .targets_ecg_transformer import scores_of
 from .wfdb_ecg_transformer import read_record
 from .wfdb_objects_ecg_transformer import wfdb_recording
 
 
 class ECGClassificationPipeline(ChunkPipeline):
     """
-    Multi-label classification of ECG records.
+    Classification of ECG records, or regression, as the model was trained for.
 
     ```python
     from transformers import pipeline
@@ -42,10 +43,14 @@ class ECGClassificationPipeline(ChunkPipeline):
     (probability), `threshold`, and `positive` (score >= threshold). All windows of a record are scored and put
     together as the model's `window_aggregation` says; `batch_size` counts windows.
 
+    A model of one of several classes (`problem_type` `single_label_classification`) gives scores that sum to 1, no
+    `threshold`, and `positive` for the class of the highest score alone. A regression gives, in the order of the
+    model's labels, dicts with `label`, `name` and `value`, in the unit of the target.
+
     Arguments, of the pipeline or of a call:
         sampling_rate, lead_names, units: Of arrays, and of dicts that lack them; see the feature extractor.
         missing_leads (`str`, defaults to `"zero"`): `"zero"` or `"error"`; see the feature extractor.
-        top_k (`int`, *optional*): Only the labels with the highest scores.
+        top_k (`int`, *optional*): Only the labels with the highest scores; not for a regression.
         batch_size (`int`, defaults to 32): Windows in one forward pass; they may come from several records.
 
     Raises:
@@ -101,6 +106,8 @@ class ECGClassificationPipeline(ChunkPipeline):
         postprocess = {"top_k": top_k}
         if top_k is not None and top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
+        if top_k is not None and self.model.config.problem_type == REGRESSION:
+            raise ValueError(f"`top_k` is {top_k}, but the values of a regression have no order: leave it out.")
         return _without_none(preprocess), {}, _without_none(postprocess)
 
     def preprocess(self, record, missing_leads: str = "zero", **recording):
@@ -153,19 +160,13 @@ class ECGClassificationPipeline(ChunkPipeline):
         config = self.model.config
         logits = torch.cat([window["logits"] for window in windows]).float()
         self._check_logits(logits, windows[0]["record"])
-        scores = self.model.aggregate_windows(logits[None])[0].sigmoid().tolist()
-        thresholds = config.thresholds or [0.5] * len(scores)
+        scores = scores_of(config.problem_type, self.model.aggregate_windows(logits[None])[0])
         names = config.label_names or {}
-        findings = [
-            {
-                "label": config.id2label[index],
-                "name": names.get(config.id2label[index], config.id2label[index]),
-                "score": score,
-                "threshold": threshold,
-                "positive": score >= threshold,
-            }
-            for index, (score, threshold) in enumerate(zip(scores, thresholds, strict=True))
-        ]
+        findings = [{"label": label, "name": names.get(label, label)} for label in config.labels]
+        for finding, answer in zip(findings, _answers(config, scores), strict=True):
+            finding.update(answer)
+        if config.problem_type == REGRESSION:
+            return findings
         return sorted(findings, key=lambda finding: finding["score"], reverse=True)[:top_k]
 
     def _check_logits(self, logits: torch.Tensor, record: str):
@@ -179,6 +180,21 @@ class ECGClassificationPipeline(ChunkPipeline):
                 f"The model `{self.model.name_or_path}` gives NaN or infinite scores for {record}: of {len(labels)} "
                 f"labels, {', '.join(labels[:5])}. Its weights are damaged, or too large for {self.model.dtype}."
             )
+
+
+def _answers(config: ECGTransformerConfig, scores: torch.Tensor) -> list[dict[str, Any]]:
+    """What is said of each label; `scores` (labels,)."""
+    values = scores.tolist()
+    if config.problem_type == REGRESSION:
+        return [{"value": value} for value in values]
+    if config.problem_type == MULTI_LABEL:
+        thresholds = config.thresholds or [0.5] * len(values)
+        return [
+            {"score": score, "threshold": threshold, "positive": score >= threshold}
+            for score, threshold in zip(values, thresholds, strict=True)
+        ]
+    highest = int(scores.argmax())
+    return [{"score": score, "positive": index == highest} for index, score in enumerate(values)]
 
 
 def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:

@@ -211,13 +211,6 @@ class ModelArguments:
     pooling: str | None = field(
         default=None, metadata={"help": "What a new model's head reads; default: the architecture's, else `mean`."}
     )
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={
-            "help": "sdpa (the default), eager or flash_attention_2. On a CPU, windows of few tokens train twice as "
-            "fast with eager in bfloat16."
-        },
-    )
 
     def __post_init__(self):
         of_new_models = ("model_sampling_rate", "window_seconds", "patch_size", "pooling")
@@ -256,7 +249,10 @@ class DataArguments:
     units: str | None = field(default=None, metadata={"help": "Unit of own files that do not state it: mV or uV."})
     lead_names: list[str] | None = field(
         default=None,
-        metadata={"help": "Leads of own files that do not name them, in order; of others the leads to take."},
+        metadata={
+            "help": "Leads in order: the names of the channels of files that do not name them; of others the leads to "
+            "take. A model that cannot compute its other leads from them is made one of these leads."
+        },
     )
     max_skipped: float = field(
         default=0.01, metadata={"help": "Largest share of own records that is skipped since they cannot be used."}
