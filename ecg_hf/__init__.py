@@ -41,6 +41,7 @@ _LAZY = {
     "ECGCollator": "ecg_transformer.collator_ecg_transformer",
     "PTBXL": "ptbxl",
     "load_ptbxl": "ptbxl",
+    "load_ecg_dataset": "tables",
     "PostTrainer": "post_training",
     "PostTrainingArguments": "post_training",
     "PreTrainer": "pretraining",

@@ -20,6 +20,8 @@ MAX_LINES = 600
 ALLOWED = {
     "ecg_transformer": set(),
     "files": set(),
+    "readers": {"ecg_transformer"},
+    "tables": {"ecg_transformer", "files", "ptbxl", "readers"},
     "version": set(),
     "readers": {"ecg_transformer"},
     "pipelines": {"ecg_transformer", "readers"},

@@ -60,6 +60,10 @@ class Said:
     lead_names: tuple[str, ...] | None = None
     wanted: frozenset[str] = field(default_factory=lambda: frozenset(LEAD_NAMES))
 
+    def text(self) -> str:
+        """The same text for the same content."""
+        return f"{self.sampling_rate} {self.units} {self.lead_names} {sorted(self.wanted)}"
+
 
 def canonical_lead(name: str) -> str | None:
     """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve leads."""
@@ -130,8 +134,10 @@ def _leads_of(channels: Sequence[Channel], said: Said) -> tuple[dict[str, Channe
         raise RecordError(f"it has no lead {', '.join(missing)}; it has {', '.join(found) or 'none of the twelve'}.")
     if not wanted:
         listed = ", ".join(channel.name.strip() for channel in channels) or "no channel"
-        raise RecordError(f"it has none of the leads {' '.join(name for name in LEAD_NAMES if name in said.wanted)}; "
-                          f"it has {listed}.")
+        raise RecordError(
+            f"it has none of the leads {' '.join(name for name in LEAD_NAMES if name in said.wanted)}; "
+            f"it has {listed}."
+        )
     return {name: found[name] for name in wanted}, tuple(others)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
-import stat
 from collections.abc import Callable
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
-from .channels import MAX_FILE_BYTES, Said
+from .channels import Said
 
 Reader = Callable[[str, str | None, Said], Record]
 """(path of the file, what stands behind `#` in the record's path, what the caller says) -> the record."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
-from .channels import MAX_FILE_BYTES, Said, canonical_lead, microvolts_of, warn_of_other_channels
+from .channels import Said, canonical_lead, microvolts_of, warn_of_other_channels
 from .formats import reader_of
 
 
