@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 
-import numpy as np
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, FeatureExtractionPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -18,7 +16,7 @@ from .ecg_transformer.pipeline_ecg_classification import (
 )
 from .ecg_transformer.signal_steps_ecg_transformer import canonical_lead_names
 from .ecg_transformer.wfdb_ecg_transformer import Record
-from .readers.channels import Said, warn_of_other_channels
+from .readers.channels import Said, warn_of_other_channels, whole_microvolts
 from .readers.reading import read_leads
 
 
@@ -32,7 +30,7 @@ def read_for_model(path: str | os.PathLike, wanted: Sequence[str], said: dict) -
     names = None if names is None else canonical_lead_names(names)
     record = read_leads(path, Said(said.get("sampling_rate"), said.get("units"), names, frozenset(wanted)))
     warn_of_other_channels(os.fspath(path), record.other_channels)
-    return dataclasses.replace(record, signal=np.rint(record.signal).astype(np.int16))
+    return whole_microvolts(record)
 
 
 class _FeatureExtraction(FeatureExtractionPipeline):

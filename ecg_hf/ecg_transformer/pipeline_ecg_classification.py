@@ -108,16 +108,20 @@ class ECGRecordPipeline(ChunkPipeline):
             rows = {name: tensor[window : window + 1] for name, tensor in features.items()}
             yield {"is_last": window == num_windows - 1, "window": rows, "record": name or "a record"}
 
-    def _read_recording(self, path: str | os.PathLike, said: dict[str, Any]) -> dict[str, Any]:
-        """The feature extractor's arguments for a file, with the leads that the model has or can compute."""
+    @property
+    def wanted_leads(self) -> list[str]:
+        """The leads that the model has or can compute its own from: those of a file that are read and checked."""
         lead_names = list(self.feature_extractor.lead_names)
         if not self.feature_extractor.lead_tokens and not set(LEAD_NAMES[:6]).isdisjoint(lead_names):
             lead_names += ["I", "II", "III"]
-        record = (
-            read_record(path, lead_names=lead_names)
-            if self.read_file is None
-            else self.read_file(path, lead_names, said)
-        )
+        return lead_names
+
+    def _read_recording(self, path: str | os.PathLike, said: dict[str, Any]) -> dict[str, Any]:
+        """The feature extractor's arguments for a file."""
+        if self.read_file is None:
+            record = read_record(path, lead_names=self.wanted_leads)
+        else:
+            record = self.read_file(path, self.wanted_leads, said)
         return {
             "signal": record.signal,
             "sampling_rate": record.sampling_rate,
