@@ -15,6 +15,7 @@ from typing import TextIO
 from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..files import whole_file
 from .answers import Report, answers
+from .output import check_batch_size, check_output
 from .sources import Facts, find_records
 
 FORMATS = ("table", "json", "jsonl", "csv")
@@ -57,8 +58,7 @@ def classify_records(
     if wide and (output_format != "csv" or top_k is not None):
         raise ValueError(f"`wide` is for CSV with all labels; got the format {output_format} and top_k {top_k}.")
     check_output(output)
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1 window, got {batch_size}.")
+    check_batch_size(batch_size)
     items = find_records(records, facts or Facts(), record_column)
 
     from transformers import pipeline
@@ -81,16 +81,6 @@ def _format(output_format: str | None, output: str | os.PathLike | None) -> str:
         return ending if ending in FORMATS else FORMATS[0]
     check_choice("format", output_format, FORMATS)
     return output_format
-
-
-def check_output(output: str | os.PathLike | None) -> None:
-    """Before the work: raise `FileNotFoundError` or `IsADirectoryError` where no file can be written."""
-    if output is None:
-        return
-    if os.path.isdir(output):
-        raise IsADirectoryError(f"`--output` {output} is a folder: give the name of a file.")
-    if not Path(output).absolute().parent.is_dir():
-        raise FileNotFoundError(f"`--output` {output}: its folder does not exist; make it first.")
 
 
 @contextlib.contextmanager
@@ -156,4 +146,4 @@ def _csv(rows: Iterable[Sequence]) -> str:
     return text.getvalue()
 
 
-__all__ = ["FORMATS", "check_output", "classify_records"]
+__all__ = ["FORMATS", "classify_records"]

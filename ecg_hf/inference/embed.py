@@ -11,10 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..files import whole_file
 from .answers import Report, answers
-from .classify import check_output
+from .output import check_batch_size, check_output
 from .sources import Facts, find_records
 
 ENDINGS = (".npy", ".parquet")
@@ -44,10 +43,8 @@ def embed_records(
         ValueError: arguments that do not fit.
         SystemExit: some records have no vector; up to ten are named on stderr.
     """
-    check_choice("the ending of output", Path(output).suffix, ENDINGS)
-    check_output(output)
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1 window, got {batch_size}.")
+    check_output(output, ENDINGS)
+    check_batch_size(batch_size)
     items = find_records(records, facts or Facts(), record_column)
 
     from transformers import pipeline
@@ -64,7 +61,7 @@ def embed_records(
 
 
 def _write(output: Path, names: list[str], vectors: np.ndarray) -> None:
-    if output.suffix == ".parquet":
+    if output.suffix.lower() == ".parquet":
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
         with whole_file(output) as unfinished:
             pa.parquet.write_table(pa.table({"record": pa.array(names), "embedding": column}), unfinished)
