@@ -399,11 +399,11 @@ def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str
 def _pretraining_command(facts: dict[str, Any], repo_id: str | None, world_size: int, probe: bool) -> str | None:
     """As `_command`, of an encoder."""
     recipe, data = facts["recipe"], facts["data"]
-    if "sampling_rate" not in recipe:
+    if not recipe.keys() & {"sampling_rate", "allow_test_folds"}:
         return None
     is_ptbxl = data["simulated"] or data["name"] == "PTB-XL"
-    if "record_column" in recipe and recipe["record_column"] is not None:
-        records = " --train_table path/to/table.csv"
+    if "table" in recipe or "record_column" in recipe:
+        records = f" --table path/to/{recipe.get('table', 'table.csv')}"
     else:
         records = f" --data_dir path/to/{'ptb-xl' if is_ptbxl else 'records'}"
     if probe and not is_ptbxl:

@@ -122,6 +122,7 @@ def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--batch_size", type=int, default=32, help="windows in one forward pass")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
     parser.add_argument("--record_column", default="path", help="of tables: the column of paths")
+    parser.add_argument("--data_dir", help="of tables: where paths begin, by default at the table's folder")
     _add_facts(parser)
     return parser
 
@@ -160,6 +161,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
         batch_size=arguments.batch_size,
         device=arguments.device,
         record_column=arguments.record_column,
+        data_dir=arguments.data_dir,
         facts=_facts(arguments),
     )
 
@@ -179,6 +181,7 @@ def embed(argv: Sequence[str] | None = None) -> None:
         batch_size=arguments.batch_size,
         device=arguments.device,
         record_column=arguments.record_column,
+        data_dir=arguments.data_dir,
         facts=_facts(arguments),
     )
 

@@ -291,12 +291,12 @@ def _finding_lines(findings: Sequence[Mapping]) -> list[tuple[tuple[str, str, st
 
 
 def _cells_of(finding: Mapping) -> tuple[str, str, str]:
-    label, name = finding["label"], finding.get("name", finding["label"])
+    label, name = finding["label"], finding["name"]
     text = textwrap.shorten(label if name == label else f"{label}  {name}", MAX_FINDING_LETTERS, placeholder=" …")
-    if "threshold" not in finding:
-        return "", f"{finding['score' if 'score' in finding else 'value']:.3f}", text
-    verdict = "present" if finding["positive"] else "absent"
-    return verdict, f"{finding['score']:.3f} ({finding['threshold']:.3f})", text
+    if "value" in finding:
+        return "", f"{finding['value']:.4g}", text
+    threshold = f" ({finding['threshold']:.3f})" if "threshold" in finding else ""
+    return "present" if finding["positive"] else "absent", f"{finding['score']:.3f}{threshold}", text
 
 
 def _draw_findings(axes: Axes, lines: Sequence[tuple[tuple[str, str, str], bool]], left: float, height: float) -> None:

@@ -227,7 +227,7 @@ def test_unclear_inputs_are_refused(classifier, signal):
 
 
 def test_damaged_files_are_refused_by_name(classifier, signal, record, tmp_path):
-    with pytest.raises(FileNotFoundError, match="00002_hr.hea does not exist"):
+    with pytest.raises(FileNotFoundError, match="00002_hr: there is no such file, nor a WFDB header of that name"):
         classifier(tmp_path / "00002_hr")
 
     data = record.with_suffix(".dat")

@@ -33,9 +33,9 @@ ALLOWED = {
     "card_text": set(),
     "cards": {"card_text", "files", "plotting", "ptbxl", "version"},
     "hub": {"cards", "ecg_transformer"},
-    "runs": {"cards", "ecg_transformer", "files", "plotting"},
-    "post_training": {"cards", "ecg_transformer", "files", "hub", "metrics", "ptbxl", "runs", "synthetic"},
-    "pretraining": {"cards", "ecg_transformer", "files", "metrics", "ptbxl", "runs"},
+    "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl"},
+    "post_training": {"cards", "ecg_transformer", "files", "hub", "metrics", "ptbxl", "runs", "synthetic", "tables"},
+    "pretraining": {"cards", "ecg_transformer", "files", "metrics", "ptbxl", "readers", "runs", "tables"},
     "inference": {
         "ecg_transformer",
         "files",

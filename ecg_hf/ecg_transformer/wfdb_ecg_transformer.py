@@ -21,6 +21,11 @@ import numpy as np
 
 from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS
 
+MAX_FILE_BYTES = 2**31
+"""The largest file that is read as one record; a day of twelve leads at 1000 Hz has 2.07e9 bytes in int16."""
+
+_MAX_HEADER_BYTES = 2**20
+
 
 class RecordError(ValueError):
     """A record that cannot be read as it stands; the message names the record and the problem."""
@@ -31,7 +36,8 @@ class Record:
     """A multi-lead ECG.
 
     Attributes:
-        signal: int16 (leads, samples), in µV.
+        signal: (leads, samples), in µV: int16, or float32 from `ecg_hf.read_ecg` of a file that may hold fractions of
+            1 µV. `read_record` always rounds to int16.
         sampling_rate: in Hz.
         lead_names: canonical names of the rows of `signal`, in the order of the file.
         other_channels: what else the file holds and is left out, since it is none of the twelve leads.
@@ -162,18 +168,43 @@ def read_record(
         ImportError: the format needs a package that is not installed.
         ValueError: `lead_names` has a name that is none of the twelve.
     """
+    record = read_wanted_leads(path, _wanted_leads(lead_names), sampling_rate=sampling_rate)
+    if others := record.other_channels:
+        listed = ", ".join(others)
+        warnings.warn(
+            f"Record {_without_ending(path)}: left out, as none of the twelve leads: {listed}.", stacklevel=2
+        )
+    return record
+
+
+def read_wanted_leads(
+    path: str | os.PathLike,
+    wanted: frozenset[str],
+    *,
+    sampling_rate: float | None = None,
+    microvolts: float | None = None,
+    keep_fractions: bool = False,
+) -> Record:
+    """As `read_record`, without the warning.
+
+    Args:
+        path: the record's path.
+        wanted: canonical names of the leads to read, of those that the file has.
+        sampling_rate: the rate in Hz that the record must have, if it matters.
+        microvolts: µV in one of the unit that the leads must have, if it matters.
+        keep_fractions: give float32 where a step of the file is below 1 µV, instead of rounding to int16.
+    """
     path = _without_ending(path)
-    wanted = _wanted_leads(lead_names)
     try:
         first, *_ = segments = _plan_record(path, wanted)
         if sampling_rate is not None and first.sampling_rate != sampling_rate:
             raise RecordError(f"the sampling rate is {first.sampling_rate} Hz, expected {sampling_rate} Hz.")
-        signals = [_to_microvolts(_decode(segment), segment.leads) for segment in segments]
+        steps = [_step_of(lead, microvolts) for segment in segments for lead in segment.leads]
+        dtype = np.float32 if keep_fractions and min(steps) < 1 else np.int16
+        signals = [_to_microvolts(_decode(segment), segment.leads, dtype) for segment in segments]
     except (RecordError, FileNotFoundError) as error:
         raise type(error)(f"Record {path}: {error}") from error.__cause__
     others = tuple(dict.fromkeys(name for segment in segments for name in segment.other_channels))
-    if others:
-        warnings.warn(f"Record {path}: left out, as none of the twelve leads: {', '.join(others)}.", stacklevel=2)
     signal = signals[0] if len(signals) == 1 else np.concatenate(signals, axis=1)
     return Record(signal, first.sampling_rate, tuple(lead.lead for lead in first.leads), others)
 
@@ -205,7 +236,9 @@ def _wanted_leads(lead_names: Sequence[str] | None) -> frozenset[str]:
 
 
 def _read_header(path: str) -> _Header:
-    _file_size(path, f"its header {path}")
+    size = _file_size(path, f"its header {path}")
+    if size > _MAX_HEADER_BYTES:
+        raise RecordError(f"its header {path} has {size} bytes; a header has {_MAX_HEADER_BYTES} at most.")
     with open(path, "rb") as file:
         content = file.read()
     try:
@@ -347,7 +380,7 @@ def _plan_segment(folder: str, header: _Header, wanted: frozenset[str]) -> _Segm
         raise RecordError(f"a lead is named twice: {', '.join(lead.lead for lead in leads)}.")
     rate = header.sampling_rate * _common_per_frame(leads, header.sampling_rate)
     for lead in leads:
-        _parse_scale(lead.lead, lead.scale, lead.adc_zero)
+        _scale_of(lead)
     files = {lead.file_name: None for lead in leads}
     files = {name: _plan_file(folder, name, channels, leads) for name in files}
     num_frames = header.num_frames or _common_length(files)
@@ -380,6 +413,8 @@ def _plan_file(folder: str, name: str, channels: list[_Channel], leads: list[_Ch
         raise RecordError(f"{name} is said to have several formats.")
     path = os.path.join(folder, name)
     size = _file_size(path, f"{path}, which the header names for lead {lead},")
+    if size > MAX_FILE_BYTES:
+        raise RecordError(f"{path} has {size} bytes; files of {MAX_FILE_BYTES} are read at most. Cut it into records.")
     frame_samples = sum(storage.per_frame for storage in storages)
     if storages[0].format in _COMPRESSED:
         size, frame_samples = _flac_samples(path, len(channels)), storages[0].per_frame
@@ -494,17 +529,31 @@ def _check_samples(digital: np.ndarray, leads: list[_Channel]) -> None:
         raise RecordError(f"samples are marked as invalid (NaN): {', '.join(invalid)}. Repair it or leave it out.")
 
 
-def _to_microvolts(digital: np.ndarray, leads: list[_Channel]) -> np.ndarray:
-    """int16 (leads, samples) in µV, once the samples are found to be sound."""
+def _scale_of(lead: _Channel) -> tuple[float, int, float]:
+    return _parse_scale(lead.lead, lead.scale, lead.adc_zero)
+
+
+def _step_of(lead: _Channel, microvolts: float | None) -> float:
+    """µV in one digital unit of a lead; `RecordError` if its unit is not that of `microvolts`."""
+    gain, _, unit = _scale_of(lead)
+    if microvolts not in (None, unit):
+        raise RecordError(f"lead {lead.lead} is in a unit of {unit:g} µV, expected one of {microvolts:g} µV.")
+    return unit / abs(gain)
+
+
+def _to_microvolts(digital: np.ndarray, leads: list[_Channel], dtype: type[np.number]) -> np.ndarray:
+    """(leads, samples) in µV, rounded for int16, once the samples are found to be sound."""
     _check_samples(digital, leads)
-    scales = [_parse_scale(lead.lead, lead.scale, lead.adc_zero) for lead in leads]
+    scales = [_scale_of(lead) for lead in leads]
     # -32768 cannot be among these: it marks an invalid sample in all formats of 16 bits.
-    if digital.dtype == np.int16 and all(gain == unit and baseline == 0 for gain, baseline, unit in scales):
+    if digital.dtype == np.int16 == dtype and all(gain == unit and baseline == 0 for gain, baseline, unit in scales):
         return digital
-    signal = np.empty(digital.shape, np.int16)
+    signal = np.empty(digital.shape, dtype)
     for row, (lead, (gain, baseline, microvolts)) in enumerate(zip(leads, scales, strict=True)):
         with np.errstate(over="ignore"):
-            values = np.rint((digital[row].astype(np.float64) - baseline) * microvolts / gain)
+            values = (digital[row].astype(np.float64) - baseline) * microvolts / gain
+        if dtype is np.int16:
+            values = np.rint(values)
         peak = np.abs(values).max()
         if not peak <= MAX_MICROVOLTS:
             limit = f"the ±{MAX_MICROVOLTS / 1000} mV that are read; is the header's gain right?"
@@ -513,4 +562,4 @@ def _to_microvolts(digital: np.ndarray, leads: list[_Channel]) -> np.ndarray:
     return signal
 
 
-__all__ = ["Record", "RecordError", "read_record", "record_files"]
+__all__ = ["MAX_FILE_BYTES", "Record", "RecordError", "read_wanted_leads", "read_record", "record_files"]

@@ -35,6 +35,7 @@ def classify_records(
     batch_size: int = 32,
     device: str | None = None,
     record_column: str = "path",
+    data_dir: str | None = None,
     facts: Facts | None = None,
 ) -> None:
     """Write the findings of records to `output`, or print them; all of them are answered that can be.
@@ -48,7 +49,8 @@ def classify_records(
         top_k: only so many labels of each record, with the highest scores.
         batch_size: windows in one forward pass.
         device: as of the library's pipelines, ``"cpu"`` or ``"cuda"``.
-        record_column, facts: of tables, and of files that do not state everything.
+        record_column, data_dir: of tables: their column of paths, and where these begin.
+        facts: what files do not state.
 
     Raises:
         ValueError: arguments that do not fit.
@@ -59,7 +61,7 @@ def classify_records(
         raise ValueError(f"`wide` is for CSV with all labels; got the format {output_format} and top_k {top_k}.")
     check_output(output)
     check_batch_size(batch_size)
-    items = find_records(records, facts or Facts(), record_column)
+    items = find_records(records, facts or Facts(), record_column, data_dir)
 
     from transformers import pipeline
 
@@ -98,11 +100,12 @@ def _as_text(found: Iterable[Findings]) -> Iterator[str]:
 
 
 def _line(finding: dict) -> str:
-    if "threshold" not in finding:
-        numbers = "  ".join(f"{value:.3f}" for value in finding.values() if isinstance(value, float))
-        return f"  {finding['label']:8} {numbers}  {finding.get('name', '')}".rstrip()
-    verdict = "present" if finding["positive"] else "absent "
-    score = f"{finding['score']:.3f} (threshold {finding['threshold']:.3f})"
+    """The answer of a model for one label, of whatever kind."""
+    if "value" in finding:
+        return f"  {finding['label']:8} {finding['value']:.4g}  {finding['name']}"
+    verdict, score = "present" if finding["positive"] else "absent ", f"{finding['score']:.3f}"
+    if "threshold" in finding:
+        score += f" (threshold {finding['threshold']:.3f})"
     return f"  {verdict}  {finding['label']:8} {score}  {finding['name']}"
 
 

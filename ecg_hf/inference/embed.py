@@ -27,6 +27,7 @@ def embed_records(
     batch_size: int = 32,
     device: str | None = None,
     record_column: str = "path",
+    data_dir: str | None = None,
     facts: Facts | None = None,
 ) -> None:
     """Write one vector for each record: the mean over its windows of the model's `pooler_output`, as float32.
@@ -37,7 +38,7 @@ def embed_records(
         output: a `.npy` of shape (records, hidden_size) with a `.csv` of the same name beside it, whose column
             `record` names the rows; or a `.parquet` with the columns `record` and `embedding`. Each file is written
             whole or not at all; broken records have no row.
-        batch_size, device, record_column, facts: as for `classify_records`.
+        batch_size, device, record_column, data_dir, facts: as for `classify_records`.
 
     Raises:
         ValueError: arguments that do not fit.
@@ -45,7 +46,7 @@ def embed_records(
     """
     check_output(output, ENDINGS)
     check_batch_size(batch_size)
-    items = find_records(records, facts or Facts(), record_column)
+    items = find_records(records, facts or Facts(), record_column, data_dir)
 
     from transformers import pipeline
 

@@ -6,7 +6,7 @@ import csv
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,11 +41,14 @@ class Facts:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def find_records(arguments: Sequence[str], facts: Facts, record_column: str = "path") -> list[Item]:
+def find_records(
+    arguments: Sequence[str], facts: Facts, record_column: str = "path", data_dir: str | None = None
+) -> list[Item]:
     """The records of files, of folders and of tables, in the order of the arguments.
 
     A folder stands for all ECG files in it and below: WFDB by its headers, others by their ending. A Parquet file is a
-    table, and a text file whose header has the column `record_column`; the paths in it begin at its folder.
+    table, and a text file whose header has the column `record_column`; the paths in it begin at its folder, or
+    at `data_dir`.
 
     Raises `ValueError` for a table that cannot be used: it names the rows, ten at most, with the count.
     """
@@ -54,7 +57,7 @@ def find_records(arguments: Sequence[str], facts: Facts, record_column: str = "p
         if os.path.isdir(argument):
             items += _of_folder(argument, facts)
         elif _is_table(argument, record_column):
-            items += _of_table(argument, facts, record_column)
+            items += _of_table(argument, facts, record_column, data_dir)
         else:
             items.append(_of_file(argument, facts.as_dict()))
     return items
@@ -102,11 +105,11 @@ def _column_names(path: str) -> list[str]:
     return next(csv.reader([line], delimiter=max(",;\t", key=line.count)), [])
 
 
-def _of_table(path: str, facts: Facts, record_column: str) -> Iterator[Item]:
+def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None) -> Iterator[Item]:
     from ..tables.store import Files
     from ..tables.table import open_table, source_of
 
-    source, ids = source_of(open_table(path, record_column), record_column, **asdict(facts))
+    source, ids = source_of(open_table(path, record_column, data_dir), record_column, **asdict(facts))
     for index, name in enumerate(ids):
         if isinstance(source, Files):
             said = source.said[index]
@@ -117,7 +120,8 @@ def _of_table(path: str, facts: Facts, record_column: str) -> Iterator[Item]:
 
 
 def _read_row(source, index: int, wanted: Sequence[str]) -> Record:
-    return whole_microvolts(source.read(index))
+    record = source.read(index)
+    return replace(record, signal=whole_microvolts(record))
 
 
 __all__ = ["Facts", "Item", "find_records"]

@@ -14,10 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS
-from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
-
-MAX_FILE_BYTES = 2**31
-"""The largest file that is read as one record; a day of twelve leads at 500 Hz has 1.04 GB."""
+from ..ecg_transformer.wfdb_ecg_transformer import MAX_FILE_BYTES, Record, RecordError
 
 _CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
 _PREFIX = re.compile(r"^(mdc_ecg_lead_|lead[ _-]|ecg[ _-]|ekg[ _-])+", re.IGNORECASE)
@@ -66,9 +63,19 @@ class Said:
 
 
 def canonical_lead(name: str) -> str | None:
-    """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve leads."""
+    """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve."""
     bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
     return _CANONICAL.get(bare.strip().casefold())
+
+
+def canonical_leads(lead_names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The leads by their canonical names; `ValueError` for others, or one named twice."""
+    if lead_names is None:
+        return None
+    names = tuple(canonical_lead(str(name)) for name in lead_names)
+    if isinstance(lead_names, str) or not names or None in names or len(set(names)) < len(names):
+        raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, each once, got {lead_names!r}.")
+    return names
 
 
 def microvolts_of(unit: str | None, where: str) -> float:
@@ -106,26 +113,35 @@ def record_of(channels: Sequence[Channel], sampling_rate: float | None, said: Sa
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise RecordError(f"its leads must have equally many samples, one at least; they have {listed}.")
-    rows, is_whole = [], True
-    for name, channel in leads.items():
+    # Rounding to the nearest µV loses at most half of a step where the step is 1 µV or more.
+    is_whole = all(abs(channel.scale or 0) * _factor(name, channel) > 1 - 1e-9 for name, channel in leads.items())
+    signal = np.empty((len(leads), max(lengths.values())), np.int16 if is_whole else np.float32)
+    for row, (name, channel) in enumerate(leads.items()):
         microvolts = _microvolts(name, channel, said)
-        # A step of 1 µV or more loses nothing that matters by rounding to the nearest µV.
-        is_whole &= channel.scale is not None and abs(channel.scale) * _factor(name, channel) >= 1 - 1e-9
-        rows.append(microvolts)
-    signal = np.stack(rows)
-    signal = np.rint(signal).astype(np.int16) if is_whole else signal.astype(np.float32)
+        signal[row] = np.rint(microvolts) if is_whole else microvolts
     return Record(signal, rate, tuple(leads), others)
+
+
+def whole_microvolts(record: Record) -> np.ndarray:
+    """The signal of a record as models get it: int16 (leads, samples), rounded to the nearest µV.
+
+    Whoever feeds a model uses it, so that a record gives the same windows on every way.
+    """
+    if record.signal.dtype == np.int16:
+        return record.signal
+    return np.rint(record.signal).astype(np.int16)
 
 
 def _leads_of(channels: Sequence[Channel], said: Said) -> tuple[dict[str, Channel], tuple[str, ...]]:
     """The channels to take, by canonical name, and the names of those that are none of the twelve leads."""
     found: dict[str, Channel] = {}
     others = []
+    taken = said.wanted if said.lead_names is None else said.lead_names
     for channel in channels:
         name = canonical_lead(channel.name)
         if name is None:
             others.append(channel.name.strip())
-        elif name in found:
+        elif name in found and name in taken:
             raise RecordError(f"lead {name} is there twice.")
         else:
             found[name] = channel
@@ -155,9 +171,11 @@ def _microvolts(name: str, channel: Channel, said: Said) -> np.ndarray:
         raise RecordError(
             f"lead {name} has missing samples (NaN): {missing} of {len(values)}. Repair it or leave it out."
         )
-    values = (values * (1.0 if channel.scale is None else channel.scale) + channel.offset) * factor
-    peak = np.abs(values).max()
-    if peak >= MAX_MICROVOLTS + 0.5:
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = (values * (1.0 if channel.scale is None else channel.scale) + channel.offset) * factor
+        # As float32 rounds it.
+        peak = np.rint(np.abs(values).max().astype(np.float32))
+    if not peak <= MAX_MICROVOLTS:
         raise RecordError(
             f"lead {name} reaches {peak / 1000:g} mV, beyond the ±{MAX_MICROVOLTS / 1000} mV that are read; is its "
             f"unit really {channel.unit}?"
@@ -176,8 +194,10 @@ __all__ = [
     "Channel",
     "Said",
     "canonical_lead",
+    "canonical_leads",
     "microvolts_of",
     "rate_of",
     "record_of",
     "warn_of_other_channels",
+    "whole_microvolts",
 ]

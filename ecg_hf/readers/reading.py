@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Sequence
 
-from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
-from .channels import Said, canonical_lead, microvolts_of, warn_of_other_channels
-from .formats import reader_of
+from .channels import Said, canonical_leads, microvolts_of, warn_of_other_channels
+from .formats import MissingFileError, reader_of
 
-
-class MissingFileError(RecordError, FileNotFoundError):
-    """A file of a record does not exist."""
+_PART = re.compile(r"(.+)#([^#/\\]*)", re.DOTALL)
 
 
 def read_ecg(
@@ -25,7 +24,10 @@ def read_ecg(
     """Read the ECG in a file of any format that is known, recognised by its bytes.
 
     What a file does not state the arguments must say, and what it states they must not contradict: nothing is guessed.
-    Channels that are none of the twelve leads are named in one warning and left out.
+    A file that holds nothing but numbers (``.npy``, text, MATLAB, HDF5) can have a JSON of the same stem beside it,
+    ``rec.json`` of ``rec.npy``, which states what it lacks: ``{"sampling_rate": 500, "units": "mV", "lead_names":
+    ["I", "II"]}``, each field optional. Channels that are none of the twelve leads are named in one warning and left
+    out.
 
     Args:
         path: the file; of WFDB the header, a signal file or the path without ending. Of an HDF5 file with several
@@ -36,7 +38,8 @@ def read_ecg(
             those of a file that does.
 
     Returns:
-        The record. Its `signal` is in µV: int16 if the file's step is 1 µV or coarser, else float32.
+        The record. Its `signal` is in µV: int16 if the file's step is 1 µV or coarser, else float32, as for numbers
+        of no known step.
 
     Raises:
         RecordError: the file does not exist, is no regular file, is too large, damaged, or of a format that is not
@@ -44,10 +47,11 @@ def read_ecg(
             the arguments; samples are missing (NaN) or beyond ±32.767 mV; a lead is there twice.
         ValueError: an argument that is not valid for any file.
     """
-    names = None if lead_names is None else _canonical_names(lead_names)
     if units is not None:
         _check_units(units)
-    record = read_leads(path, Said(sampling_rate, units, names))
+    if sampling_rate is not None and not 0 < sampling_rate < math.inf:
+        raise ValueError(f"`sampling_rate` must be in Hz above 0, got {sampling_rate}.")
+    record = read_leads(path, Said(sampling_rate, units, canonical_leads(lead_names)))
     warn_of_other_channels(os.fspath(path), record.other_channels)
     return record
 
@@ -55,25 +59,27 @@ def read_ecg(
 def read_leads(path: str | os.PathLike, said: Said) -> Record:
     """As `read_ecg`, with what the caller says of the file in one object, and without the warning."""
     path = os.fspath(path)
+    file, part = _split(path)
     try:
-        file, _, part = path.partition("#") if not os.path.exists(path) else (path, "", "")
-        return reader_of(file)(file, part or None, said)
+        return reader_of(file)(file, part, said)
     except RecordError as error:
-        raise _named(type(error), path, error) from error.__cause__
+        raise _named(type(error), path, str(error)) from error.__cause__
     except FileNotFoundError as error:
-        raise _named(MissingFileError, path, error) from None
+        raise _named(MissingFileError, path, str(error)) from error.__cause__
+    except OSError as error:
+        raise _named(RecordError, path, f"it cannot be opened ({error.strerror}).") from error
 
 
-def _named(kind: type[RecordError], path: str, error: Exception) -> RecordError:
-    text = str(error)
+def _split(path: str) -> tuple[str, str | None]:
+    """The file of a path, and what stands behind `#`, which the name of a file may have, too."""
+    match = _PART.fullmatch(path)
+    if match is None or os.path.exists(path) or os.path.exists(f"{path}.hea"):
+        return path, None
+    return match[1], match[2]
+
+
+def _named(kind: type[RecordError], path: str, text: str) -> RecordError:
     return kind(text if text.startswith("Record ") else f"Record {path}: {text}")
-
-
-def _canonical_names(lead_names: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(canonical_lead(str(name)) for name in lead_names)
-    if isinstance(lead_names, str) or not names or None in names or len(set(names)) < len(names):
-        raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, each once, got {lead_names!r}.")
-    return names
 
 
 def _check_units(units: str) -> None:

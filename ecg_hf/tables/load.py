@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +11,11 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..files import write_atomic
 from ..ptbxl.label_order import label_names_of, name_labels
 from .labels import PROBLEM_TYPES, table_labels
 from .split import DEFAULT_FRACTIONS, split_by_patient
-from .store import NAMED_IN_A_MESSAGE, Source, Stored, cache_folder, store_records
+from .store import Source, Stored, report, store_records
 from .table import SPLITS, Table, TableLike, names_of_patients, open_table, source_of, splits_of
-
-logger = logging.getLogger(__name__)
 
 OWN_RECORDS = "own records"
 DEFAULT_MAX_SKIPPED = 0.01
@@ -182,7 +177,7 @@ def build_splits(
             split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == "regression")
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
-        _report(stored, len(own.source), cache_dir)
+        report(stored, len(own.source), cache_dir)
         records = _with_columns(own, stored)
         for split_name in SPLITS:
             rows = np.flatnonzero(split[stored.rows] == split_name)
@@ -228,24 +223,6 @@ def _with_columns(own: Own, stored: Stored) -> datasets.Dataset:
     }
     beside = datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
     return datasets.concatenate_datasets([beside, stored.records], axis=1)
-
-
-def _report(stored: Stored, num_records: int, cache_dir: str | os.PathLike | None) -> None:
-    """Warnings of skipped records, named in a file, and of channels that were left out."""
-    if stored.other_channels:
-        counts = ", ".join(f"{name} of {count} records" for name, count in stored.other_channels.most_common())
-        logger.warning(f"Channels that are none of the twelve leads are not read: {counts}.")
-    if not stored.skipped:
-        return
-    text = "\n".join(stored.skipped.values()) + "\n"
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = cache_folder(cache_dir) / f"skipped-{digest}.txt"
-    write_atomic(path, text)
-    named = "\n".join(list(stored.skipped.values())[:NAMED_IN_A_MESSAGE])
-    logger.warning(
-        f"{len(stored.skipped)} of {num_records} records cannot be used and are skipped; all are named in {path}:\n"
-        f"{named}"
-    )
 
 
 def _count_patients(dataset: datasets.Dataset) -> str:

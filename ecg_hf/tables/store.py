@@ -279,12 +279,30 @@ def _open(source: Source, parts: list[_Part], paths: list[Path], max_skipped: fl
 def check_skipped(reasons: Sequence[str], num_skipped: int, num_records: int, max_skipped: float) -> None:
     """`ValueError` where more than the share `max_skipped` of the records is skipped, or all are."""
     if num_skipped and (num_skipped > max_skipped * num_records or num_skipped == num_records):
-        named = "\n".join(reasons[:NAMED_IN_A_MESSAGE])
-        more = f"\nand {num_skipped - NAMED_IN_A_MESSAGE} more" if num_skipped > NAMED_IN_A_MESSAGE else ""
+        more = num_skipped - len(reasons[:NAMED_IN_A_MESSAGE])
+        named = "\n".join([*reasons[:NAMED_IN_A_MESSAGE], *([f"and {more} more"] if more else [])])
         raise ValueError(
-            f"{num_skipped} of {num_records} records cannot be used, above the limit `max_skipped` ({max_skipped:.2%}); "
-            f"repair them, or leave them out:\n{named}{more}"
+            f"More than {max_skipped:.0%} of the {num_records} records cannot be used (`max_skipped`): {num_skipped}. "
+            f"Repair them, or remove them from the folder or table:\n{named}"
         )
+
+
+def report(stored: Stored, num_records: int, cache_dir: str | os.PathLike | None) -> None:
+    """Warnings of skipped records, named in a file, and of channels that were left out."""
+    if stored.other_channels:
+        counts = ", ".join(f"{name} of {count} records" for name, count in stored.other_channels.most_common())
+        logger.warning(f"Channels that are none of the twelve leads are not read: {counts}.")
+    if not stored.skipped:
+        return
+    text = "\n".join(stored.skipped.values()) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = cache_folder(cache_dir) / f"skipped-{digest}.txt"
+    write_atomic(path, text)
+    named = "\n".join(list(stored.skipped.values())[:NAMED_IN_A_MESSAGE])
+    logger.warning(
+        f"{len(stored.skipped)} of {num_records} records cannot be used and are skipped; all are named in {path}:\n"
+        f"{named}"
+    )
 
 
 # ---- Files, by which a changed record is known ----

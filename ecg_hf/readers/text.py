@@ -1,0 +1,218 @@
+"""Text with a column for each lead, or a row: ``.csv`` and ``.txt``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from ..ecg_transformer.common_ecg_transformer import MICROVOLTS
+from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
+from .arrays import check_no_part, record_of_array
+from .channels import Channel, Said, canonical_lead, record_of
+from .sidecar import read_sidecar
+
+MAX_TEXT_BYTES = 2**28
+"""The largest text that is read: half an hour of twelve leads at 1000 Hz has some 2e8 bytes."""
+
+_UNIT = re.compile(r"(.*?)\s*[(\[]\s*([^()\[\]]*?)\s*[)\]]", re.DOTALL)
+_TIME = ("time", "t", "elapsed time", "seconds", "sec", "s", "milliseconds", "ms")
+_SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "μs": 1e-6}
+
+
+class _Table(NamedTuple):
+    """`names` are those of a header with leads, `units` what stands with them; `values` is (rows, columns)."""
+
+    names: tuple[str, ...] | None
+    units: tuple[str | None, ...]
+    values: np.ndarray
+
+
+def read(path: str, part: str | None, said: Said) -> Record:
+    """Read a text of numbers, separated by commas, semicolons, tabs or blanks.
+
+    A header with names of leads names the columns, and may give their unit in brackets, ``I (mV)``. Without one, the
+    columns or rows are those of the caller's lead names. The decimal mark may be a comma where commas don't separate.
+    Lines that begin with ``#`` and titles above the numbers are skipped. A lead without any value is missing. A column
+    of time (by its name, or one column more than leads that grows evenly) only checks the rate.
+
+    Raises `RecordError` for a cell that is no number, by its line; a lead with some empty cells; rows of several
+    lengths; a time that does not fit the rate.
+    """
+    check_no_part(part)
+    table = _parse(_lines(path))
+    if table.names is None:
+        return _unnamed(table, path, said)
+    return _named(table, path, said)
+
+
+def _lines(path: str) -> list[tuple[int, str]]:
+    """The lines that are neither empty nor comments, with their numbers from 1."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_TEXT_BYTES:
+            raise RecordError(f"it has {size} bytes; text of {MAX_TEXT_BYTES} is read at most. Save it as .npy.")
+        content = file.read()
+    lines = enumerate(_decoded(content).replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1)
+    lines = [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not lines:
+        raise RecordError("it has no line of numbers.")
+    return lines
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _parse(lines: list[tuple[int, str]]) -> _Table:
+    # The first lines may be titles, and the last one may be cut, so a line in the middle shows the layout.
+    example = lines[len(lines) // 2][1]
+    separator = next((mark for mark in "\t;," if mark in example), None)
+    width = len(_cells(example, separator))
+    start = next((place for place, (_, line) in enumerate(lines) if _is_data(_cells(line, separator), width)), None)
+    if start is None:
+        raise RecordError(f"it has no line of numbers{_separated_by(separator)}.")
+    for number, line in lines[:start]:
+        cells = _cells(line, separator)
+        if all(map(_is_number, cells)):
+            raise RecordError(f"line {number} has {len(cells)} numbers{_separated_by(separator)}, expected {width}.")
+    header = [cells for _, line in lines[:start] if len(cells := _cells(line, separator)) == width]
+    values = _numbers(lines[start:], width, separator)
+    if not header and width > 2 and np.array_equal(values[0], np.arange(width)):
+        raise RecordError(f"line {lines[start][0]} only counts the columns: put the names of the leads there.")
+    return _Table(*_names_and_units(header), values)
+
+
+def _cells(line: str, separator: str | None) -> list[str]:
+    return [cell.strip().strip("\"'").strip() for cell in line.split(separator)]
+
+
+def _separated_by(separator: str | None) -> str:
+    name = {"\t": "tabs", ";": "semicolons", ",": "commas", None: "blanks"}[separator]
+    return f" (separated by {name})"
+
+
+def _is_data(cells: list[str], width: int) -> bool:
+    return len(cells) == width and any(_is_number(cell) for cell in cells)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        _number(cell.replace(",", "."))
+    except ValueError:
+        return False
+    return cell != ""
+
+
+def _number(cell: str) -> float:
+    if "_" in cell:
+        raise ValueError
+    return float(cell or "nan")
+
+
+def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None) -> np.ndarray:
+    """(lines, columns), NaN for empty cells."""
+    has_commas = separator != "," and any("," in line for _, line in lines)
+    if has_commas and any("." in line for _, line in lines):
+        raise RecordError(f"it has numbers with a point and numbers with a comma{_separated_by(separator)}.")
+    values = np.empty((len(lines), width))
+    for row, (number, line) in enumerate(lines):
+        cells = _cells(line, separator)
+        if len(cells) != width:
+            raise RecordError(f"line {number} has {len(cells)} cells{_separated_by(separator)}, expected {width}.")
+        for column, cell in enumerate(cells):
+            try:
+                values[row, column] = _number(cell.replace(",", ".") if has_commas else cell)
+            except ValueError:
+                raise RecordError(
+                    f"line {number}, column {column + 1} is not a number{_separated_by(separator)}."
+                ) from None
+    return values
+
+
+def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, tuple[str | None, ...]]:
+    """The last line with a name of a lead, and the units in brackets behind the names or in a line of their own."""
+    named = [place for place, cells in enumerate(header) if any(canonical_lead(_bare(cell)[0]) for cell in cells)]
+    if not named:
+        return None, ()
+    names, units = zip(*map(_bare, header[named[-1]]), strict=True)
+    for cells in header[named[-1] + 1 :]:
+        below = [cell.strip("()[]").strip() for cell in cells]
+        if all(cell == "" or _is_unit(cell) for cell in below):
+            units = tuple(unit or other or None for unit, other in zip(units, below, strict=True))
+    return names, units
+
+
+def _is_unit(text: str) -> bool:
+    return text.casefold() in MICROVOLTS or text.casefold() in _SECONDS
+
+
+def _bare(cell: str) -> tuple[str, str | None]:
+    """``"I (mV)"`` -> ``("I", "mV")``."""
+    match = _UNIT.fullmatch(cell)
+    return (match[1], match[2]) if match and _is_unit(match[2]) else (cell, None)
+
+
+def _named(table: _Table, path: str, said: Said) -> Record:
+    beside = read_sidecar(path)
+    unit_of_all = beside.units or said.units
+    channels = []
+    for place, (name, unit) in enumerate(zip(table.names, table.units, strict=True)):
+        column = table.values[:, place]
+        if name.casefold() in _TIME:
+            _check_time(column, _SECONDS.get((unit or name).casefold()), beside.sampling_rate or said.sampling_rate)
+        elif not ((canonical_lead(name) or name == "") and np.isnan(column).all()):
+            channels.append(Channel(name or f"column {place + 1}", column, unit or unit_of_all))
+    return record_of(channels, beside.sampling_rate, said)
+
+
+def _unnamed(table: _Table, path: str, said: Said) -> Record:
+    beside = read_sidecar(path)
+    names = beside.lead_names or said.lead_names or ()
+    values = table.values
+    if values.shape[1] == len(names) + 1 and len(names) not in values.shape:
+        # One column more than leads is that of time, or stands behind a separator that ends each line.
+        if _grows(values[:, 0]):
+            _check_time(values[:, 0], None, beside.sampling_rate or said.sampling_rate)
+            values = values[:, 1:]
+        elif np.isnan(values[:, -1]).all():
+            values = values[:, :-1]
+    if len(names) in values.shape:
+        axis = values.shape.index(len(names))
+        is_there = ~np.isnan(values).all(axis=1 - axis)
+        kept = tuple(name for name, there in zip(names, is_there, strict=True) if there)
+        if kept and len(kept) < len(names):
+            values = values[is_there] if axis == 0 else values[:, is_there]
+            said = said if beside.lead_names else dataclasses.replace(said, lead_names=kept)
+            beside = beside._replace(lead_names=kept)
+    return record_of_array(values, beside, path, said)
+
+
+def _grows(column: np.ndarray) -> bool:
+    return len(column) > 2 and bool(np.all(np.diff(column) > 0))
+
+
+def _check_time(column: np.ndarray, seconds: float | None, rate: float | None) -> None:
+    """`RecordError` unless times in units of `seconds` (None: s, ms or samples) fit the rate in Hz, if it is said."""
+    if rate is None or len(column) < 2 or not rate > 0:
+        return
+    expected = np.arange(len(column))
+    for unit in (1.0, 1e-3, 1 / rate) if seconds is None else (seconds,):
+        # Times are rounded, but neither by a whole sample nor to the same value.
+        if np.all(np.abs((column - column[0]) * unit * rate - expected) < 1):
+            return
+    step = (column[-1] - column[0]) / (len(column) - 1)
+    step = f"{step:g}" if math.isfinite(step) else "no even steps"
+    raise RecordError(f"its column of time has steps of {step} on average, which do not fit {rate:g} Hz.")
+
+
+__all__ = ["MAX_TEXT_BYTES", "read"]
