@@ -1,7 +1,7 @@
 """ECG Transformers for Hugging Face: post-training by preview linear probing and stochastic depth (arXiv 2509.12991).
 
-Importing the package registers the model with the Auto classes and the pipeline; data, training and plotting load when
-they are first used.
+Importing the package registers the model with the Auto classes, and the pipelines; data, training and plotting load
+when they are first used.
 """
 
 import importlib
@@ -13,7 +13,6 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
 )
-from transformers.pipelines import PIPELINE_REGISTRY
 
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from .ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
@@ -22,7 +21,8 @@ from .ecg_transformer.modeling_ecg_transformer import (
     ECGTransformerForPreTraining,
     ECGTransformerModel,
 )
-from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
+from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline, ECGFeatureExtractionPipeline
+from .pipelines import register_pipelines
 from .version import __version__
 
 AutoConfig.register("ecg_transformer", ECGTransformerConfig, exist_ok=True)
@@ -35,13 +35,7 @@ AutoModel.register(
 AutoModelForSequenceClassification.register(ECGTransformerConfig, ECGTransformerForMultiLabel, exist_ok=True)
 AutoModelForPreTraining.register(ECGTransformerConfig, ECGTransformerForPreTraining, exist_ok=True)
 AutoFeatureExtractor.register(ECGTransformerConfig, ECGTransformerFeatureExtractor, exist_ok=True)
-if "ecg-classification" not in PIPELINE_REGISTRY.get_supported_tasks():
-    PIPELINE_REGISTRY.register_pipeline(
-        "ecg-classification",
-        pipeline_class=ECGClassificationPipeline,
-        pt_model=AutoModelForSequenceClassification,
-        type="multimodal",
-    )
+register_pipelines()
 
 _LAZY = {
     "ECGCollator": "ecg_transformer.collator_ecg_transformer",
@@ -83,6 +77,7 @@ def __dir__():
 
 __all__ = [
     "ECGClassificationPipeline",
+    "ECGFeatureExtractionPipeline",
     "ECGTransformerConfig",
     "ECGTransformerFeatureExtractor",
     "ECGTransformerForMultiLabel",

@@ -6,7 +6,6 @@ import argparse
 import json
 import pathlib
 import sys
-import warnings
 from collections.abc import Sequence
 
 import yaml
@@ -111,50 +110,113 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
     return metrics
 
 
-def _in_words(finding: dict) -> str:
-    """The answer of a model for one label, of whatever kind."""
-    if "value" in finding:
-        return f"{finding['label']:8} {finding['value']:.4g}"
-    verdict, score = "present" if finding["positive"] else "absent ", f"{finding['score']:.3f}"
-    if "threshold" in finding:
-        score += f" (threshold {finding['threshold']:.3f})"
-    return f"{verdict}  {finding['label']:8} {score}"
+def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """With the arguments that `classify` and `embed` share."""
+    parser = argparse.ArgumentParser(prog=f"ecg-hf {command}", description=description, allow_abbrev=False)
+    parser.add_argument(
+        "records",
+        nargs="+",
+        help="ECG files of any format that is read (WFDB with or without .hea or .dat), folders of them, and tables "
+        "(CSV, Parquet) with a column of paths",
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="windows in one forward pass")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    parser.add_argument("--record_column", default="path", help="of tables: the column of paths")
+    parser.add_argument("--data_dir", help="of tables: where paths begin, by default at the table's folder")
+    _add_facts(parser)
+    return parser
+
+
+def _add_facts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sampling_rate", type=float, help="in Hz, of files that do not state it")
+    parser.add_argument("--units", help="mV or uV, of files that do not state it")
+    parser.add_argument("--lead_names", nargs="+", help="the leads in order, of files that do not name them")
+
+
+def _facts(arguments: argparse.Namespace):
+    from .inference.sources import Facts
+
+    names = None if arguments.lead_names is None else tuple(arguments.lead_names)
+    return Facts(arguments.sampling_rate, arguments.units, names)
 
 
 def classify(argv: Sequence[str] | None = None) -> None:
-    """Print the findings of WFDB records; exits with 1 if a record could not be classified, after all others."""
-    parser = argparse.ArgumentParser(prog="ecg-hf classify", description=classify.__doc__)
-    parser.add_argument("records", nargs="+", help="WFDB records: paths with or without .hea or .dat")
+    """Print the findings of ECG records; exits with 1 if a record could not be classified, after all others."""
+    from .inference.classify import FORMATS, classify_records
+
+    parser = _records_parser("classify", classify.__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    parser.add_argument("--format", choices=FORMATS, help="by default by the ending of --output, else table")
+    parser.add_argument("--output", help="file to write, whole or not at all; by default the findings are printed")
+    parser.add_argument("--wide", action="store_true", help="CSV with a column of scores for each label")
     parser.add_argument("--top_k", type=int, help="number of labels with the highest scores to print")
     arguments = parser.parse_args(argv)
+    classify_records(
+        arguments.records,
+        arguments.model,
+        output_format=arguments.format,
+        output=arguments.output,
+        wide=arguments.wide,
+        top_k=arguments.top_k,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        record_column=arguments.record_column,
+        data_dir=arguments.data_dir,
+        facts=_facts(arguments),
+    )
 
-    from transformers import pipeline
 
-    import ecg_hf  # noqa: F401  registers the pipeline
+def embed(argv: Sequence[str] | None = None) -> None:
+    """Write one vector for each ECG record, the mean over its windows of the model's pooled feature."""
+    from .inference.embed import embed_records
 
-    classifier = pipeline("ecg-classification", model=arguments.model, top_k=arguments.top_k)
-    failed = 0
-    for record in arguments.records:
-        try:
-            # What a warning says is of this record, and Python would show the same text only once.
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
-                findings = classifier(record)
-        # Whatever a stranger's file makes a decoder raise is a fault of that record alone: the others are answered.
-        except Exception as error:
-            problem = str(error) or type(error).__name__
-            print(problem if record in problem else f"{record}: {problem}", file=sys.stderr)
-            failed += 1
-            continue
-        for warning in caught:
-            if warning.category is UserWarning:
-                print(f"{record}: {warning.message}", file=sys.stderr)
-        print(record)
-        for finding in findings:
-            print(f"  {_in_words(finding)}  {finding['name']}")
-    if failed:
-        raise SystemExit(f"{failed} of {len(arguments.records)} records could not be classified.")
+    parser = _records_parser("embed", embed.__doc__)
+    parser.add_argument("--model", required=True, help="folder or Hub id of an encoder or a post-trained checkpoint")
+    parser.add_argument("--output", required=True, help="X.npy, with the records in X.csv, or X.parquet")
+    arguments = parser.parse_args(argv)
+    embed_records(
+        arguments.records,
+        arguments.model,
+        arguments.output,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        record_column=arguments.record_column,
+        data_dir=arguments.data_dir,
+        facts=_facts(arguments),
+    )
+
+
+def plot(argv: Sequence[str] | None = None) -> None:
+    """Draw an ECG record on ECG paper, with a model's findings beside it."""
+    from .inference.plot import plot_record
+
+    parser = argparse.ArgumentParser(prog="ecg-hf plot", description=plot.__doc__, allow_abbrev=False)
+    parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
+    parser.add_argument("--model", help="folder or Hub id of a post-trained checkpoint, whose findings are shown")
+    parser.add_argument("--output", required=True, help="X.png, X.svg or X.pdf")
+    _add_facts(parser)
+    arguments = parser.parse_args(argv)
+    plot_record(arguments.record, arguments.output, model=arguments.model, facts=_facts(arguments))
+    print(f"The picture is {arguments.output}")
+
+
+def export(argv: Sequence[str] | None = None) -> dict:
+    """Write a classifier as ONNX, from windows to probabilities, checked against the model."""
+    from .inference.export import export_onnx
+
+    parser = argparse.ArgumentParser(prog="ecg-hf export", description=export.__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    parser.add_argument("--output", required=True, help="X.onnx; preprocessor_config.json goes beside it")
+    parser.add_argument("--int8", action="store_true", help="also write X.int8.onnx, with weights of 8 bits")
+    parser.add_argument("--data_dir", help="PTB-XL folder, to state the macro AUROC of the files")
+    parser.add_argument("--task", default="superdiagnostic", help="of PTB-XL, whose labels the model gives")
+    parser.add_argument("--data_sampling_rate", type=int, default=100, help="of PTB-XL: 100 or 500 (Hz)")
+    parser.add_argument("--split", default="validation", help="of PTB-XL: train, validation or test")
+    parser.add_argument("--cache_dir", help="where `datasets` keeps the Arrow copy")
+    arguments = parser.parse_args(argv)
+    report = export_onnx(**vars(arguments))
+    print(report["text"])
+    return report
 
 
 def convert(argv: Sequence[str] | None = None) -> None:
@@ -249,6 +311,9 @@ COMMANDS = {
     "evaluate": evaluate,
     "release": release,
     "classify": classify,
+    "embed": embed,
+    "plot": plot,
+    "export": export,
     "convert": convert,
     "download-ptbxl": download_ptbxl,
     "prepare-ptbxl": prepare_ptbxl,

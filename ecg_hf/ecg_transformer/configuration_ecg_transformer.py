@@ -99,6 +99,13 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
+ENCODER_PIPELINES = {
+    "feature-extraction": {
+        "impl": "pipeline_ecg_classification.ECGFeatureExtractionPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
 
 
 @strict

@@ -27,7 +27,13 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .common_ecg_transformer import PROBLEM_TYPES, check_choice
-from .configuration_ecg_transformer import AUTO_MAP, CUSTOM_PIPELINES, ECGTransformerConfig, copy_code_files
+from .configuration_ecg_transformer import (
+    AUTO_MAP,
+    CUSTOM_PIPELINES,
+    ENCODER_PIPELINES,
+    ECGTransformerConfig,
+    copy_code_files,
+)
 from .embeddings_ecg_transformer import ECGTransformerEmbeddings, ECGTransformerLeadEmbeddings
 from .heads_ecg_transformer import (
     ECGTransformerCosineHead,
@@ -215,13 +221,12 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         original = next(kind for kind in type(self).__mro__ if kind.__module__.endswith("_ecg_transformer"))
         module = original.__module__.split(".")[-1]
         self.config.auto_map = {**AUTO_MAP, "AutoModel": f"{module}.{original.__name__}"}
-        if is_classifier:
-            self.config.custom_pipelines = CUSTOM_PIPELINES
+        # One task each: of several the library would not know which is meant where none is given.
+        self.config.custom_pipelines = CUSTOM_PIPELINES if is_classifier else ENCODER_PIPELINES
         try:
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:
-            if is_classifier:
-                del self.config.custom_pipelines
+            del self.config.custom_pipelines
         if kwargs.get("is_main_process", True):
             copy_code_files(save_directory)
         if push_to_hub:
