@@ -33,6 +33,7 @@ ALLOWED = {
     "runs": {"cards", "ecg_transformer", "files", "plotting"},
     "post_training": {"cards", "ecg_transformer", "files", "hub", "metrics", "ptbxl", "runs", "synthetic"},
     "pretraining": {"cards", "ecg_transformer", "files", "metrics", "ptbxl", "runs"},
+    "command": {"ecg_transformer", "runs"},
     # The faces of the package.
     "__init__": None,
     "cli": None,
