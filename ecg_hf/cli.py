@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import yaml
 
-from .command import Parser, parse_dataclasses, run_command, without_debug
+from .command import Parser, parse_dataclasses, run_command, without_debug, without_progress_bars
+from .files import read_text
 
 
 def _with_config(argv: Sequence[str]) -> list[str]:
@@ -21,8 +22,7 @@ def _with_config(argv: Sequence[str]) -> list[str]:
     place = argv.index("--config")
     if place + 1 == len(argv):
         raise ValueError("`--config` needs the name of a YAML file.")
-    with open(argv[place + 1], encoding="utf-8") as file:
-        entries = yaml.safe_load(file)
+    entries = _yaml(argv[place + 1])
     if not isinstance(entries, dict):
         raise ValueError(f"`{argv[place + 1]}` must hold `name: value` lines.")
     flags = []
@@ -32,6 +32,13 @@ def _with_config(argv: Sequence[str]) -> list[str]:
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         flags += [f"--{name}", *map(str, values)]
     return flags + argv[:place] + argv[place + 2 :]
+
+
+def _yaml(path: str) -> object:
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"`{path}` is not YAML: {error}") from error
 
 
 def parse_arguments(argv: Sequence[str] | None, *kinds: type) -> tuple:
@@ -119,7 +126,8 @@ def classify(argv: Sequence[str] | None = None) -> None:
 
     import ecg_hf  # noqa: F401  registers the pipeline
 
-    classifier = pipeline("ecg-classification", model=arguments.model, top_k=arguments.top_k)
+    with without_progress_bars():
+        classifier = pipeline("ecg-classification", model=arguments.model, top_k=arguments.top_k)
     failed = 0
     for record in arguments.records:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import opcode
 import pathlib
@@ -10,11 +11,11 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
 from .ecg_transformer.wfdb_ecg_transformer import RecordError
 from .runs.signals import end_as_usual
@@ -39,6 +40,18 @@ def unknown_flags(parser: argparse.ArgumentParser, rest: Sequence[str]) -> str:
         f"There is no flag `{flag}`." + (f" Did you mean `{near[0]}`?" if near else " `--help` lists all.")
         for flag, near in zip(flags, nearest, strict=True)
     )
+
+
+@contextlib.contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """A block in which the library shows none."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class Parser(argparse.ArgumentParser):
@@ -98,7 +111,7 @@ def run_command(command: Callable[[list[str]], object], argv: list[str], debug: 
     except KeyboardInterrupt:
         print("\nStopped by SIGINT.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    except (ValueError, TypeError, RuntimeError, OSError, ImportError, yaml.YAMLError, StrictDataclassError) as error:
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError, StrictDataclassError) as error:
         if debug or not _is_for_the_user(error):
             raise
         print(f"ecg-hf: error: {_message(error)}", file=sys.stderr)
@@ -108,13 +121,11 @@ def run_command(command: Callable[[list[str]], object], argv: list[str], debug: 
 def _is_for_the_user(error: BaseException) -> bool:
     """Whether an error says what to mend, and is not a call within this package or a library that went wrong.
 
-    Those are of files and the network, of a text that is no YAML, of flags, and those that a `raise` of this package
-    wrote down.
+    Those are of files and the network, of a configuration, whose checks the library calls, of flags, and those that a
+    `raise` of this package wrote down.
     """
-    if isinstance(error, (OSError, yaml.YAMLError)):
+    if isinstance(error, (OSError, StrictDataclassError)):
         return True
-    if isinstance(error, StrictDataclassError):
-        return True  # of a configuration, whose checks the library calls
     frames = list(_frames(error))
     if any(code is parse_dataclasses.__code__ for code, _ in frames):
         return True
@@ -136,4 +147,12 @@ def _message(error: BaseException) -> str:
     return str(error) or "".join(traceback.format_exception_only(error)).strip()
 
 
-__all__ = ["DataclassParser", "Parser", "parse_dataclasses", "run_command", "unknown_flags", "without_debug"]
+__all__ = [
+    "DataclassParser",
+    "Parser",
+    "parse_dataclasses",
+    "run_command",
+    "unknown_flags",
+    "without_debug",
+    "without_progress_bars",
+]

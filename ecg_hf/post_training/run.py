@@ -21,6 +21,7 @@ from ..ptbxl.labels import task_label_names, task_labels
 from ..ptbxl.parquet import load_ptbxl_parquet
 from ..ptbxl.table import FOLDS
 from ..runs.arguments import DataArguments, ModelArguments, check_at_least, recipe_of
+from ..runs.columns import is_unknown
 from ..runs.folder import STAGES_FOLDER
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from ..runs.statistics import lead_statistics
@@ -153,10 +154,19 @@ def _fraction(dataset: datasets.Dataset, fraction: float, seed: int) -> datasets
     """All records of a random share of the patients; a smaller share is a part of a larger one of the same seed."""
     if fraction == 1:
         return dataset
-    patients = np.asarray(dataset.with_format("numpy")["patient_id"])
+    patients = _patient_numbers(dataset)
     order = np.random.default_rng(seed).permutation(np.unique(patients))
     chosen = order[: max(1, round(fraction * len(order)))]
     return dataset.select(np.flatnonzero(np.isin(patients, chosen)))
+
+
+def _patient_numbers(dataset: datasets.Dataset) -> np.ndarray:
+    """For each record the number of its patient, of those in ascending order; one without a patient is its own."""
+    unknown = [None] * len(dataset)
+    cells = list(dataset["patient_id"]) if "patient_id" in dataset.column_names else unknown
+    known = sorted({cell for cell in cells if not is_unknown(cell)})
+    numbers = {cell: place for place, cell in enumerate(known)}
+    return np.array([numbers.get(cell, len(known) + row) for row, cell in enumerate(cells)])
 
 
 def load_model(
