@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 
 import datasets
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from small_models import LABELS, small_extractor, small_model
 from test_post_training import extractor, make_trainer
+from test_pretraining import make_trainer as make_pretrainer
 from test_pretraining import own_records, run_cli
 from transformers.utils import logging
 
@@ -108,6 +110,7 @@ def test_a_record_of_which_little_but_padding_is_left_is_refused(classifier, sec
 def test_classify_prints_findings_and_no_bars(simulated_folder, tmp_path, capfd):
     small_model(initializer_range=0.3).save_pretrained(tmp_path)
     small_extractor().save_pretrained(tmp_path)
+    capfd.readouterr()
     cli.classify([str(simulated_folder / "records100/00000/00001_lr"), "--model", str(tmp_path)])
     printed = capfd.readouterr()
     assert "NORM" in printed.out and "Loading" not in printed.err and "%|" not in printed.err
@@ -128,35 +131,37 @@ def test_folders_are_read_through_links_and_each_file_once(tmp_path):
     assert len(load_records(folder_files(folder), 2.5, tmp_path / "cache")) == 3
 
 
-def test_the_card_of_an_encoder_counts_in_words(simulated_folder, simulated_cache, tmp_path):
-    run_cli(simulated_folder, simulated_cache, tmp_path / "run", max_steps=2, num_train_epochs=1, probe_every=0)
-    card = (tmp_path / "run/README.md").read_text()
-    assert "1 epoch of" in card and "1 epochs" not in card
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A run of one epoch on eight records."""
+    folder = tmp_path_factory.mktemp("encoder")
+    records = own_records(folder / "own", 8)
+    run_cli(records, folder / "cache", folder / "run", max_steps=2, per_device_train_batch_size=4)
+    return folder / "run"
 
 
 @pytest.mark.parametrize(
-    ("folds", "words"),
-    [
-        ([3], "the signals of fold 3 were"),
-        ([1, 2], "of folds 1 and 2 were"),
-        (list(range(1, 9)), "of folds 1 to 8 were"),
-    ],
+    ("folds", "words"), [([3], "fold 3"), ([1, 2], "folds 1 and 2"), (list(range(1, 9)), "folds 1 to 8")]
 )
-def test_the_card_of_an_encoder_names_the_folds_that_it_saw(simulated_splits, tmp_path, folds, words):
-    encoder = encoder_of(tmp_path, folds)
-    card = write_model_card(encoder)
-    assert f"- Evaluation on PTB-XL: {words if words.startswith('the') else 'the signals ' + words}" in card
-    assert "those of folds 9 and 10 were not." in card
-    assert "folds 3" not in card
+def test_the_card_of_an_encoder_names_the_folds_that_it_saw(encoder, tmp_path, folds, words):
+    folder = shutil.copytree(encoder, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["provenance"] |= {"ptbxl_folds": folds, "pretraining_data": f"8 records of PTB-XL's {words}"}
+    (folder / "config.json").write_text(json.dumps(config))
+    card = write_model_card(folder)
+    assert (
+        f"- Evaluation on PTB-XL: the signals of {words} were used for pre-training, those of folds 9 and 10" in card
+    )
+    assert "**Recipe**: 1 epoch of 8 records" in card
 
 
-def encoder_of(tmp_path, folds):
-    folder = own_records(tmp_path / "own", 8)
-    run_cli(folder, tmp_path / "cache", tmp_path / "run", max_steps=1, per_device_train_batch_size=4)
-    config = json.loads((tmp_path / "run/config.json").read_text())
-    config["provenance"] |= {"ptbxl_folds": folds, "pretraining_data": "8 records of PTB-XL"}
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
-    return tmp_path / "run"
+@pytest.mark.parametrize(("folds", "words"), [([3], "PTB-XL's fold 3"), ([1, 2, 3], "PTB-XL's folds 1 to 3")])
+def test_the_records_of_a_pre_training_are_described_in_words(simulated_splits, tmp_path, folds, words):
+    train = simulated_splits["train"].filter(lambda record: record["strat_fold"] in folds)
+    trainer = make_pretrainer(train, tmp_path / "run", max_steps=1, per_device_train_batch_size=8)
+    trainer.pretrain()
+    text = json.loads((tmp_path / "run/config.json").read_text())["provenance"]["pretraining_data"]
+    assert text.endswith(words)
 
 
 # ---- Runs ----
@@ -180,8 +185,6 @@ def test_what_changed_is_said_in_short(simulated_splits, tmp_path):
 
 @pytest.mark.parametrize("name", ["README.md", "config.json", "metrics.json", "recipe.yaml"])
 def test_a_file_in_another_encoding_is_named(finished_folder, tmp_path, name):
-    import shutil
-
     folder = shutil.copytree(finished_folder, tmp_path / "run", ignore=shutil.ignore_patterns("_stages"))
     with open(folder / name, "ab") as file:
         file.write("Universitätsklinikum".encode("latin-1"))
@@ -228,18 +231,13 @@ def test_a_share_of_patients_that_are_texts_or_unknown(simulated_splits, monkeyp
 
     few, more = chosen(texts, 0.3), chosen(texts, 0.6)
     assert set(few["ecg_id"]) < set(more["ecg_id"]) and 0 < len(few) < len(more) < len(texts)
-    whole = [
-        set(part["patient_id"]) - {None, " "} for part in (few, texts.filter(lambda r: r["ecg_id"] not in ids(few)))
-    ]
-    assert whole[0].isdisjoint(whole[1])
+    others = texts.filter(lambda record: record["ecg_id"] not in set(few["ecg_id"]))
+    patients = [set(part["patient_id"]) - {None, " "} for part in (few, others)]
+    assert patients[0].isdisjoint(patients[1])
     # A record without a patient is one of its own, and not all of them are taken or left together.
     unknown = [patient for patient in more["patient_id"] if patient in (None, " ")]
     assert 0 < len(unknown) < 30
     assert len(chosen(texts.remove_columns("patient_id"), 0.5)) == len(texts) // 2
-
-
-def ids(dataset) -> set:
-    return set(dataset["ecg_id"])
 
 
 def test_a_trainer_that_only_predicts_needs_no_strategies(simulated_splits, tmp_path):
@@ -250,7 +248,6 @@ def test_a_trainer_that_only_predicts_needs_no_strategies(simulated_splits, tmp_
     assert 0 <= trainer.evaluate(test)["eval_macro_auroc"] <= 1
     with pytest.raises(ValueError, match="Training needs a `train_dataset`"):
         trainer.post_train()
-    assert not (tmp_path / "run").exists()
     # Whoever trains still needs records to choose an epoch by.
     with pytest.raises(ValueError, match="eval_dataset"):
         PostTrainer(
