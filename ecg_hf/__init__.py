@@ -6,6 +6,11 @@ when they are first used.
 
 import importlib
 
+# ruff: noqa: E402, I001  before the seconds in which torch and transformers load
+from .runs.signals import end_while_loading
+
+end_while_loading()
+
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,

@@ -26,10 +26,19 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
 from .card_targets import card_target, target_facts
-from .card_text import dump_metadata, has_sections, paragraphs, split_metadata, texts_after_sections, update_card
-from .files import write_atomic
+from .card_text import (
+    dump_metadata,
+    folds_in_words,
+    has_sections,
+    paragraphs,
+    split_metadata,
+    texts_after_sections,
+    update_card,
+)
+from .files import read_text, write_atomic
 from .plotting import plot_label_metrics
 from .ptbxl.parquet import describe_parquet
+from .ptbxl.table import FOLDS
 from .version import __version__
 
 logger = logging.getLogger(__name__)
@@ -118,7 +127,7 @@ def write_model_card(
 
     Raises:
         FileNotFoundError: the folder is not that of a finished run.
-        ValueError: marks or metadata of a card are damaged; no card is written.
+        ValueError: marks or metadata of a card are damaged, or a file is not UTF-8; no card is written.
     """
     folder = Path(folder)
     if json.loads(read_fact(folder, "config.json")).get("architectures") == [ENCODER_CLASS]:
@@ -164,14 +173,6 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
     return facts, metrics, results
 
 
-def folds_in_words(folds: Iterable[int]) -> str:
-    """`1 to 8` for a row of them, else `3, 9 and 10`."""
-    folds = sorted(folds)
-    if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
-        return f"{folds[0]} to {folds[-1]}"
-    return " and ".join(filter(None, (", ".join(map(str, folds[:-1])), str(folds[-1]))))
-
-
 def _joined(names: Iterable[str] | str | None) -> str | None:
     return names if names is None or isinstance(names, str) else ", ".join(names)
 
@@ -186,6 +187,7 @@ def _encoder_facts(folder: Path, repo_id: str | None, title: str | None) -> dict
         "command": _pretraining_command(facts, repo_id, results["world_size"], "probe" in metrics),
         "probe": metrics.get("probe"),
         "saw_ptbxl": _saw(facts["provenance"], {"name": "PTB-XL"}),
+        "seen_folds": _seen_folds(facts),
     }
 
 
@@ -218,7 +220,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
 
 def read_fact(folder: Path, name: str) -> str:
     try:
-        return (folder / name).read_text(encoding="utf-8")
+        return read_text(folder / name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"`{folder}` lacks `{name}`: it is not the folder of a finished run. Complete `ecg-hf train` or "
@@ -279,6 +281,13 @@ def _saw(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> bool | None:
     ):
         return None
     return False
+
+
+def _seen_folds(facts: Mapping[str, Any]) -> str | None:
+    """The folds of PTB-XL that an encoder saw, in words; runs that did not record them had the official ones."""
+    default = FOLDS["train"] if facts["data"]["name"] == "PTB-XL" else ()
+    folds = [fold for fold in facts["provenance"].get("ptbxl_folds", default) if fold != UNKNOWN_FOLD]
+    return folds_in_words(folds) if folds else None
 
 
 def _judged(data: Mapping[str, Any]) -> set[int | str]:
@@ -552,7 +561,7 @@ def _interval_in_words(values: Mapping[str, float]) -> list[str]:
 
 def _write_card(path: Path, new: str, published: str | None) -> str:
     """Update the card at `path` -> the text to publish, without user text that `published` lacks."""
-    own = path.read_text(encoding="utf-8") if path.is_file() else ""
+    own = read_text(path) if path.is_file() else ""
     has_sections(own, f"The card `{path}`")
     if published and has_sections(published, "The published card `README.md`"):
         text = update_card(new, published)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forked import launch_forked
 from test_post_training import extractor, make_trainer, small_model, weights_of
 
 from ecg_hf import load_ptbxl
@@ -144,8 +146,6 @@ def test_two_processes_hand_over_without_a_jump(two):
 
 
 def resumable_run(folder, cache, output, kill):
-    import signal
-
     steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(
         splits_of(folder, cache),
@@ -165,15 +165,18 @@ def resumable_run(folder, cache, output, kill):
     trainer.post_train(resume_from_checkpoint=not kill)
 
 
-@pytest.mark.slow
 def test_two_killed_processes_end_with_the_bits_of_two_left_alone(simulated_folder, simulated_cache, tmp_path):
-    data = {"folder": str(simulated_folder), "cache": str(simulated_cache)}
     outputs = [tmp_path / "killed", tmp_path / "alone"]
-    killed = launch("resumable_run", **data, output=str(outputs[0]), kill=True)
-    assert killed.returncode != 0 and not (outputs[0] / "config.json").exists()
+
+    def run(output, kill):
+        places = (str(simulated_folder), str(simulated_cache), str(output))
+        processes = launch_forked(output, resumable_run, *places, kill)
+        return [process.wait() for process in processes], [process.stderr[-2000:] for process in processes]
+
+    assert run(outputs[0], kill=True)[0] == [-signal.SIGKILL] * 2 and not (outputs[0] / "config.json").exists()
     for output in outputs:
-        done = launch("resumable_run", **data, output=str(output), kill=False)
-        assert done.returncode == 0, done.stderr[-4000:]
+        codes, errors = run(output, kill=False)
+        assert codes == [0, 0], errors
     first, second = map(weights_of, outputs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

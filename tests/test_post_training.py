@@ -5,14 +5,13 @@ import os
 import pathlib
 import pickle
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from forked import Forked
 from safetensors.torch import load_file
 from small_models import LABELS, small_extractor, small_model, stopped_at
 from transformers import (
@@ -29,6 +28,7 @@ from ecg_hf import (
     PostTrainingArguments,
 )
 from ecg_hf.metrics import macro_auroc
+from ecg_hf.post_training import trainer as trainer_module
 from ecg_hf.post_training.evaluation import record_losses
 from ecg_hf.runs.folder import last_complete_checkpoint
 from ecg_hf.runs.windows import EpochSampler, EvaluationWindows, TrainingWindows, identity_collate
@@ -862,32 +862,21 @@ def test_a_broken_record_is_named(simulated_splits):
 
 # ---- Going on after a kill ----
 
-KILLED_RUN = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from ecg_hf import load_ptbxl
-from ecg_hf.post_training import trainer as module
-from test_post_training import make_trainer
 
-def die(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
+def killed_run(splits, output, moment):
+    def die(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-trainer = make_trainer(
-    load_ptbxl({folder!r}, "superdiagnostic", 100, cache_dir={cache!r}), {output!r},
-    num_train_epochs=3, drop_path_rate=0.5, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3,
-    save_total_limit=5,
-)
-moment = {moment!r}
-if moment == "probe":
-    module.fit_linear_probe = die
-elif moment == "while a checkpoint is written":
-    save = trainer._save_rng_state
-    trainer._save_rng_state = lambda folder: save(folder) if trainer.state.global_step < 6 else die()
-else:
-    step = trainer.training_step
-    trainer.training_step = lambda *args: step(*args) if trainer.state.global_step < 5 else die()
-trainer.post_train()
-"""
+    trainer = make_resumable(splits, output)
+    if moment == "probe":
+        trainer_module.fit_linear_probe = die
+    elif moment == "while a checkpoint is written":
+        save = trainer._save_rng_state
+        trainer._save_rng_state = lambda folder: save(folder) if trainer.state.global_step < 6 else die()
+    else:
+        step = trainer.training_step
+        trainer.training_step = lambda *args: step(*args) if trainer.state.global_step < 5 else die()
+    trainer.post_train()
 
 
 @pytest.fixture(scope="module")
@@ -903,21 +892,11 @@ def make_resumable(splits, folder, model=None, **fields) -> PostTrainer:
     return make_trainer(splits, folder, model=model, **settings)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["probe", "fine-tuning", "while a checkpoint is written"])
-def test_a_killed_run_ends_with_the_bits_of_one_left_alone(
-    moment, undisturbed, simulated_splits, simulated_folder, simulated_cache, tmp_path
-):
+def test_a_killed_run_ends_with_the_bits_of_one_left_alone(moment, undisturbed, simulated_splits, tmp_path):
     output = tmp_path / "run"
-    code = KILLED_RUN.format(
-        tests=str(pathlib.Path(__file__).parent),
-        folder=str(simulated_folder),
-        cache=str(simulated_cache),
-        output=str(output),
-        moment=moment,
-    )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = Forked(output, killed_run, simulated_splits, output, moment)
+    assert killed.wait() == -signal.SIGKILL, killed.stderr
     steps = {path.name for path in (output / "_stages").glob("finetune/checkpoint-*")}
     expected = {"probe": set(), "fine-tuning": {"checkpoint-3"}}
     assert steps == expected.get(moment, {"checkpoint-3", "checkpoint-6"})

@@ -35,6 +35,7 @@ ALLOWED = {
     "card_targets": {"ecg_transformer"},
     "cards": {"card_targets", "card_text", "files", "plotting", "ptbxl", "version"},
     "hub": {"cards", "ecg_transformer"},
+    "command": {"ecg_transformer", "runs"},
     "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl"},
     "post_training": {
         "cards",
@@ -50,6 +51,7 @@ ALLOWED = {
     },
     "pretraining": {"cards", "ecg_transformer", "files", "metrics", "ptbxl", "readers", "runs", "tables"},
     "inference": {
+        "command",
         "ecg_transformer",
         "files",
         "metrics",

@@ -1,5 +1,6 @@
 """Pipelines of raw ECG records: `ecg-classification` gives their findings, `feature-extraction` a vector for each."""
 
+import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,9 @@ from .targets_ecg_transformer import scores_of
 from .wfdb_ecg_transformer import read_record
 from .wfdb_objects_ecg_transformer import wfdb_recording
 
+MIN_SHARE_OF_WINDOW = 0.1
+"""Of a window that a record must fill at least to be classified."""
+
 
 class ECGRecordPipeline(ChunkPipeline):
     """
@@ -27,7 +31,8 @@ class ECGRecordPipeline(ChunkPipeline):
     - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`,
     - a row of `load_ptbxl`: such a dict whose `signal` is flat, one lead after another; its integers are µV,
     - a `wfdb.Record` in physical or digital units, of which the channels that are no leads are left out, or
-    - an array (leads, samples), together with the arguments `sampling_rate` and `lead_names`.
+    - an array (leads, samples), or a flat one with one lead after another, together with the arguments
+      `sampling_rate`, `lead_names` and, of integers, `units`.
 
     Several records are a list of these, an array (records, leads, samples), a `datasets.Dataset` or a column of one
     (or a generator, which is read as the answers are). `batch_size` counts windows.
@@ -99,6 +104,7 @@ class ECGRecordPipeline(ChunkPipeline):
         else:
             recording = _as_recording(record, recording)
         try:
+            self._check_length(recording)
             if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max(initial=0) == 0:
                 raise ValueError("the record is flat in all leads: there is nothing to classify.")
             features = self.feature_extractor(**recording, missing_leads=missing_leads)
@@ -108,6 +114,23 @@ class ECGRecordPipeline(ChunkPipeline):
         for window in range(num_windows):
             rows = {name: tensor[window : window + 1] for name, tensor in features.items()}
             yield {"is_last": window == num_windows - 1, "window": rows, "record": name or "a record"}
+
+    def _check_length(self, recording: dict[str, Any]) -> None:
+        """`ValueError` for a record of which the model would see little but padding."""
+        leads = len(recording.get("lead_names") or ())
+        rate = recording.get("sampling_rate")
+        samples = np.shape(recording["signal"])[-1]
+        if np.ndim(recording["signal"]) == 1:
+            samples //= max(leads, 1)
+        if not samples or not isinstance(rate, numbers.Real) or not rate > 0:
+            return  # refused by the feature extractor
+        config = self.model.config
+        window, token = (count / config.sampling_rate for count in (config.num_samples, config.patch_size))
+        if samples / rate < max(token, MIN_SHARE_OF_WINDOW * window):
+            raise ValueError(
+                f"the record has {samples / rate:g} s, of which the model reads windows of {window:g} s: shorter than "
+                f"a tenth of one, or than a token ({token:g} s), it would be classified by padding. Give a longer one."
+            )
 
     @property
     def wanted_leads(self) -> list[str]:
@@ -289,13 +312,13 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
             recording["sampling_rate"] = recording["sampling_rate"].item()
     lead_names = recording.get("lead_names")
     shape = np.shape(signal)
-    is_row = len(shape) == 1 and isinstance(record, Mapping) and lead_names is not None
+    is_row = len(shape) == 1 and lead_names is not None
     if not (len(shape) == 2 or is_row) or np.ndim(lead_names) > 1:
         raise ValueError(
             f"One record has shape (leads, samples) and one list of `lead_names`, got {shape} and {lead_names}. Pass "
             "several records as a list."
         )
-    if is_row and np.asarray(signal).dtype.kind in "iu":
+    if is_row and isinstance(record, Mapping) and np.asarray(signal).dtype.kind in "iu":
         recording = {"units": "uV", **recording}
     return {"signal": signal, **recording}
 

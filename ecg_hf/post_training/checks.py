@@ -35,10 +35,16 @@ def check_is_split(name: str, dataset: object) -> None:
 def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] | None:
     """For each of the model's `labels` its column among those of the records; None where the order is the same.
 
-    Records without names, and with as many labels, count as in order. Raises `ValueError` for other labels.
+    Records without names, and with as many labels, count as in order. Raises `ValueError` for other labels, and for
+    names that are not those of the column.
     """
     length, names = len(dataset[0]["labels"]), label_names_of(dataset)
     remedy = "give it a head for them by `model.replace_head(id2label)`"
+    if names is not None and len(names) != length:
+        raise ValueError(
+            f"The records have {length} labels and {len(names)} names for them ({', '.join(names)}), which are from "
+            "before the column `labels` was replaced: name the new ones by `ecg_hf.name_labels`."
+        )
     if length != len(labels):
         raise ValueError(f"The records have {length} labels, the model {len(labels)}: {remedy}.")
     if names is None and list(labels) != sorted(labels):
@@ -46,8 +52,7 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
             "The records do not name their labels (names are lost in Parquet, pandas and lists of rows): they are "
             f"taken to be in the model's order, {', '.join(labels)}. Name them by `ecg_hf.name_labels`."
         )
-    # Names of another number are from before the column was replaced.
-    if names is None or len(names) != length or names == list(labels):
+    if names is None or names == list(labels):
         return None
     if sorted(names) != sorted(labels):
         raise ValueError(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
-import pyarrow as pa
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, PROBLEM_TYPES, check_choice
 from ..ptbxl import load_ptbxl
@@ -243,15 +242,19 @@ def _fraction(dataset: datasets.Dataset, fraction: float, seed: int) -> datasets
     """
     if fraction == 1:
         return dataset
-    column = dataset.with_format("arrow")["patient_id"][:].combine_chunks()
-    if pa.types.is_integer(column.type) and not column.null_count:
-        patients = column.to_numpy()
-    else:
-        names = enumerate(column.to_pylist())
-        patients = np.array([f"record {row}" if is_unknown(name) else f"patient {name}" for row, name in names])
+    patients = _patient_numbers(dataset)
     order = np.random.default_rng(seed).permutation(np.unique(patients))
     chosen = order[: max(1, round(fraction * len(order)))]
     return dataset.select(np.flatnonzero(np.isin(patients, chosen)))
+
+
+def _patient_numbers(dataset: datasets.Dataset) -> np.ndarray:
+    """For each record the number of its patient, of those in ascending order; one without a patient is its own."""
+    unknown = [None] * len(dataset)
+    cells = list(dataset["patient_id"]) if "patient_id" in dataset.column_names else unknown
+    known = sorted({cell for cell in cells if not is_unknown(cell)})
+    numbers = {cell: place for place, cell in enumerate(known)}
+    return np.array([numbers.get(cell, len(known) + row) for row, cell in enumerate(cells)])
 
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import pathlib
@@ -16,7 +17,7 @@ from huggingface_hub import CommitInfo
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_utils import EvalPrediction, PredictionOutput
+from transformers.trainer_utils import EvalPrediction, IntervalStrategy, PredictionOutput
 from transformers.utils import logging
 
 from ..cards import describe_data, folds_of, package_versions, write_model_card
@@ -87,6 +88,8 @@ class PostTrainer(RunTrainer):
             # Before the recipe and the facts of the run are taken down.
             labels = None if train_dataset is None else labels_of(train_dataset, model.config.labels)
             target_of(model.config).prepare(args, labels)
+        if train_dataset is None and eval_dataset is None:
+            args = _without_training(args)
         self.test_dataset = test_dataset
         self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage
         super().__init__(
@@ -490,6 +493,14 @@ class _SetDropPath(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if args.drop_path_rate is not None:
             self.trainer.accelerator.unwrap_model(self.trainer.model).set_drop_path_rate(args.drop_path_rate)
+
+
+def _without_training(args: PostTrainingArguments) -> PostTrainingArguments:
+    """A copy for `predict` and `evaluate` alone: the library asks for records to choose an epoch by."""
+    args = copy.copy(args)
+    args.eval_strategy = args.save_strategy = IntervalStrategy.NO
+    args.load_best_model_at_end = False
+    return args
 
 
 def _macro_metrics(outputs: dict[str, PredictionOutput], names: Sequence[str]) -> dict[str, float | None]:
