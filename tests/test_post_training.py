@@ -842,6 +842,26 @@ def test_a_run_does_not_go_on_with_other_settings_data_or_labels(finished, simul
         make_trainer(unnamed, folder, model=small_model([*LABELS[1:], "LABEL"])).post_train(True)
 
 
+def test_cached_features_follow_the_numbers_of_the_feature_extractor(simulated_splits, tmp_path):
+    """Changed after the trainer was made: the features of the probe that a stopped run leaves are made with these."""
+
+    def stopped(*paths):
+        raise KeyboardInterrupt
+
+    trainer = make_trainer(simulated_splits, tmp_path / "run")
+    trainer.processing_class.std = 0.6
+    trainer._fit_probe = stopped
+    with pytest.raises(KeyboardInterrupt):
+        trainer.post_train()
+    with pytest.raises(ValueError, match="`feature_extractor.std` was 0.6, now 0.3"):
+        make_trainer(simulated_splits, tmp_path / "run").post_train(resume_from_checkpoint=True)
+    trainer.processing_class.std = 0.3
+    with pytest.raises(ValueError, match="`feature_extractor.std` was 0.6, now 0.3"):
+        trainer.post_train(resume_from_checkpoint=True)
+    louder = make_trainer(simulated_splits, tmp_path / "run", feature_extractor=extractor(std=0.6))
+    assert louder.post_train(resume_from_checkpoint=True)["world_size"] == 1
+
+
 def test_data_that_does_not_fit_the_model_is_refused(simulated_splits, tmp_path):
     with pytest.raises(ValueError, match="The records have 5 labels, the model 2"):
         make_trainer(simulated_splits, tmp_path, model=small_model(["a", "b"]))
