@@ -843,6 +843,7 @@ def test_a_finished_run_returns_its_results_when_resumed(finished, simulated_spl
 
 @pytest.mark.parametrize("stages", [["probe", "finetune"], ["finetune"]])
 @pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.filterwarnings("error", "ignore:Too few patients")  # such as those of unpickling the random state
 def test_an_interrupted_run_is_resumed_by_the_same_trainer(simulated_splits, tmp_path, stages, step):
     """A notebook's Ctrl-C, before and after the first checkpoint (step 3)."""
     make_resumable(simulated_splits, tmp_path / "alone", stages=stages).post_train()
