@@ -10,6 +10,7 @@ import sys
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -223,6 +224,31 @@ def test_a_table_with_byte_order_mark_and_crlf_is_read(load, folder, rows):
     expected = load()["train"].remove_columns("signal")[:]
     write_table(folder, rows, encoding="utf-8-sig", lineterminator="\r\n")
     assert load()["train"].remove_columns("signal")[:] == expected
+
+
+def with_floats(table):
+    return table.assign(**{name: table[name].astype(float) for name in ("ecg_id", "strat_fold", "patient_id")})
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda table, path: table.to_csv(path),  # the index becomes a column without a name
+        lambda table, path: table.set_index("ecg_id").to_csv(path),
+        lambda table, path: table.sample(frac=1, random_state=0).to_csv(path, index=False),
+        lambda table, path: with_floats(table).to_csv(path, index=False),
+        lambda table, path: table.assign(scp_codes=table["scp_codes"].str.replace("'", '"')).to_csv(path, index=False),
+    ],
+    ids=["index", "index of ids", "shuffled", "floats", "JSON quotes"],
+)
+def test_a_table_that_pandas_saved_again_gives_the_same_labels(load, folder, save):
+    def labels():
+        return {name: dict(zip(split["ecg_id"], split["labels"], strict=True)) for name, split in load().items()}
+
+    expected = labels()
+    table = pd.read_csv(folder / TABLE_NAME)
+    save(table, folder / TABLE_NAME)
+    assert labels() == expected
 
 
 def test_blanks_around_a_code_are_ignored(load, folder, rows):

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from forked import launch_forked
+from small_models import LABELS
 from test_post_training import extractor, make_trainer, small_model, weights_of
 
-from ecg_hf import load_ptbxl
+from ecg_hf import load_ptbxl, name_labels
 
 pytestmark = pytest.mark.distributed
 
@@ -71,6 +73,14 @@ def plain_training(splits, output, **fields):
     return trainer
 
 
+def of_two_lengths(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The records, of which every second one is cut to 4 s and so has fewer windows."""
+    rows = dataset.to_list()
+    for row in rows[1::2]:
+        row["signal"] = np.reshape(row["signal"], (12, -1))[:, :400].ravel().tolist()
+    return name_labels(datasets.Dataset.from_list(rows), LABELS)
+
+
 def run_in_two_processes(folder, cache, output):
     splits = splits_of(folder, cache)
     trainer = plain_training(splits, output + "-plain", per_device_train_batch_size=16)
@@ -94,6 +104,9 @@ def run_in_two_processes(folder, cache, output):
         prediction = trainer.predict(splits["test"].select(range(count)))
         seen[f"predictions {count}"] = prediction.predictions.tolist()
         seen[f"loss {count}"] = prediction.metrics["test_loss"]
+    prediction = trainer.predict(of_two_lengths(splits["test"]))
+    seen["predictions of two lengths"] = prediction.predictions.tolist()
+    seen["loss of two lengths"] = prediction.metrics["test_loss"]
     if trainer.is_world_process_zero():
         pathlib.Path(output + ".json").write_text(json.dumps(seen))
 
@@ -133,6 +146,9 @@ def test_two_processes_save_what_one_reads(two, simulated_splits, tmp_path):
         prediction = alone.predict(simulated_splits["test"].select(range(count)))
         np.testing.assert_allclose(seen[f"predictions {count}"], prediction.predictions, atol=1e-6)
         assert seen[f"loss {count}"] == pytest.approx(prediction.metrics["test_loss"], abs=1e-10)
+    prediction = alone.predict(of_two_lengths(simulated_splits["test"]))
+    np.testing.assert_allclose(seen["predictions of two lengths"], prediction.predictions, atol=1e-6)
+    assert seen["loss of two lengths"] == pytest.approx(prediction.metrics["test_loss"], abs=1e-10)
     table = pd.read_csv(output / "test_predictions.csv")
     assert table["ecg_id"].tolist() == list(simulated_splits["test"]["ecg_id"])
     assert seen["results"]["world_size"] == 2
