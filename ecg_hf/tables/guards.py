@@ -36,9 +36,9 @@ LEAST_EXTENT, LARGEST_EXTENT = 0.02, 20.0
 
 # Beats a minute, the median over records of one sampling rate. Of 20,000 records of PTB-XL the median is 71, and 98 %
 # lie from 45 to 133. The medians of 20 records, drawn 10,000 times, lie from 57 to 89, so that none is falsely warned
-# of; under half the rate 99.98 %, under double the rate 99.75 % are found. Where all records have one diagnosis, draws
-# are falsely warned of in 0.02 % of sinus bradycardia, in none of sinus tachycardia, atrial fibrillation, pacemakers or
-# premature beats, but mostly in atrial flutter (133 beats), as they would be of infants.
+# of; under half the rate 99.98 %, under double the rate 99.75 % are found. Where all records have one diagnosis,
+# 0.02 % of the draws of sinus bradycardia are falsely warned of, none of sinus tachycardia, atrial fibrillation,
+# pacemakers and premature beats, but most of atrial flutter (133 beats), as infants' would be.
 LOWEST_BEATS, HIGHEST_BEATS = 45.0, 120.0
 _USUAL_BEATS = (55.0, 95.0)
 _FEWEST_RECORDS = 20
