@@ -64,7 +64,8 @@ class Table:
 
     def rows_in_words(self, rows: Sequence[int], values: pd.Series) -> str:
         """`row 3 ('x')`, ten at most and the number of the others; row 1 is the first below the header."""
-        named = ", ".join(f"row {row + 1} ({values.iloc[row]!r})" for row in rows[:NAMED_IN_A_MESSAGE])
+        cells = values.astype(object)
+        named = ", ".join(f"row {row + 1} ({cells.iloc[row]!r})" for row in rows[:NAMED_IN_A_MESSAGE])
         more = len(rows) - NAMED_IN_A_MESSAGE
         return f"{named} and {more} more" if more > 0 else named
 
