@@ -144,6 +144,8 @@ def test_what_is_no_file_is_refused_without_opening_it(tmp_path):
     write(tmp_path / "file.npy", b"x")
     refused(tmp_path / "file.npy" / "within.npy", "no such file", kind=FileNotFoundError)
     refused(tmp_path / ("x" * 300), "cannot be opened")
+    with pytest.raises(RecordError, match="NUL"):
+        read_ecg("rec\0.csv")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -561,6 +563,7 @@ def test_a_json_may_state_a_part(tmp_path, millivolts):
         ("[1]", "must be an object"),
         ('{"sampling_rate": "fast"}', "`sampling_rate` must be a number"),
         ('{"sampling_rate": true}', "`sampling_rate` must be a number"),
+        ('{"sampling_rate": 1' + "0" * 400 + "}", "`sampling_rate` must be a number"),
         ('{"sampling_rate": 0}', "above 0"),
         ('{"sampling_rate": NaN}', "above 0"),
         ('{"units": 3}', "`units` must be"),
