@@ -1,10 +1,15 @@
 """ECG Transformers for Hugging Face: post-training by preview linear probing and stochastic depth (arXiv 2509.12991).
 
-Importing the package registers the model with the Auto classes and the pipeline; data, training and plotting load when
-they are first used.
+Importing the package registers the model with the Auto classes, and the pipelines; data, training and plotting load
+when they are first used.
 """
 
 import importlib
+
+# ruff: noqa: E402, I001  before the seconds in which torch and transformers load
+from .runs.signals import end_while_loading
+
+end_while_loading()
 
 from transformers import (
     AutoConfig,
@@ -13,7 +18,6 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
 )
-from transformers.pipelines import PIPELINE_REGISTRY
 
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from .ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
@@ -22,7 +26,8 @@ from .ecg_transformer.modeling_ecg_transformer import (
     ECGTransformerForPreTraining,
     ECGTransformerModel,
 )
-from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
+from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline, ECGFeatureExtractionPipeline
+from .pipelines import register_pipelines
 from .version import __version__
 
 AutoConfig.register("ecg_transformer", ECGTransformerConfig, exist_ok=True)
@@ -35,18 +40,13 @@ AutoModel.register(
 AutoModelForSequenceClassification.register(ECGTransformerConfig, ECGTransformerForMultiLabel, exist_ok=True)
 AutoModelForPreTraining.register(ECGTransformerConfig, ECGTransformerForPreTraining, exist_ok=True)
 AutoFeatureExtractor.register(ECGTransformerConfig, ECGTransformerFeatureExtractor, exist_ok=True)
-if "ecg-classification" not in PIPELINE_REGISTRY.get_supported_tasks():
-    PIPELINE_REGISTRY.register_pipeline(
-        "ecg-classification",
-        pipeline_class=ECGClassificationPipeline,
-        pt_model=AutoModelForSequenceClassification,
-        type="multimodal",
-    )
+register_pipelines()
 
 _LAZY = {
     "ECGCollator": "ecg_transformer.collator_ecg_transformer",
     "PTBXL": "ptbxl",
     "load_ptbxl": "ptbxl",
+    "load_ecg_dataset": "tables",
     "Record": "readers",
     "RecordError": "readers",
     "read_ecg": "readers",
@@ -55,6 +55,9 @@ _LAZY = {
     "PreTrainer": "pretraining",
     "PreTrainingArguments": "pretraining",
     "ECGMultiLabelMetric": "metrics",
+    "regression_metrics": "target_metrics",
+    "restrict_leads": "runs.leads",
+    "single_label_metrics": "target_metrics",
     "bootstrap_metrics": "metrics",
     "compute_metrics": "metrics",
     "simulate_ptbxl": "synthetic",
@@ -79,6 +82,7 @@ def __dir__():
 
 __all__ = [
     "ECGClassificationPipeline",
+    "ECGFeatureExtractionPipeline",
     "ECGTransformerConfig",
     "ECGTransformerFeatureExtractor",
     "ECGTransformerForMultiLabel",

@@ -6,10 +6,12 @@ import argparse
 import json
 import pathlib
 import sys
-import warnings
 from collections.abc import Sequence
 
 import yaml
+
+from .command import Parser, parse_dataclasses, run_command, without_debug
+from .files import read_text
 
 
 def _with_config(argv: Sequence[str]) -> list[str]:
@@ -19,11 +21,10 @@ def _with_config(argv: Sequence[str]) -> list[str]:
         return argv
     place = argv.index("--config")
     if place + 1 == len(argv):
-        raise SystemExit("`--config` needs the name of a YAML file.")
-    with open(argv[place + 1], encoding="utf-8") as file:
-        entries = yaml.safe_load(file)
+        raise ValueError("`--config` needs the name of a YAML file.")
+    entries = _yaml(argv[place + 1])
     if not isinstance(entries, dict):
-        raise SystemExit(f"`{argv[place + 1]}` must hold `name: value` lines.")
+        raise ValueError(f"`{argv[place + 1]}` must hold `name: value` lines.")
     flags = []
     for name, value in entries.items():
         if value is None:
@@ -33,12 +34,16 @@ def _with_config(argv: Sequence[str]) -> list[str]:
     return flags + argv[:place] + argv[place + 2 :]
 
 
+def _yaml(path: str) -> object:
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"`{path}` is not YAML: {error}") from error
+
+
 def parse_arguments(argv: Sequence[str] | None, *kinds: type) -> tuple:
     """Dataclasses of the kinds given, from flags (by default those of this process) and from `--config FILE.yaml`."""
-    from transformers import HfArgumentParser
-
-    argv = sys.argv[1:] if argv is None else argv
-    return HfArgumentParser(kinds, allow_abbrev=False).parse_args_into_dataclasses(_with_config(argv))
+    return parse_dataclasses(_with_config(sys.argv[1:] if argv is None else argv), kinds)
 
 
 def pretraining_arguments() -> tuple[type, ...]:
@@ -61,11 +66,10 @@ def post_training_arguments() -> tuple[type, ...]:
 
 def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
+    from .pretraining.run import pretrain as run
     from .runs.signals import EndsBySignal
 
     with EndsBySignal() as block:
-        from .pretraining.run import pretrain as run
-
         arguments = parse_arguments(argv, *pretraining_arguments())
         block.args = args = arguments[-1]
         results = run(*arguments)
@@ -78,11 +82,10 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Post-train a model; the flags are the fields of the model, data and post-training arguments."""
+    from .post_training.run import post_train
     from .runs.signals import EndsBySignal
 
     with EndsBySignal() as block:
-        from .post_training.run import post_train
-
         arguments = parse_arguments(argv, *post_training_arguments())
         block.args = args = arguments[-1]
         results = post_train(*arguments)
@@ -111,49 +114,112 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
     return metrics
 
 
+def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """With the arguments that `classify` and `embed` share."""
+    parser = Parser(prog=f"ecg-hf {command}", description=description, allow_abbrev=False)
+    parser.add_argument(
+        "records",
+        nargs="+",
+        help="ECG files of any format that is read (WFDB with or without .hea or .dat), folders of them, and tables "
+        "(CSV, Parquet) with a column of paths",
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="windows in one forward pass")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    parser.add_argument("--record_column", default="path", help="of tables: the column of paths")
+    parser.add_argument("--data_dir", help="of tables: where paths begin, by default at the table's folder")
+    _add_facts(parser)
+    return parser
+
+
+def _add_facts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sampling_rate", type=float, help="in Hz, of files that do not state it")
+    parser.add_argument("--units", help="mV or uV, of files that do not state it")
+    parser.add_argument("--lead_names", nargs="+", help="the leads in order, of files that do not name them")
+
+
+def _facts(arguments: argparse.Namespace):
+    from .inference.sources import Facts
+
+    names = None if arguments.lead_names is None else tuple(arguments.lead_names)
+    return Facts(arguments.sampling_rate, arguments.units, names)
+
+
 def classify(argv: Sequence[str] | None = None) -> None:
-    """Print the findings of WFDB records; exits with 1 if a record could not be classified, after all others."""
-    parser = argparse.ArgumentParser(prog="ecg-hf classify", description=classify.__doc__)
-    parser.add_argument("records", nargs="+", help="WFDB records: paths with or without .hea or .dat")
+    """Print the findings of ECG records; exits with 1 if a record could not be classified, after all others."""
+    from .inference.classify import FORMATS, classify_records
+
+    parser = _records_parser("classify", classify.__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    parser.add_argument("--format", choices=FORMATS, help="by default by the ending of --output, else table")
+    parser.add_argument("--output", help="file to write, whole or not at all; by default the findings are printed")
+    parser.add_argument("--wide", action="store_true", help="CSV with a column of scores for each label")
     parser.add_argument("--top_k", type=int, help="number of labels with the highest scores to print")
     arguments = parser.parse_args(argv)
+    classify_records(
+        arguments.records,
+        arguments.model,
+        output_format=arguments.format,
+        output=arguments.output,
+        wide=arguments.wide,
+        top_k=arguments.top_k,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        record_column=arguments.record_column,
+        data_dir=arguments.data_dir,
+        facts=_facts(arguments),
+    )
 
-    from transformers import pipeline
 
-    import ecg_hf  # noqa: F401  registers the pipeline
+def embed(argv: Sequence[str] | None = None) -> None:
+    """Write one vector for each ECG record, the mean over its windows of the model's pooled feature."""
+    from .inference.embed import embed_records
 
-    classifier = pipeline("ecg-classification", model=arguments.model, top_k=arguments.top_k)
-    failed = 0
-    for record in arguments.records:
-        try:
-            # What a warning says is of this record, and Python would show the same text only once.
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
-                findings = classifier(record)
-        # Whatever a stranger's file makes a decoder raise is a fault of that record alone: the others are answered.
-        except Exception as error:
-            problem = str(error) or type(error).__name__
-            print(problem if record in problem else f"{record}: {problem}", file=sys.stderr)
-            failed += 1
-            continue
-        for warning in caught:
-            if warning.category is UserWarning:
-                print(f"{record}: {warning.message}", file=sys.stderr)
-        print(record)
-        for finding in findings:
-            verdict = "present" if finding["positive"] else "absent "
-            score = f"{finding['score']:.3f} (threshold {finding['threshold']:.3f})"
-            print(f"  {verdict}  {finding['label']:8} {score}  {finding['name']}")
-    if failed:
-        raise SystemExit(f"{failed} of {len(arguments.records)} records could not be classified.")
+    parser = _records_parser("embed", embed.__doc__)
+    parser.add_argument("--model", required=True, help="folder or Hub id of an encoder or a post-trained checkpoint")
+    parser.add_argument("--output", required=True, help="X.npy, with the records in X.csv, or X.parquet")
+    arguments = parser.parse_args(argv)
+    embed_records(
+        arguments.records,
+        arguments.model,
+        arguments.output,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        record_column=arguments.record_column,
+        data_dir=arguments.data_dir,
+        facts=_facts(arguments),
+    )
+
+
+def plot(argv: Sequence[str] | None = None) -> None:
+    """Draw an ECG record on ECG paper, with a model's findings beside it."""
+    from .inference.plot import plot_record
+
+    parser = Parser(prog="ecg-hf plot", description=plot.__doc__, allow_abbrev=False)
+    parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
+    parser.add_argument("--model", help="folder or Hub id of a post-trained checkpoint, whose findings are shown")
+    parser.add_argument("--output", required=True, help="X.png, X.svg or X.pdf")
+    _add_facts(parser)
+    arguments = parser.parse_args(argv)
+    plot_record(arguments.record, arguments.output, model=arguments.model, facts=_facts(arguments))
+    print(f"The picture is {arguments.output}")
+
+
+def export(argv: Sequence[str] | None = None) -> dict:
+    """Write a trained model as ONNX, from windows to probabilities, checked against the model."""
+    from .inference.export_run import ExportArguments
+    from .inference.export_run import export as run
+    from .post_training.run import TaskArguments
+
+    report = run(*parse_arguments(argv, ExportArguments, TaskArguments))
+    print(report["text"])
+    return report
 
 
 def convert(argv: Sequence[str] | None = None) -> None:
     """Convert the checkpoint of a public ECG Transformer into a folder with its model and feature extractor."""
     from .conversion import FAMILIES, convert_checkpoint
 
-    parser = argparse.ArgumentParser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
+    parser = Parser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
     parser.add_argument("checkpoint", help="The authors' file, or a folder such as HuBERT-ECG's on the Hub.")
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
     parser.add_argument("--source", choices=list(FAMILIES), help="Recognised from the file when not given.")
@@ -179,7 +245,7 @@ def download_ptbxl(argv: Sequence[str] | None = None) -> None:
     from .ptbxl.download import PHYSIONET_URL
     from .ptbxl.download import download_ptbxl as run
 
-    parser = argparse.ArgumentParser(prog="ecg-hf download-ptbxl", description=download_ptbxl.__doc__)
+    parser = Parser(prog="ecg-hf download-ptbxl", description=download_ptbxl.__doc__)
     parser.add_argument("folder", help="where the files go")
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz)")
     parser.add_argument("--base_url", default=PHYSIONET_URL, help="of a mirror")
@@ -197,7 +263,7 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
     from .hub import push_dataset
     from .ptbxl.parquet import write_ptbxl_parquet
 
-    parser = argparse.ArgumentParser(prog="ecg-hf prepare-ptbxl", description=prepare_ptbxl.__doc__)
+    parser = Parser(prog="ecg-hf prepare-ptbxl", description=prepare_ptbxl.__doc__)
     parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout, or PhysioNet's zip")
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz); may be called once for each")
     parser.add_argument("--output_dir", required=True, help="where the Parquet files and the card go")
@@ -227,7 +293,7 @@ def release(argv: Sequence[str] | None = None) -> None:
     """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
     from .hub import write_release
 
-    parser = argparse.ArgumentParser(prog="ecg-hf release", description=release.__doc__)
+    parser = Parser(prog="ecg-hf release", description=release.__doc__)
     parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")
     arguments = parser.parse_args(argv)
@@ -241,16 +307,21 @@ COMMANDS = {
     "evaluate": evaluate,
     "release": release,
     "classify": classify,
+    "embed": embed,
+    "plot": plot,
+    "export": export,
     "convert": convert,
     "download-ptbxl": download_ptbxl,
     "prepare-ptbxl": prepare_ptbxl,
 }
 
 
-def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first argument names; `--debug` shows tracebacks in place of lines."""
+    argv, debug = without_debug(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] not in COMMANDS:
         raise SystemExit(f"usage: ecg-hf {{{','.join(COMMANDS)}}} ...   (`ecg-hf train --help` lists the flags)")
-    COMMANDS[sys.argv[1]](sys.argv[2:])
+    run_command(COMMANDS[argv[0]], argv[1:], debug)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the user's backend are not changed.
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,7 +42,12 @@ HEADER, FOOTER = 10, 10
 PULSE_FOOT, PULSE_WIDTH = 1, 5  # a calibration pulse of 0.2 s
 TRACE_START = 20
 LABEL_HEIGHT = 5
-MIN_EXTENT, MAX_EXTENT = 6, 25  # of a trace above and below its baseline
+MIN_EXTENT, MAX_EXTENT = 6, 50  # of a trace above and below its baseline
+
+# To the right of the paper: verdict, score with threshold, name
+FINDING_HEIGHT, LETTER_WIDTH = 5, 1.8  # of bold letters
+FINDING_COLUMNS = (5, 20, 47)
+MAX_FINDINGS, MAX_FINDING_LETTERS = 20, 46
 
 PAPER_COLOR, LINE_COLOR, STRONG_LINE_COLOR = "#fffafa", "#f9dcdc", "#eeb0b0"
 TRACE_COLOR, SEPARATOR_COLOR = "#101010", "#909090"
@@ -56,7 +62,9 @@ STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune":
 # Rows of the learning curves and their curves: (key of the log entry, name in the legend, colour).
 LEARNING_CURVES = {
     "loss": (("loss", "training", TRAIN_COLOR), ("eval_loss", "validation", VALIDATION_COLOR)),
-    "accuracy": (("accuracy", "training", TRAIN_COLOR),),
+    "accuracy": (("accuracy", "training", TRAIN_COLOR), ("eval_accuracy", "validation", VALIDATION_COLOR)),
+    "mean absolute error": (("eval_mae", "validation", VALIDATION_COLOR),),
+    "R²": (("eval_r2", "validation", VALIDATION_COLOR),),
     "feature deviation": (("feature_std", "training", TRAIN_COLOR),),
     "macro AUROC": (
         ("eval_macro_auroc", "validation", VALIDATION_COLOR),
@@ -73,6 +81,7 @@ def plot_ecg(
     lead_names: Sequence[str],
     path: str | os.PathLike | None = None,
     title: str | None = None,
+    findings: Sequence[Mapping] | None = None,
 ) -> Figure:
     """Draw an ECG to scale on ECG paper: 25 mm/s, 10 mm/mV, fine lines every 1 mm and strong lines every 5 mm.
 
@@ -86,6 +95,7 @@ def plot_ecg(
         lead_names: one name for each row of `signal`.
         path: file of the figure (the suffix selects the format); not saved if None.
         title: printed above the ECG.
+        findings: of a pipeline, printed to the right of the ECG in their order, with `MAX_FINDINGS` at most.
 
     Raises:
         ValueError: invalid shape, another unit or more than 60 s.
@@ -95,12 +105,15 @@ def plot_ecg(
     signal = _check_signal(signal, sampling_rate, lead_names)
     rows = _arrange_leads(signal, sampling_rate, lead_names)
     seconds = signal.shape[1] / sampling_rate
-    baselines, heights, height = _place_rows(rows)
-    width = max(MIN_PAPER_WIDTH, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
+    lines = _finding_lines(findings or ())
+    baselines, heights, height = _place_rows(rows, HEADER + FOOTER + len(lines) * FINDING_HEIGHT)
+    paper_width = max(MIN_PAPER_WIDTH, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
+    width = paper_width + _findings_width(lines)
 
     figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=DOTS_PER_INCH)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    _draw_paper(axes, width, height)
+    _draw_paper(axes, paper_width, height)
+    _draw_findings(axes, lines, paper_width, height)
     for row, baseline, row_height in zip(rows, baselines, heights, strict=True):
         _draw_calibration_pulse(axes, baseline)
         for lead in row:
@@ -116,12 +129,13 @@ def plot_ecg(
 def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -> Figure:
     """Draw and save loss and metrics over the epochs of each stage, with the stages side by side.
 
-    The best epoch of a stage (the first one with the highest validation macro AUROC) is marked and given in its title.
+    The best epoch of a stage (the first one with the highest validation macro AUROC, or, of a regression, the lowest
+    mean absolute error) is marked and given in its title.
 
     Args:
         log_history: the entries of `PostTrainer.state.log_history`: `stage`, `epoch`, and `loss` or `eval_loss`,
-            `eval_macro_auroc`, `eval_macro_auprc`; or those of `PreTrainer`: `accuracy`, `feature_std`,
-            `probe_macro_auroc`. Entries with none of them are skipped.
+            `eval_macro_auroc`, `eval_macro_auprc`, `eval_accuracy`, `eval_mae`, `eval_r2`; or those of `PreTrainer`:
+            `accuracy`, `feature_std`, `probe_macro_auroc`. Entries with none of them are skipped.
         path: file of the figure; its suffix selects the format.
 
     Raises:
@@ -234,10 +248,10 @@ def _arrange_leads(signal: np.ndarray, sampling_rate: float, lead_names: Sequenc
     return [*rows, [_Lead(RHYTHM_LEAD, 0.0, leads[RHYTHM_LEAD.casefold()])]]
 
 
-def _place_rows(rows: list[list[_Lead]]) -> tuple[np.ndarray, np.ndarray, float]:
+def _place_rows(rows: list[list[_Lead]], min_height: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Baseline of each row (mm from the bottom), space above it for the traces, and the height of the paper.
 
-    Baselines lie on strong lines. Each row has space for its traces; only a trace beyond 2.5 mV can overlap others.
+    Baselines lie on strong lines. Each row has space for its traces; only a trace beyond 5 mV can overlap others.
     """
     baselines, heights, end = [], [], HEADER
     for row in rows:
@@ -247,7 +261,7 @@ def _place_rows(rows: list[list[_Lead]]) -> tuple[np.ndarray, np.ndarray, float]
         baselines.append(baseline)
         heights.append(above)
         end = baseline + below
-    height = _up_to_strong_line(end + FOOTER)
+    height = _up_to_strong_line(max(end + FOOTER, min_height))
     # Up to here measured from the top.
     return height - np.array(baselines), np.array(heights), height
 
@@ -269,6 +283,37 @@ def _draw_paper(axes: Axes, width: float, height: float) -> None:
     for spacing, color, thickness in ((LINE_SPACING, LINE_COLOR, 0.4), (STRONG_LINE_SPACING, STRONG_LINE_COLOR, 0.6)):
         axes.vlines(np.arange(0, width, spacing), 0, height, color=color, linewidth=thickness, zorder=0)
         axes.hlines(np.arange(0, height, spacing), 0, width, color=color, linewidth=thickness, zorder=0)
+
+
+def _finding_lines(findings: Sequence[Mapping]) -> list[tuple[tuple[str, str, str], bool]]:
+    """For each finding its verdict, its score and what it is called; and whether it is present."""
+    lines = [(_cells_of(finding), bool(finding.get("positive"))) for finding in findings[:MAX_FINDINGS]]
+    if (more := len(findings) - MAX_FINDINGS) > 0:
+        lines.append((("", "", f"and {more} more with lower scores"), False))
+    return lines
+
+
+def _cells_of(finding: Mapping) -> tuple[str, str, str]:
+    label, name = finding["label"], finding["name"]
+    text = textwrap.shorten(label if name == label else f"{label}  {name}", MAX_FINDING_LETTERS, placeholder=" …")
+    if "value" in finding:
+        return "", f"{finding['value']:.4g}", text
+    threshold = f" ({finding['threshold']:.3f})" if "threshold" in finding else ""
+    return "present" if finding["positive"] else "absent", f"{finding['score']:.3f}{threshold}", text
+
+
+def _findings_width(lines: Sequence[tuple[tuple[str, str, str], bool]]) -> float:
+    if not lines:
+        return 0
+    return FINDING_COLUMNS[-1] + LETTER_WIDTH * max(len(cells[-1]) for cells, _ in lines) + SIDE_MARGIN
+
+
+def _draw_findings(axes: Axes, lines: Sequence[tuple[tuple[str, str, str], bool]], left: float, height: float) -> None:
+    for row, (cells, is_present) in enumerate(lines):
+        y = height - HEADER - (row + 0.5) * FINDING_HEIGHT
+        weight, color = ("bold", TRACE_COLOR) if is_present else ("normal", BEST_EPOCH_COLOR)
+        for x, cell in zip(FINDING_COLUMNS, cells, strict=True):
+            axes.text(left + x, y, cell, va="center", fontsize=8, fontweight=weight, color=color, parse_math=False)
 
 
 def _draw_calibration_pulse(axes: Axes, baseline: float) -> None:
@@ -316,6 +361,8 @@ def _draw_curves(axes: Axes, entries: list[dict], curves: Sequence[tuple[str, st
 
 
 def _best_entry(entries: list[dict]) -> dict | None:
+    if errors := [entry for entry in entries if "eval_mae" in entry]:
+        return min(errors, key=lambda entry: entry["eval_mae"])
     evaluations = [entry for entry in entries if "eval_macro_auroc" in entry]
     return max(evaluations, key=lambda entry: entry["eval_macro_auroc"], default=None)
 
@@ -323,7 +370,10 @@ def _best_entry(entries: list[dict]) -> dict | None:
 def _stage_title(stage: str, entries: list[dict]) -> str:
     title = STAGE_TITLES.get(stage, stage)
     if best := _best_entry(entries):
-        title += f"\nbest epoch {best['epoch']:g}: AUROC {best['eval_macro_auroc']:.3f}"
+        title += f"\nbest epoch {best['epoch']:g}: "
+        if "eval_mae" in best:
+            return f"{title}MAE {best['eval_mae']:.4g}"
+        title += f"AUROC {best['eval_macro_auroc']:.3f}"
         if "eval_macro_auprc" in best:
             title += f", AUPRC {best['eval_macro_auprc']:.3f}"
     return title

@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import pathlib
 import random
 import shutil
 import subprocess
@@ -17,15 +18,15 @@ from small_models import small_extractor, small_model
 from transformers import AutoModel, pipeline
 
 import ecg_hf  # noqa: F401  registers the Auto classes and the pipeline
-from ecg_hf import cli
+from ecg_hf import cli, pipelines
 from ecg_hf.conversion import convert_checkpoint
-from ecg_hf.ecg_transformer import pipeline_ecg_classification
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ecg_hf.ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
 from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
 from ecg_hf.ecg_transformer.wfdb_ecg_transformer import read_record
+from ecg_hf.readers.reading import read_leads
 
 FINDINGS = ["NORM", "MI", "STTC", "CD", "HYP"]
 RECORDING = {"sampling_rate": 500, "lead_names": list(LEAD_NAMES)}
@@ -227,7 +228,7 @@ def test_unclear_inputs_are_refused(classifier, signal):
 
 
 def test_damaged_files_are_refused_by_name(classifier, signal, record, tmp_path):
-    with pytest.raises(FileNotFoundError, match="00002_hr.hea does not exist"):
+    with pytest.raises(FileNotFoundError, match="00002_hr: there is no such file, nor a WFDB header of that name"):
         classifier(tmp_path / "00002_hr")
 
     data = record.with_suffix(".dat")
@@ -594,12 +595,12 @@ def classify_beside(others, record, checkpoint, capsys) -> str:
               KeyError("fmt"), OverflowError("int too large"), RuntimeError("libsndfile"), RecursionError("depth")]
 )  # fmt: skip
 def test_whatever_a_record_raises_is_that_records_message(others, record, checkpoint, capsys, monkeypatch, error):
-    def read(path, **kwargs):
+    def read(path, said):
         if "00001_hr" in str(path):
             raise error
-        return read_record(path, **kwargs)
+        return read_leads(path, said)
 
-    monkeypatch.setattr(pipeline_ecg_classification, "read_record", read)
+    monkeypatch.setattr(pipelines, "read_leads", read)
     said = classify_beside(others, record, checkpoint, capsys)
     assert str(record) in said and (str(error) or type(error).__name__) in said
 
@@ -618,10 +619,10 @@ def test_warnings_of_a_record_are_said_of_each(signal, checkpoint, capsys, tmp_p
 
 
 def test_an_interrupt_ends_the_command(record, checkpoint, monkeypatch):
-    def read(path, **kwargs):
+    def read(path, said):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline_ecg_classification, "read_record", read)
+    monkeypatch.setattr(pipelines, "read_leads", read)
     with pytest.raises(KeyboardInterrupt):
         cli.classify([str(record), "--model", str(checkpoint)])
 
@@ -714,6 +715,19 @@ print(json.dumps({finding["label"]: finding["score"] for finding in findings}))
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True
     )
     assert json.loads(result.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_links_and_folders_with_blanks_load(checkpoint, signal, tmp_path, monkeypatch):
+    expected = scores(pipeline("ecg-classification", model=str(checkpoint), device="cpu")(signal, **RECORDING))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint, "my model (new)")
+    os.symlink("my model (new)", "link")
+    os.mkdir("links")  # as the Hub's cache has them
+    for file in pathlib.Path("my model (new)").iterdir():
+        os.symlink(file.absolute(), f"links/{file.name}")
+    for folder in ("my model (new)", "./link", str(tmp_path / "links")):
+        classifier = pipeline("ecg-classification", model=folder, device="cpu")
+        assert scores(classifier(signal, **RECORDING)) == expected
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3])

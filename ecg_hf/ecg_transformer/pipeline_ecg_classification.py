@@ -1,58 +1,53 @@
-"""Pipeline `ecg-classification`: a raw ECG record in, the findings of an ECG Transformer out."""
+"""Pipelines of raw ECG records: `ecg-classification` gives their findings, `feature-extraction` a vector for each."""
 
+import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
-from .common_ecg_transformer import LEAD_NAMES
+from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, REGRESSION
 from .configuration_ecg_transformer import ECGTransformerConfig
+from .targets_ecg_transformer import scores_of
 from .wfdb_ecg_transformer import read_record
 from .wfdb_objects_ecg_transformer import wfdb_recording
 
+MIN_SHARE_OF_WINDOW = 0.1
+"""Of a window that a record must fill at least to be classified."""
 
-class ECGClassificationPipeline(ChunkPipeline):
+
+class ECGRecordPipeline(ChunkPipeline):
     """
-    Multi-label classification of ECG records.
-
-    ```python
-    from transformers import pipeline
-
-    classifier = pipeline("ecg-classification", model="path/to/checkpoint")
-    classifier("records500/00000/00001_hr")
-    # [{"label": "NORM", "name": "normal ECG", "score": 0.93, "threshold": 0.41, "positive": True}, ...]
-    classifier(signal, sampling_rate=500, lead_names=["I", "II", "III", "aVR", "aVL", "aVF", "V1", ...])
-    ```
+    Base of the pipelines: records are read, checked and cut into windows, which go through the model.
 
     A record is
 
     - the path of a WFDB record, with or without `.hea`, `.dat` or `.mat`. Its header tells rate, leads, gains and
-      units; what it leaves out is not guessed. The leads that the model can use are read and checked, and only these,
+      units; what it leaves out is not guessed. The leads that the model can use are read and checked, and only these.
+      Where the package `ecg_hf` is installed, also the path of a file of any other format that its `read_ecg` reads,
     - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`,
     - a row of `load_ptbxl`: such a dict whose `signal` is flat, one lead after another; its integers are µV,
     - a `wfdb.Record` in physical or digital units, of which the channels that are no leads are left out, or
-    - an array (leads, samples), together with the arguments `sampling_rate` and `lead_names`.
+    - an array (leads, samples), or a flat one with one lead after another, together with the arguments
+      `sampling_rate`, `lead_names` and, of integers, `units`.
 
     Several records are a list of these, an array (records, leads, samples), a `datasets.Dataset` or a column of one
-    (or a generator, which is read as the answers are). For each record the answer is a list with one dict for each
-    label, in descending order of `score`: `label`, `name` (the full name, where the model knows it), `score`
-    (probability), `threshold`, and `positive` (score >= threshold). All windows of a record are scored and put
-    together as the model's `window_aggregation` says; `batch_size` counts windows.
+    (or a generator, which is read as the answers are). `batch_size` counts windows.
 
     Arguments, of the pipeline or of a call:
-        sampling_rate, lead_names, units: Of arrays, and of dicts that lack them; see the feature extractor.
+        sampling_rate, lead_names, units:
+            Of arrays, and of dicts that lack them; see the feature extractor. Of files of other formats than WFDB that
+            do not state them.
         missing_leads (`str`, defaults to `"zero"`): `"zero"` or `"error"`; see the feature extractor.
-        top_k (`int`, *optional*): Only the labels with the highest scores.
         batch_size (`int`, defaults to 32): Windows in one forward pass; they may come from several records.
 
     Raises:
         ValueError: at construction, without a feature extractor or with one made for another model; in a call, for an
-            input that is refused (see the feature extractor) and for a WFDB record that is damaged or unclear.
-        FileNotFoundError: in a call, if a file of a WFDB record is missing.
-        RuntimeError: at construction, if the model has no trained head.
+            input that is refused (see the feature extractor) and for a file that is damaged or unclear.
+        FileNotFoundError: in a call, if a file of a record is missing.
     """
 
     _load_feature_extractor = True
@@ -61,24 +56,23 @@ class ECGClassificationPipeline(ChunkPipeline):
     _load_video_processor = False
     _load_processor = False
 
+    read_file: Callable[[str | os.PathLike, Sequence[str], dict[str, Any]], Any] | None = None
+    """(path, leads that are of use, what the caller says of it) -> a record in µV as of `read_record`, which reads
+    WFDB where this is None; the package `ecg_hf` puts its reader of all formats here."""
+
     def __init__(self, *args, batch_size: int | None = None, **kwargs):
         super().__init__(*args, batch_size=batch_size or 32, **kwargs)
-        if not hasattr(self.model, "aggregate_windows") or self.model.head_is_random:
-            raise RuntimeError(
-                f"`{self.model.name_or_path}` ({type(self.model).__name__}) has no trained classification head. "
-                "Post-train it first."
-            )
         if self.feature_extractor is None:
             raise ValueError(
                 f"`{self.model.name_or_path}` came without a feature extractor (`preprocessor_config.json`): pass the "
                 "one that the model was trained with as `feature_extractor`."
             )
         _check_same_input(self.feature_extractor, self.model.config)
-        # A model that comes from a trainer may be in training mode, where scores are random.
+        # A model that comes from a trainer may be in training mode, where its outputs are random.
         self.model.eval()
 
     def __call__(self, records, **kwargs):
-        """The findings of a record, or a list of them for each of several records; see the class."""
+        """The answer for a record, or a list of one for each of several records; see the class."""
         if isinstance(records, (np.ndarray, torch.Tensor)) and records.ndim == 3:
             records = list(records)
         if isinstance(records, list) and not records:
@@ -90,7 +84,7 @@ class ECGClassificationPipeline(ChunkPipeline):
         return super().__call__(records, **kwargs)
 
     def _sanitize_parameters(
-        self, sampling_rate=None, lead_names=None, units=None, missing_leads=None, top_k: int | None = None
+        self, sampling_rate=None, lead_names=None, units=None, missing_leads=None
     ) -> tuple[dict, dict, dict]:
         preprocess = {
             "sampling_rate": sampling_rate,
@@ -98,21 +92,19 @@ class ECGClassificationPipeline(ChunkPipeline):
             "units": units,
             "missing_leads": missing_leads,
         }
-        postprocess = {"top_k": top_k}
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
-        return _without_none(preprocess), {}, _without_none(postprocess)
+        return _without_none(preprocess), {}, {}
 
     def preprocess(self, record, missing_leads: str = "zero", **recording):
         """Yield the windows of one record."""
         name = _name_of(record)
         if isinstance(record, (str, os.PathLike)):
-            recording = self._read_recording(record)
+            recording = self._read_recording(record, recording)
         elif hasattr(record, "sig_name"):
             recording = wfdb_recording(record)
         else:
             recording = _as_recording(record, recording)
         try:
+            self._check_length(recording)
             if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max(initial=0) == 0:
                 raise ValueError("the record is flat in all leads: there is nothing to classify.")
             features = self.feature_extractor(**recording, missing_leads=missing_leads)
@@ -123,12 +115,37 @@ class ECGClassificationPipeline(ChunkPipeline):
             rows = {name: tensor[window : window + 1] for name, tensor in features.items()}
             yield {"is_last": window == num_windows - 1, "window": rows, "record": name or "a record"}
 
-    def _read_recording(self, path: str | os.PathLike) -> dict[str, Any]:
-        """The feature extractor's arguments for a WFDB record, with the leads that the model has or can compute."""
+    def _check_length(self, recording: dict[str, Any]) -> None:
+        """`ValueError` for a record of which the model would see little but padding."""
+        leads = len(recording.get("lead_names") or ())
+        rate = recording.get("sampling_rate")
+        samples = np.shape(recording["signal"])[-1]
+        if np.ndim(recording["signal"]) == 1:
+            samples //= max(leads, 1)
+        if not samples or not isinstance(rate, numbers.Real) or not rate > 0:
+            return  # refused by the feature extractor
+        config = self.model.config
+        window, token = (count / config.sampling_rate for count in (config.num_samples, config.patch_size))
+        if samples / rate < max(token, MIN_SHARE_OF_WINDOW * window):
+            raise ValueError(
+                f"the record has {samples / rate:g} s, of which the model reads windows of {window:g} s: shorter than "
+                f"a tenth of one, or than a token ({token:g} s), it would be classified by padding. Give a longer one."
+            )
+
+    @property
+    def wanted_leads(self) -> list[str]:
+        """The leads that the model has or can compute its own from: those of a file that are read and checked."""
         lead_names = list(self.feature_extractor.lead_names)
         if not self.feature_extractor.lead_tokens and not set(LEAD_NAMES[:6]).isdisjoint(lead_names):
             lead_names += ["I", "II", "III"]
-        record = read_record(path, lead_names=lead_names)
+        return lead_names
+
+    def _read_recording(self, path: str | os.PathLike, said: dict[str, Any]) -> dict[str, Any]:
+        """The feature extractor's arguments for a file."""
+        if self.read_file is None:
+            record = read_record(path, lead_names=self.wanted_leads)
+        else:
+            record = self.read_file(path, self.wanted_leads, said)
         return {
             "signal": record.signal,
             "sampling_rate": record.sampling_rate,
@@ -141,31 +158,78 @@ class ECGClassificationPipeline(ChunkPipeline):
         windows = model_inputs["window"]
         if isinstance(windows, dict):
             windows = [windows]
-        logits = [None] * len(windows)
+        outputs = [None] * len(windows)
         for rows in _alike(windows):
             batch = {name: torch.cat([windows[row][name] for row in rows]) for name in windows[rows[0]]}
-            for row, row_logits in zip(rows, self.model(**batch).logits, strict=True):
-                logits[row] = row_logits
+            for row, output in zip(rows, self._output(batch), strict=True):
+                outputs[row] = output
         passed_on = {name: model_inputs[name] for name in ("is_last", "record")}
-        return {**passed_on, "logits": torch.stack(logits)}
+        return {**passed_on, "output": torch.stack(outputs)}
+
+    def _output(self, windows: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(windows, values): what the answers are made of."""
+        raise NotImplementedError
+
+
+class ECGClassificationPipeline(ECGRecordPipeline):
+    """
+    Classification of ECG records, or regression, as the model was trained for.
+
+    ```python
+    from transformers import pipeline
+
+    classifier = pipeline("ecg-classification", model="path/to/checkpoint")
+    classifier("records500/00000/00001_hr")
+    # [{"label": "NORM", "name": "normal ECG", "score": 0.93, "threshold": 0.41, "positive": True}, ...]
+    classifier(signal, sampling_rate=500, lead_names=["I", "II", "III", "aVR", "aVL", "aVF", "V1", ...])
+    ```
+
+    Records, arguments and errors are those of [`ECGRecordPipeline`]. For each record the answer is a list with one
+    dict for each label, in descending order of `score`: `label`, `name` (the full name, where the model knows it),
+    `score` (probability), `threshold`, and `positive` (score >= threshold). All windows of a record are scored and put
+    together as the model's `window_aggregation` says.
+
+    A model of one of several classes (`problem_type` `single_label_classification`) gives scores that sum to 1, no
+    `threshold`, and `positive` for the class of the highest score alone. A regression gives, in the order of the
+    model's labels, dicts with `label`, `name` and `value`, in the unit of the target.
+
+    Arguments, of the pipeline or of a call:
+        top_k (`int`, *optional*): Only the labels with the highest scores; not for a regression.
+
+    Raises:
+        RuntimeError: at construction, if the model has no trained head.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not hasattr(self.model, "aggregate_windows") or self.model.head_is_random:
+            raise RuntimeError(
+                f"`{self.model.name_or_path}` ({type(self.model).__name__}) has no trained classification head. "
+                "Post-train it first."
+            )
+
+    def _sanitize_parameters(self, top_k: int | None = None, **kwargs) -> tuple[dict, dict, dict]:
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
+        if top_k is not None and self.model.config.problem_type == REGRESSION:
+            raise ValueError(f"`top_k` is {top_k}, but the values of a regression have no order: leave it out.")
+        preprocess, forward, _ = super()._sanitize_parameters(**kwargs)
+        return preprocess, forward, _without_none({"top_k": top_k})
+
+    def _output(self, windows: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.model(**windows).logits
 
     def postprocess(self, windows: list[dict[str, torch.Tensor]], top_k: int | None = None) -> list[dict[str, Any]]:
         config = self.model.config
-        logits = torch.cat([window["logits"] for window in windows]).float()
+        logits = torch.cat([window["output"] for window in windows]).float()
         self._check_logits(logits, windows[0]["record"])
-        scores = self.model.aggregate_windows(logits[None])[0].sigmoid().tolist()
-        thresholds = config.thresholds or [0.5] * len(scores)
+        scores = scores_of(config.problem_type, self.model.aggregate_windows(logits[None])[0])
         names = config.label_names or {}
-        findings = [
-            {
-                "label": config.id2label[index],
-                "name": names.get(config.id2label[index], config.id2label[index]),
-                "score": score,
-                "threshold": threshold,
-                "positive": score >= threshold,
-            }
-            for index, (score, threshold) in enumerate(zip(scores, thresholds, strict=True))
-        ]
+        findings = [{"label": label, "name": names.get(label, label)} for label in config.labels]
+        for finding, answer in zip(findings, _answers(config, scores), strict=True):
+            finding.update(answer)
+        if config.problem_type == REGRESSION:
+            return findings
         return sorted(findings, key=lambda finding: finding["score"], reverse=True)[:top_k]
 
     def _check_logits(self, logits: torch.Tensor, record: str):
@@ -179,6 +243,56 @@ class ECGClassificationPipeline(ChunkPipeline):
                 f"The model `{self.model.name_or_path}` gives NaN or infinite scores for {record}: of {len(labels)} "
                 f"labels, {', '.join(labels[:5])}. Its weights are damaged, or too large for {self.model.dtype}."
             )
+
+
+def _answers(config: ECGTransformerConfig, scores: torch.Tensor) -> list[dict[str, Any]]:
+    """What is said of each label; `scores` (labels,)."""
+    values = scores.tolist()
+    if config.problem_type == REGRESSION:
+        return [{"value": value} for value in values]
+    if config.problem_type == MULTI_LABEL:
+        thresholds = config.thresholds or [0.5] * len(values)
+        return [
+            {"score": score, "threshold": threshold, "positive": score >= threshold}
+            for score, threshold in zip(values, thresholds, strict=True)
+        ]
+    highest = int(scores.argmax())
+    return [{"score": score, "positive": index == highest} for index, score in enumerate(values)]
+
+
+class ECGFeatureExtractionPipeline(ECGRecordPipeline):
+    """
+    One vector for each ECG record: the mean over its windows of the model's pooled feature (`pooler_output`).
+
+    ```python
+    from transformers import pipeline
+
+    embed = pipeline("feature-extraction", model="path/to/encoder")
+    embed(["records500/00000/00001_hr", "records500/00000/00002_hr"])  # two lists of `hidden_size` numbers
+    ```
+
+    Records, arguments and errors are those of [`ECGRecordPipeline`]; a trained classifier gives the features that its
+    head reads.
+
+    Arguments, of the pipeline or of a call:
+        return_tensors (`bool`, *optional*): Tensors (hidden_size,) in float32 in place of lists.
+    """
+
+    def _sanitize_parameters(self, return_tensors: bool | None = None, **kwargs) -> tuple[dict, dict, dict]:
+        preprocess, forward, _ = super()._sanitize_parameters(**kwargs)
+        return preprocess, forward, _without_none({"return_tensors": return_tensors})
+
+    def _output(self, windows: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.model.base_model(**windows).pooler_output
+
+    def postprocess(self, windows: list[dict[str, Any]], return_tensors: bool = False) -> list[float] | torch.Tensor:
+        vector = torch.cat([window["output"] for window in windows]).float().mean(dim=0)
+        if not vector.isfinite().all():
+            raise ValueError(
+                f"The model `{self.model.name_or_path}` gives a NaN or infinite feature for {windows[0]['record']}. "
+                f"Its weights are damaged, or too large for {self.model.dtype}."
+            )
+        return vector if return_tensors else vector.tolist()
 
 
 def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
@@ -198,13 +312,13 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
             recording["sampling_rate"] = recording["sampling_rate"].item()
     lead_names = recording.get("lead_names")
     shape = np.shape(signal)
-    is_row = len(shape) == 1 and isinstance(record, Mapping) and lead_names is not None
+    is_row = len(shape) == 1 and lead_names is not None
     if not (len(shape) == 2 or is_row) or np.ndim(lead_names) > 1:
         raise ValueError(
             f"One record has shape (leads, samples) and one list of `lead_names`, got {shape} and {lead_names}. Pass "
             "several records as a list."
         )
-    if is_row and np.asarray(signal).dtype.kind in "iu":
+    if is_row and isinstance(record, Mapping) and np.asarray(signal).dtype.kind in "iu":
         recording = {"units": "uV", **recording}
     return {"signal": signal, **recording}
 
@@ -244,4 +358,4 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-__all__ = ["ECGClassificationPipeline"]
+__all__ = ["ECGClassificationPipeline", "ECGFeatureExtractionPipeline", "ECGRecordPipeline"]

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter1d
 
 from ..runs.columns import is_unknown, number_of
-from ..runs.statistics import RunningMoments
+from ..runs.statistics import window_statistics, without_normalisation
 from ..runs.windows import RecordWindows
 
 WANDER_HERTZ = (0.05, 0.7)
@@ -161,15 +161,8 @@ def crop_statistics(
     `units` of the signals is as in [`RecordWindows`]. Leads that records lack, or that are zero throughout, do not
     count in them; a lead that none has gets 0 and 1.
     """
-    plain = type(feature_extractor).from_dict({**feature_extractor.to_dict(), "mean": 0.0, "std": 1.0, "clip": None})
-    records = Crops(dataset, plain, Augmentation(), seed=0, units=units)
-    moments = RunningMoments(len(plain.lead_names))
-    for start in range(0, len(records), 256):
-        keys = [(0, index) for index in range(start, min(start + 256, len(records)))]
-        values = records.__getitems__(keys)["input_values"].numpy()
-        moments.add(values, axis=1, count=values.any(axis=2).sum(axis=0) * values.shape[2])
-    std = moments.std()
-    return moments.mean().tolist(), np.where(std > 0, std, 1.0).tolist()
+    plain = without_normalisation(feature_extractor)
+    return window_statistics(Crops(dataset, plain, Augmentation(), seed=0, units=units))
 
 
 __all__ = ["Augmentation", "Crops", "augment", "crop_statistics"]

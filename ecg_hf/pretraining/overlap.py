@@ -41,7 +41,7 @@ def refuse_test_folds(folds: Counter[int | str], num_files: int) -> None:
         f"Of the {num_files} records to pre-train on these are PTB-XL's and not known to be of its training folds "
         f"(1 to 8): {text}. A model that saw them cannot be judged on PTB-XL's validation and test folds (9 and 10). "
         "Give PTB-XL's own folder as `--data_dir`, of which the training folds are read; leave these records out, by "
-        "a `--train_table` of the others; or take them by `--allow_test_folds true`, which the card will say. "
+        "a `--table` of the others; or take them by `--allow_test_folds true`, which the card will say. "
         f"`--probe_data_dir` with PTB-XL's table ({TABLE_NAME}) tells the folds of copies."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +11,15 @@ import numpy as np
 from transformers import set_seed
 
 from ..cards import SIMULATED_DEVICE, UNKNOWN_FOLD
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..ptbxl.builder import PTBXL
 from ..ptbxl.labels import encode_labels, task_labels
-from ..ptbxl.table import FOLDS, TABLE_NAME, read_table
-from ..runs.arguments import DataArguments, ModelArguments, recipe_of
+from ..ptbxl.table import FOLDS, read_table
+from ..readers.channels import Said, canonical_leads
+from ..runs.arguments import PTBXL_DEFAULT_RATE, DataArguments, ModelArguments, recipe_of
+from ..runs.leads import model_leads, restrict_feature_extractor, restrict_model
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from .arguments import PreTrainingArguments
 from .crops import crop_statistics
@@ -33,15 +35,7 @@ class RecordArguments(DataArguments):
 
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "PTB-XL folder, of which the training folds are read, or any folder of WFDB records."},
-    )
-    train_table: str | None = field(
-        default=None, metadata={"help": "Or a table (CSV) of records; paths begin at `data_dir` or at the table."}
-    )
-    record_column: str | None = field(default=None, metadata={"help": "The table's column of record paths."})
-    patient_column: str | None = field(
-        default=None,
-        metadata={"help": "The table's column of patients: their other records are excluded from the negatives."},
+        metadata={"help": "PTB-XL folder, of which the training folds are read, or any folder of ECG files."},
     )
     allow_test_folds: bool = field(
         default=False,
@@ -56,10 +50,8 @@ class RecordArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.data_dir is None and self.train_table is None:
-            raise ValueError("Give `--data_dir`, a folder of records, or `--train_table`, a table of their paths.")
-        if (self.train_table is None) != (self.record_column is None):
-            raise ValueError("`--train_table` and `--record_column` belong together.")
+        if self.data_dir is None and self.table is None:
+            raise ValueError("Give `--data_dir`, a folder of records, or `--table`, a table of their paths.")
 
 
 def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> dict[str, float]:
@@ -78,7 +70,7 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
         statistics = crop_statistics(dataset, new_feature_extractor(model_args, config, 0.0, 1.0))
         feature_extractor = new_feature_extractor(model_args, config, *statistics)
     set_seed(args.seed)
-    model = _model(model_args, config)
+    model = _model(model_args, record_args, config)
     if model_args.attn_implementation is not None:
         model.set_attn_implementation(model_args.attn_implementation)
     probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
@@ -97,8 +89,13 @@ def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
     """The configuration, and the feature extractor unless it is a new one, which needs the records' statistics."""
     path = model_args.model_name_or_path
     if path is None:
-        return new_config(model_args, record_args.sampling_rate), None
-    return ECGTransformerConfig.from_pretrained(path), pretrained_feature_extractor(model_args)
+        leads = model_leads(record_args.lead_names, LEAD_NAMES)
+        fields = {} if leads is None else {"lead_names": leads}
+        return new_config(model_args, record_args.sampling_rate or PTBXL_DEFAULT_RATE, **fields), None
+    config, feature_extractor = ECGTransformerConfig.from_pretrained(path), pretrained_feature_extractor(model_args)
+    if (leads := model_leads(record_args.lead_names, config.lead_names)) is not None:
+        feature_extractor = restrict_feature_extractor(feature_extractor, leads)
+    return config, feature_extractor
 
 
 def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> float:
@@ -113,17 +110,17 @@ def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> f
     return args.crop_seconds
 
 
-def _model(model_args: ModelArguments, config: ECGTransformerConfig) -> ECGTransformerForPreTraining:
+def _model(
+    model_args: ModelArguments, record_args: RecordArguments, config: ECGTransformerConfig
+) -> ECGTransformerForPreTraining:
     if model_args.model_name_or_path is None:
         return ECGTransformerForPreTraining(config)
-    return pretrained_model(ECGTransformerForPreTraining, model_args)
+    model = pretrained_model(ECGTransformerForPreTraining, model_args)
+    leads = model_leads(record_args.lead_names, model.config.lead_names)
+    return model if leads is None else restrict_model(model, leads)
 
 
 # ---- Records ----
-
-
-def _is_ptbxl(folder: str | None) -> bool:
-    return folder is not None and (pathlib.Path(folder) / TABLE_NAME).is_file()
 
 
 def load_training_records(record_args: RecordArguments, crop_seconds: float) -> datasets.Dataset:
@@ -134,17 +131,18 @@ def load_training_records(record_args: RecordArguments, crop_seconds: float) -> 
     files = _training_files(record_args)
     if not record_args.allow_test_folds:
         refuse_test_folds(_seen_folds(record_args, files), len(files))
-    dataset = load_records(files, crop_seconds, record_args.cache_dir)
-    if _reads_ptbxl(record_args):
+    dataset = load_records(
+        files,
+        crop_seconds,
+        record_args.cache_dir,
+        max_skipped=record_args.max_skipped,
+        num_proc=record_args.num_proc,
+    )
+    if record_args.reads_ptbxl:
         _assert_folds(record_args, dataset)
     if record_args.max_train_records is not None and record_args.max_train_records < len(dataset):
         dataset = dataset.select(range(record_args.max_train_records))
     return dataset
-
-
-def _reads_ptbxl(record_args: RecordArguments) -> bool:
-    """Whether the records are those of a folder of PTB-XL, by its table."""
-    return record_args.train_table is None and _is_ptbxl(record_args.data_dir)
 
 
 def _wanted_folds(record_args: RecordArguments) -> list[int]:
@@ -153,20 +151,29 @@ def _wanted_folds(record_args: RecordArguments) -> list[int]:
 
 
 def _training_files(record_args: RecordArguments) -> list[RecordFile]:
-    if record_args.train_table is not None:
+    if record_args.table is not None:
         return table_files(
-            record_args.train_table, record_args.record_column, record_args.patient_column, record_args.data_dir
+            record_args.table,
+            record_args.record_column,
+            record_args.patient_column,
+            record_args.data_dir,
+            record_args.sampling_rate,
+            record_args.units,
+            record_args.lead_names,
         )
-    if _is_ptbxl(record_args.data_dir):
+    if record_args.reads_ptbxl:
         return ptbxl_files(record_args.data_dir, record_args.sampling_rate, _wanted_folds(record_args))
-    return folder_files(record_args.data_dir, record_args.allow_test_folds)
+    said = Said(record_args.sampling_rate, record_args.units, canonical_leads(record_args.lead_names))
+    return folder_files(record_args.data_dir, record_args.allow_test_folds, said)
 
 
 def _seen_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counter[int | str]:
     """How many records are of each fold of PTB-XL; see [`ptbxl_folds`]."""
-    if _reads_ptbxl(record_args):
+    if record_args.reads_ptbxl:
         return Counter()  # the table has chosen them
-    return ptbxl_folds(files, (record_args.data_dir, record_args.probe_data_dir))
+    # Of a table `data_dir` is where paths begin, which may be far above the records.
+    searched = record_args.data_dir if record_args.table is None else None
+    return ptbxl_folds(files, (searched, record_args.probe_data_dir))
 
 
 def _assert_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:
@@ -182,7 +189,7 @@ def _probe_splits(
     record_args: RecordArguments, args: PreTrainingArguments
 ) -> tuple[datasets.Dataset, datasets.Dataset] | None:
     """Labelled records of PTB-XL to fit the probe on, and those of `args.probe_fold` to judge it on."""
-    folder = record_args.probe_data_dir or (record_args.data_dir if _is_ptbxl(record_args.data_dir) else None)
+    folder = record_args.probe_data_dir or (record_args.data_dir if record_args.reads_ptbxl else None)
     if folder is None or not args.probe_every:
         return None
     task_labels(args.probe_task)  # an unknown task fails before the records are read
@@ -198,7 +205,7 @@ def _probe_splits(
 
 def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> datasets.Dataset:
     """Records of some folds with `labels` and `strat_fold`; those without a statement of the task are excluded."""
-    rate = record_args.sampling_rate
+    rate = record_args.sampling_rate if record_args.reads_ptbxl else PTBXL_DEFAULT_RATE
     dataset = load_records(ptbxl_files(folder, rate, folds), 0.0, record_args.cache_dir)
     table = read_table(folder, rate)
     row_of = {ecg_id: row for row, ecg_id in enumerate(table["ecg_id"].to_pylist())}
@@ -210,7 +217,7 @@ def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> da
 
 def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
     """What the card says of the records, as far as it is known."""
-    if not _reads_ptbxl(record_args):
+    if not record_args.reads_ptbxl:
         files = _training_files(record_args)
         folds = _seen_folds(record_args, files)
         known = sorted(folds.keys() - {UNKNOWN_FOLD})

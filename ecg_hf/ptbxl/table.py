@@ -33,6 +33,12 @@ _WHOLE_NUMBER = re.compile(r"[-+]?[0-9]{1,18}")
 _BYTES_PER_BLOCK = 2**16
 
 
+def is_ptbxl_folder(path: str | os.PathLike) -> bool:
+    """Whether a folder has PTB-XL's table, or a path is that of a file, as PhysioNet's zip."""
+    path = Path(path).expanduser()
+    return path.is_file() or (path / TABLE_NAME).exists()
+
+
 def check_sampling_rate(sampling_rate: object) -> None:
     """`ValueError` unless PTB-XL has files of this rate (Hz)."""
     if sampling_rate not in SAMPLING_RATES:
@@ -189,6 +195,7 @@ __all__ = [
     "SAMPLING_RATES",
     "TABLE_NAME",
     "check_sampling_rate",
+    "is_ptbxl_folder",
     "read_blocks",
     "read_table",
     "table_features",

@@ -7,9 +7,8 @@ import os
 import re
 from collections.abc import Sequence
 
-from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
-from .channels import Said, canonical_lead, microvolts_of, warn_of_other_channels
+from .channels import Said, canonical_leads, microvolts_of, warn_of_other_channels
 from .formats import MissingFileError, reader_of
 
 _PART = re.compile(r"(.+)#([^#/\\]*)", re.DOTALL)
@@ -48,12 +47,11 @@ def read_ecg(
             the arguments; samples are missing (NaN) or beyond ±32.767 mV; a lead is there twice.
         ValueError: an argument that is not valid for any file.
     """
-    names = None if lead_names is None else _canonical_names(lead_names)
     if units is not None:
         _check_units(units)
     if sampling_rate is not None and not 0 < sampling_rate < math.inf:
         raise ValueError(f"`sampling_rate` must be in Hz above 0, got {sampling_rate}.")
-    record = read_leads(path, Said(sampling_rate, units, names))
+    record = read_leads(path, Said(sampling_rate, units, canonical_leads(lead_names)))
     warn_of_other_channels(os.fspath(path), record.other_channels)
     return record
 
@@ -84,13 +82,6 @@ def _split(path: str) -> tuple[str, str | None]:
 
 def _named(kind: type[RecordError], path: str, text: str) -> RecordError:
     return kind(text if text.startswith("Record ") else f"Record {path}: {text}")
-
-
-def _canonical_names(lead_names: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(canonical_lead(str(name)) for name in lead_names)
-    if isinstance(lead_names, str) or not names or None in names or len(set(names)) < len(names):
-        raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, each once, got {lead_names!r}.")
-    return names
 
 
 def _check_units(units: str) -> None:

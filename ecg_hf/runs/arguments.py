@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ..cards import TABLES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS
+from ..ptbxl.table import is_ptbxl_folder
 
 # Fields of `TrainingArguments` that change how a run is carried out, logged or published, and not its result. All
 # others are written to `recipe.yaml` and compared when a run is resumed.
@@ -53,7 +55,13 @@ MAIN_FIELDS = (
 )
 
 # Fields of the arguments of model and data that name a place on this machine.
-MACHINE_FIELDS = ("data_dir", "probe_data_dir", "train_table", "cache_dir")
+MACHINE_FIELDS = ("data_dir", "probe_data_dir", "cache_dir", "num_proc")
+
+PTBXL_DEFAULT_RATE = 100
+"""Hz of the files of PTB-XL that are read unless 500 are asked for."""
+
+# Fields that are for own records alone: a recipe has them where they were given.
+OWN_DATA_FIELDS = ("record_column", "max_skipped", "split_fractions", "split_seed")
 
 
 @dataclass
@@ -203,13 +211,6 @@ class ModelArguments:
     pooling: str | None = field(
         default=None, metadata={"help": "What a new model's head reads; default: the architecture's, else `mean`."}
     )
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={
-            "help": "sdpa (the default), eager or flash_attention_2. On a CPU, windows of few tokens train twice as "
-            "fast with eager in bfloat16."
-        },
-    )
 
     def __post_init__(self):
         of_new_models = ("model_sampling_rate", "window_seconds", "patch_size", "pooling")
@@ -223,10 +224,40 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Where the records are."""
+    """Where the records are: in a folder, or named by a table."""
 
     data_dir: str | None = field(default=None, metadata={"help": "PTB-XL folder in PhysioNet's layout."})
-    sampling_rate: int = field(default=100, metadata={"help": "Which of PTB-XL's files to read: 100 or 500 (Hz)."})
+    table: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--train_table"],
+            "help": "Own records: a CSV or Parquet file, or a folder of `datasets`, with one row for each record.",
+        },
+    )
+    record_column: str = field(
+        default="path", metadata={"help": "The table's column of paths, from its folder or from `--data_dir`."}
+    )
+    patient_column: str | None = field(
+        default=None, metadata={"help": "The table's column of patients, of whom all records stay together."}
+    )
+    sampling_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Hz of own files that do not state it; of PTB-XL which files to read, 100 (default) or 500."
+        },
+    )
+    units: str | None = field(default=None, metadata={"help": "Unit of own files that do not state it: mV or uV."})
+    lead_names: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Leads in order: the names of the channels of files that do not name them; of others the leads to "
+            "take. A model that cannot compute its other leads from them is made one of these leads."
+        },
+    )
+    max_skipped: float = field(
+        default=0.01, metadata={"help": "Largest share of own records that is skipped since they cannot be used."}
+    )
+    num_proc: int = field(default=1, metadata={"help": "Processes that read own records."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where the Arrow copy of the records is kept."})
     max_train_records: int | None = field(
         default=None, metadata={"help": "Maximum number of training records, for a quick try."}
@@ -234,12 +265,34 @@ class DataArguments:
 
     def __post_init__(self):
         check_at_least("max_train_records", self.max_train_records, 1)
+        check_at_least("num_proc", self.num_proc, 1)
+        if not 0 <= self.max_skipped < 1:
+            raise ValueError(f"`max_skipped` must lie in [0, 1), got {self.max_skipped}.")
+        if self.sampling_rate is None and self.reads_ptbxl:
+            self.sampling_rate = PTBXL_DEFAULT_RATE
+        if self.sampling_rate is not None and float(self.sampling_rate).is_integer():
+            self.sampling_rate = int(self.sampling_rate)
+
+    @property
+    def reads_ptbxl(self) -> bool:
+        """Whether the records are PTB-XL's, by the table in their folder."""
+        return self.table is None and (self.data_dir is None or is_ptbxl_folder(self.data_dir))
+
+
+def _default(item: dataclasses.Field) -> object:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
 def recipe_of(*groups: object) -> dict:
-    """The fields of the arguments of model and data, without paths of this machine: of a folder its name stays."""
-    facts = {name: value for group in groups for name, value in vars(group).items() if value is not None}
-    for name in ("model_name_or_path", "dataset_name"):
+    """The fields of the arguments of model and data, without paths of this machine: of a file its name stays."""
+    facts = {
+        item.name: getattr(group, item.name)
+        for group in groups
+        for item in dataclasses.fields(group)
+        if not (item.name in OWN_DATA_FIELDS and getattr(group, item.name) == _default(item))
+    }
+    facts = {name: value for name, value in facts.items() if value is not None}
+    for name in ("model_name_or_path", "dataset_name", *TABLES):
         if name in facts and pathlib.Path(facts[name]).exists():
             facts[name] = pathlib.Path(facts[name]).resolve().name
     # The architecture is for a new model; beside a checkpoint it played no part.

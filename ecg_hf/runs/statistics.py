@@ -58,4 +58,23 @@ def lead_statistics(
     return moments.mean().tolist(), moments.std().tolist()
 
 
-__all__ = ["RunningMoments", "lead_statistics"]
+def without_normalisation(feature_extractor):
+    """A copy of a feature extractor whose windows are in mV."""
+    return type(feature_extractor).from_dict({**feature_extractor.to_dict(), "mean": 0.0, "std": 1.0, "clip": None})
+
+
+def window_statistics(windows) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each lead over one random window of each record, of [`RecordWindows`] in mV.
+
+    Leads that records lack, or that are zero throughout, do not count in them; a lead that none has gets 0 and 1.
+    """
+    moments = RunningMoments(len(windows.feature_extractor.lead_names))
+    for start in range(0, len(windows), 256):
+        keys = [(0, index) for index in range(start, min(start + 256, len(windows)))]
+        values = windows.__getitems__(keys)["input_values"].numpy()
+        moments.add(values, axis=1, count=values.any(axis=2).sum(axis=0) * values.shape[2])
+    std = moments.std()
+    return moments.mean().tolist(), np.where(std > 0, std, 1.0).tolist()
+
+
+__all__ = ["RunningMoments", "lead_statistics", "window_statistics", "without_normalisation"]

@@ -1,0 +1,127 @@
+"""From the arguments FILE, FOLDER and TABLE to the records behind them."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
+from ..pipelines import read_for_model
+from ..pretraining.records import folder_files
+from ..readers.channels import whole_microvolts
+
+TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
+FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat")
+"""Of the files that are records in a folder, beside WFDB headers."""
+TEXT_ENDINGS = (".csv", ".txt")
+"""Such a file in a folder may be anything: it is a record where a JSON of its name states rate, unit and leads."""
+
+
+class Item(NamedTuple):
+    """A record to answer: its name in the answers, and what reads those of its leads that are asked for."""
+
+    name: str
+    read: Callable[[Sequence[str]], Record]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the caller says of all records, where their files do not: as the arguments of `read_ecg`."""
+
+    sampling_rate: float | None = None
+    units: str | None = None
+    lead_names: tuple[str, ...] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def find_records(
+    arguments: Sequence[str], facts: Facts, record_column: str = "path", data_dir: str | None = None
+) -> list[Item]:
+    """The records of files, of folders and of tables, in the order of the arguments.
+
+    A folder stands for all ECG files in it and below: WFDB by its headers, others by their ending. A Parquet file is a
+    table, and a text file whose header has the column `record_column`; the paths in it begin at its folder, or
+    at `data_dir`.
+
+    Raises `ValueError` for a table that cannot be used: it names the rows, ten at most, with the count.
+    """
+    items = []
+    for argument in arguments:
+        if os.path.isdir(argument):
+            items += _of_folder(argument, facts)
+        elif _is_table(argument, record_column):
+            items += _of_table(argument, facts, record_column, data_dir)
+        else:
+            items.append(_of_file(argument, facts.as_dict()))
+    return items
+
+
+def _of_file(path: str, said: dict[str, Any]) -> Item:
+    return Item(path, functools.partial(_read_file, path, said))
+
+
+def _read_file(path: str, said: dict[str, Any], wanted: Sequence[str]) -> Record:
+    return read_for_model(path, wanted, said)
+
+
+def _of_folder(folder: str, facts: Facts) -> list[Item]:
+    headers = {str(file.path) for file in folder_files(folder, allow_test_folds=True)}
+    paths = sorted(headers | {str(path) for path in Path(folder).rglob("*") if _is_record(path)})
+    if not paths:
+        return [Item(folder, functools.partial(_refuse_folder, folder))]
+    return [_of_file(path, facts.as_dict()) for path in paths]
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file in a folder is a record by itself. The signals of a WFDB record may be in a `.mat`."""
+    ending = path.suffix.lower()
+    if ending in TEXT_ENDINGS:
+        return path.with_suffix(".json").is_file()
+    return ending in FOLDER_ENDINGS and not path.with_suffix(".hea").exists() and not path.is_dir()
+
+
+def _refuse_folder(folder: str, wanted: Sequence[str]) -> Record:
+    endings = ", ".join((".hea", *FOLDER_ENDINGS))
+    raise RecordError(f"The folder {folder} has no ECG file ({endings}) in it or below: name the files.")
+
+
+def _is_table(path: str, record_column: str) -> bool:
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in TABLE_ENDINGS or not os.path.isfile(path):
+        return False
+    return ending == ".parquet" or record_column in _column_names(path)
+
+
+def _column_names(path: str) -> list[str]:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        line = file.readline(2**20)
+    return next(csv.reader([line], delimiter=max(",;\t", key=line.count)), [])
+
+
+def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None) -> Iterator[Item]:
+    from ..tables.store import Files
+    from ..tables.table import open_table, source_of
+
+    source, ids = source_of(open_table(path, record_column, data_dir), record_column, **asdict(facts))
+    for index, name in enumerate(ids):
+        if isinstance(source, Files):
+            said = source.said[index]
+            of_row = Facts(said.sampling_rate, said.units, said.lead_names)
+            yield _of_file(source.paths[index], of_row.as_dict())._replace(name=str(name))
+        else:
+            yield Item(str(name), functools.partial(_read_row, source, index))
+
+
+def _read_row(source, index: int, wanted: Sequence[str]) -> Record:
+    record = source.read(index)
+    return replace(record, signal=whole_microvolts(record))
+
+
+__all__ = ["Facts", "Item", "find_records"]

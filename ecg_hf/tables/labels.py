@@ -1,0 +1,194 @@
+"""The labels of a table: columns of 0 and 1, a column of codes, one of classes, or numbers."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..ecg_transformer.common_ecg_transformer import (
+    MULTI_LABEL,
+    PROBLEM_TYPES,
+    REGRESSION,
+    SINGLE_LABEL,
+    UNKNOWN_LABEL,
+    check_choice,
+)
+from .store import NAMED_IN_A_MESSAGE
+from .table import Table, is_empty, number_of_cell
+
+logger = logging.getLogger(__name__)
+
+_CODE_SEPARATORS = ";|,"
+
+_TRUE_OR_FALSE = {"true": 1.0, "false": 0.0}
+
+
+def table_labels(
+    table: Table,
+    label_columns: str | Sequence[str] | None,
+    label_column: str | None,
+    problem_type: str = MULTI_LABEL,
+    labels: Sequence[str] | None = None,
+) -> tuple[list[str], np.ndarray]:
+    """Names of the labels, and float32 (rows, labels) as the column `labels` of a data set has them.
+
+    Args:
+        table: the table.
+        label_columns: columns, by name or by pattern (`dx_*`): of 0 and 1, or of numbers for a regression.
+        label_column: instead of them one column: of lists or separated codes, of classes, or of numbers.
+        problem_type: one of `PROBLEM_TYPES`.
+        labels: names and order, for one column of codes or classes; by default all that occur, sorted.
+
+    An empty cell is unknown: -100, or NaN in a regression. Raises `ValueError` for other cells, which it names.
+    """
+    check_choice("problem_type", problem_type, PROBLEM_TYPES)
+    if (label_columns is None) == (label_column is None):
+        raise ValueError("Give either `label_columns`, one for each label, or `label_column`, one with all of them.")
+    if problem_type == REGRESSION:
+        names = [label_column] if label_columns is None else matching_columns(table, label_columns)
+        return names, np.stack([_numbers(table, name) for name in names], axis=1)
+    if label_columns is not None:
+        if labels is not None:
+            raise ValueError("`labels` is for one `label_column`; with `label_columns` their names are the labels.")
+        names = matching_columns(table, label_columns)
+        matrix = np.stack([_zeros_and_ones(table, name) for name in names], axis=1)
+        return names, _one_hot(table, matrix) if problem_type == SINGLE_LABEL else matrix
+    column = table.column("label_column", label_column)
+    if problem_type == SINGLE_LABEL:
+        cells = [None if _is_blank(cell) else [_name(cell)] for cell in column]
+    else:
+        cells = _codes(column)
+    return _matrix(table, label_column, cells, labels, problem_type)
+
+
+def matching_columns(table: Table, patterns: str | Sequence[str]) -> list[str]:
+    """The columns that names or patterns choose, in the table's order for a pattern; each once."""
+    found: dict[str, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if pattern in table.cells.columns:
+            found[pattern] = None
+            continue
+        columns = [str(name) for name in table.cells.columns if fnmatch.fnmatchcase(str(name), pattern)]
+        if not columns:
+            table.column("label_columns", pattern)  # says which columns there are
+        found |= dict.fromkeys(columns)
+    if not found:
+        raise ValueError("`label_columns` is empty: name the columns of the labels.")
+    return list(found)
+
+
+def _is_blank(cell: object) -> bool:
+    return np.ndim(cell) == 0 and is_empty(cell)
+
+
+def _name(cell: object) -> str:
+    """`1.0`, as pandas writes a whole number in a column with empty cells, is `1`."""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).strip()
+
+
+def _zeros_and_ones(table: Table, name: str) -> np.ndarray:
+    column = table.column("label_columns", name)
+    # Few values occur again and again.
+    value_of = {cell: _zero_or_one(cell) for cell in column.unique()}
+    values = np.array([value_of[cell] for cell in column], dtype=np.float64)
+    _refuse(table, name, column, np.isnan(values), "0, 1 or empty")
+    return values.astype(np.float32)
+
+
+def _zero_or_one(cell: object) -> float:
+    """NaN for anything but 0, 1 and empty."""
+    if is_empty(cell):
+        return UNKNOWN_LABEL
+    text = str(cell).strip().casefold()
+    number = _TRUE_OR_FALSE.get(text, number_of_cell(text, has_decimal_commas=True))
+    return number if number in (0, 1) else np.nan
+
+
+def _numbers(table: Table, name: str) -> np.ndarray:
+    column = table.column("label_columns", name)
+    values = [np.nan if is_empty(cell) else number_of_cell(cell, table.has_decimal_commas) for cell in column]
+    _refuse(table, name, column, [value is None for value in values], "a number or empty")
+    return np.array(values, dtype=np.float32)
+
+
+def _refuse(table: Table, name: str, column: pd.Series, wrong: Sequence[bool], expected: str) -> None:
+    if len(rows := np.flatnonzero(wrong)):
+        raise ValueError(
+            f"The label column `{name}` of {table.name} must be {expected}; it is not in "
+            f"{table.rows_in_words(rows, column)}."
+        )
+
+
+def _one_hot(table: Table, matrix: np.ndarray) -> np.ndarray:
+    """Columns of 0 and 1 as classes: exactly one is 1 in each row, or all are empty."""
+    known = (matrix != UNKNOWN_LABEL).any(axis=1)
+    matrix = np.where(known[:, None] & (matrix == UNKNOWN_LABEL), 0, matrix)
+    if len(rows := np.flatnonzero(known & ((matrix == 1).sum(axis=1) != 1))):
+        counts = pd.Series((matrix == 1).sum(axis=1))
+        raise ValueError(
+            f"With one label for each record exactly one of the label columns must be 1; {table.name} has other "
+            f"counts in {table.rows_in_words(rows, counts)}."
+        )
+    return matrix.astype(np.float32)
+
+
+def _codes(column: pd.Series) -> list[list[str] | None]:
+    """The codes of each cell, a list or text with separators; None for an empty cell."""
+    texts = [cell for cell in column if isinstance(cell, str)]
+    separator = next((mark for mark in _CODE_SEPARATORS if any(mark in text for text in texts)), None)
+    return [_codes_of(cell, separator) for cell in column]
+
+
+def _codes_of(cell: object, separator: str | None) -> list[str] | None:
+    if _is_blank(cell):
+        return None
+    if not isinstance(cell, str):
+        return [_name(code) for code in (cell if np.ndim(cell) else [cell])]
+    text = cell.strip()
+    if text[0] + text[-1] in ("[]", "{}", "()"):
+        try:
+            return [_name(code) for code in ast.literal_eval(text)]
+        except (ValueError, SyntaxError):
+            text = text[1:-1]
+    codes = text.split(separator) if separator else [text]
+    return [code.strip(" '\"") for code in codes if code.strip(" '\"")]
+
+
+def _matrix(
+    table: Table, name: str, cells: Sequence[list[str] | None], labels: Sequence[str] | None, problem_type: str
+) -> tuple[list[str], np.ndarray]:
+    counts = Counter(code for codes in cells if codes for code in set(codes))
+    names = sorted(counts) if labels is None else list(labels)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"The label column `{name}` of {table.name} has no labels, or `labels` names one twice.")
+    if others := {code: count for code, count in counts.items() if code not in set(names)}:
+        _report_others(table, name, others, problem_type)
+    index = {code: place for place, code in enumerate(names)}
+    matrix = np.zeros((len(cells), len(names)), dtype=np.float32)
+    for row, codes in enumerate(cells):
+        if codes is None:
+            matrix[row] = UNKNOWN_LABEL
+        for code in codes or ():
+            if code in index:
+                matrix[row, index[code]] = 1
+    return names, matrix
+
+
+def _report_others(table: Table, name: str, others: dict[str, int], problem_type: str) -> None:
+    common = sorted(others, key=others.get, reverse=True)[:NAMED_IN_A_MESSAGE]
+    listed = ", ".join(f"{code!r} ({others[code]} rows)" for code in common)
+    text = f"The label column `{name}` of {table.name} has {len(others)} labels beside those asked for: {listed}"
+    if problem_type == SINGLE_LABEL:
+        raise ValueError(f"{text}. Each record must have one of the classes, or an empty cell.")
+    logger.warning(f"{text}. They are not learned or judged.")
+
+
+__all__ = ["matching_columns", "table_labels"]

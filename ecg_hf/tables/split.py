@@ -1,0 +1,75 @@
+"""A split by patient, stratified over the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from iterstrat.ml_stratifiers import IterativeStratification
+
+from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from .table import SPLITS
+
+DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
+_QUANTILES = 10
+
+
+def split_by_patient(
+    patients: Sequence[str | None],
+    labels: np.ndarray,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+    is_regression: bool = False,
+) -> np.ndarray:
+    """The split (one of `SPLITS`) of each record; all records of a patient are in one.
+
+    The labels of a patient are those of any of the records, and patients are distributed by iterative stratification
+    (Sechidis, Tsoumakas and Vlahavas 2011), so that each split gets its share of each label, the rare ones first. For
+    a regression the labels are the tenths of the patients' mean targets.
+
+    Args:
+        patients: the patient of each record; None is a patient of its own.
+        labels: (records, labels): 0, 1 or -100; of a regression the targets, NaN where unknown.
+        fractions: shares of the patients in train, validation and test; 0 leaves a split out.
+        seed: the same seed gives the same split of the same records.
+
+    Raises `ValueError` for fractions that are no shares, or fewer patients than splits.
+    """
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (len(SPLITS),) or (shares < 0).any() or shares[0] == 0 or not np.isclose(shares.sum(), 1):
+        raise ValueError(
+            f"`split_fractions` must be three shares of train, validation and test that add up to 1; got {fractions}."
+        )
+    # By name, so that the order of the rows decides nothing that it need not.
+    names = [f"record {row}" if patient is None else f"patient {patient}" for row, patient in enumerate(patients)]
+    known, patient_of = np.unique(names, return_inverse=True)
+    if len(known) < np.count_nonzero(shares):
+        raise ValueError(
+            f"{len(known)} patients cannot be split into {np.count_nonzero(shares)} parts, since all records of a "
+            "patient stay together: give more, or a split of your own."
+        )
+    if is_regression:
+        strata = _tenths(labels, patient_of, len(known))
+    else:
+        strata = np.zeros((len(known), labels.shape[1]), dtype=bool)
+        rows, columns = np.nonzero((labels != 0) & (labels != UNKNOWN_LABEL))
+        strata[patient_of[rows], columns] = True
+    random_state = np.random.RandomState(seed)
+    split_of = IterativeStratification(labels=strata, r=shares, random_state=random_state)
+    return np.array(SPLITS)[split_of[patient_of]]
+
+
+def _tenths(targets: np.ndarray, patient_of: np.ndarray, num_patients: int) -> np.ndarray:
+    """(patients, targets x tenths): in which tenth of all patients a patient's mean target lies."""
+    strata = []
+    for values in targets.T:
+        is_known = np.isfinite(values)
+        counts = np.bincount(patient_of[is_known], minlength=num_patients)
+        means = np.bincount(patient_of[is_known], values[is_known], num_patients) / np.maximum(counts, 1)
+        edges = np.quantile(means[counts > 0], np.linspace(0, 1, _QUANTILES + 1)[1:-1]) if counts.any() else []
+        tenth = np.searchsorted(edges, means)
+        strata.append((tenth[:, None] == np.arange(_QUANTILES)) & (counts > 0)[:, None])
+    return np.concatenate(strata, axis=1)
+
+
+__all__ = ["DEFAULT_FRACTIONS", "split_by_patient"]

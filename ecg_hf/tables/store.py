@@ -1,0 +1,354 @@
+"""Records of any kind, read once and kept as Arrow files of int16 µV.
+
+The files hold a thousand records each and are named by what they were made from, so that a build that was interrupted
+goes on where it was, a changed record costs the reading of its neighbours only, and tables that share records share
+files.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError, record_files
+from ..files import whole_file, write_atomic
+from ..readers.channels import Channel, Said, record_of, whole_microvolts
+from ..readers.reading import read_leads
+
+logger = logging.getLogger(__name__)
+
+RECORDS_PER_FILE = 1000
+_RECORDS_PER_BATCH = 64
+_VALUES_PER_BATCH = 2**24
+
+NAMED_IN_A_MESSAGE = 10
+"""So many records a message names; the count says how many there are."""
+
+_SCHEMA = pa.schema(
+    {"sampling_rate": pa.float64(), "lead_names": pa.list_(pa.string()), "signal": pa.list_(pa.int16())}
+)
+
+# To be raised whenever the same source gives other rows than before.
+_VERSION = "1"
+
+
+class Source(Protocol):
+    """Where records come from: a list of files, or the rows of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, start: int, stop: int) -> str:
+        """Text that changes whenever the records from `start` to `stop` may be others."""
+
+    def name(self, index: int) -> str:
+        """What messages call a record."""
+
+    def read(self, index: int) -> Record:
+        """Raises `RecordError` or `OSError` for a record that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Records in files; `said` has for each what is said of it beside the file."""
+
+    paths: Sequence[str]
+    said: Sequence[Said]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def key(self, start: int, stop: int) -> str:
+        return "\n".join(
+            f"{os.path.abspath(path)} {said.text()} {_stamps(path)}"
+            for path, said in zip(self.paths[start:stop], self.said[start:stop], strict=True)
+        )
+
+    def name(self, index: int) -> str:
+        return f"Record {self.paths[index]}"
+
+    def read(self, index: int) -> Record:
+        return read_leads(self.paths[index], self.said[index])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Records in the column `column` of a data set: lists (leads, samples), or flat with one lead after another.
+
+    Floats are mV and integers need a unit, unless `said` states another.
+    """
+
+    dataset: datasets.Dataset
+    column: str
+    names: Sequence[object]
+    said: Sequence[Said]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def key(self, start: int, stop: int) -> str:
+        said = " ".join(said.text() for said in self.said[start:stop])
+        return f"{self.dataset._fingerprint} {self.column} {start} {stop} {said}"
+
+    def name(self, index: int) -> str:
+        return f"Record {self.names[index]}"
+
+    def read(self, index: int) -> Record:
+        signal = self.dataset.with_format("numpy", columns=[self.column])[index][self.column]
+        try:
+            return _record_of_array(np.asarray(signal), self.said[index])
+        except RecordError as error:
+            raise RecordError(f"{self.name(index)}: {error}") from None
+
+
+def _record_of_array(signal: np.ndarray, said: Said) -> Record:
+    names = said.lead_names
+    if names is None:
+        raise RecordError("nothing names its leads: give `lead_names`, or a column of this name.")
+    if signal.ndim == 1 and len(signal) and len(signal) % len(names) == 0:
+        signal = signal.reshape(len(names), -1)
+    if signal.dtype.kind not in "iuf" or signal.ndim != 2 or len(signal) != len(names):
+        raise RecordError(
+            f"its signal has the shape {signal.shape} and the type {signal.dtype}; expected numbers (leads, samples) "
+            f"of the {len(names)} leads, or all samples of the first lead, then those of the next."
+        )
+    unit = said.units or ("mV" if signal.dtype.kind == "f" else None)
+    return record_of([Channel(name, row, unit) for name, row in zip(names, signal, strict=True)], None, said)
+
+
+class Stored(NamedTuple):
+    """Attributes:
+    records: `sampling_rate` (Hz), `lead_names`, and `signal`, int16 in µV, flat and lead-major.
+    rows: of the source, for each record.
+    skipped: for each row of the source that gave no record the reason, which names it.
+    other_channels: how many records have each channel that is none of the twelve leads and was left out.
+    """
+
+    records: datasets.Dataset
+    rows: np.ndarray
+    skipped: dict[int, str]
+    other_channels: Counter[str]
+
+
+def store_records(
+    source: Source,
+    cache_dir: str | os.PathLike | None = None,
+    *,
+    max_skipped: float = 0.0,
+    num_proc: int = 1,
+) -> Stored:
+    """Read the records of a source, or take them from the cache where nothing has changed.
+
+    Args:
+        source: the records.
+        cache_dir: where the Arrow files go; by default the cache of `datasets`.
+        max_skipped: the share of records that may be skipped since they cannot be read or are flat in all leads.
+        num_proc: processes that read.
+
+    Raises:
+        ValueError: more than `max_skipped` of the records cannot be used; ten are named, with the count. What was read
+            stays in the cache.
+    """
+    folder = cache_folder(cache_dir)
+    parts = [
+        _Part(start, min(start + RECORDS_PER_FILE, len(source))) for start in range(0, len(source), RECORDS_PER_FILE)
+    ]
+    paths = [folder / f"{_digest(source.key(*part))}.arrow" for part in parts]
+    todo = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.with_suffix(".json").is_file()]
+    if todo:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_all(source, todo, max_skipped, num_proc)
+    return _open(source, parts, paths, max_skipped)
+
+
+def cache_folder(cache_dir: str | os.PathLike | None) -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "ecg_records"
+
+
+class _Part(NamedTuple):
+    start: int
+    stop: int
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(f"{_VERSION}\n{key}".encode()).hexdigest()[:32]
+
+
+def _write_all(source: Source, todo: list[tuple[_Part, Path]], max_skipped: float, num_proc: int) -> None:
+    num_skipped = 0
+    reasons: list[str] = []
+    total = sum(part.stop - part.start for part, _ in todo)
+    with tqdm(total=total, desc="Reading records", unit="record") as bar:
+        for notes, count in _written(source, todo, num_proc, bar):
+            num_skipped += len(notes["skipped"])
+            reasons += list(notes["skipped"].values())[: NAMED_IN_A_MESSAGE - len(reasons)]
+            check_skipped(reasons, num_skipped, len(source), max_skipped)
+            bar.update(count)
+
+
+def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, int]]:
+    """Of each part, once it is written, its notes and how far the progress bar is to move."""
+    if num_proc == 1 or len(todo) == 1:
+        for part, path in todo:
+            yield _write(source, part, path, bar.update), 0
+        return
+    with ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context()) as pool:
+        try:
+            yield from (
+                (notes, part.stop - part.start)
+                for notes, (part, _) in zip(pool.map(functools.partial(_write_part, source), todo), todo, strict=True)
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_part(source: Source, item: tuple[_Part, Path]) -> dict:
+    return _write(source, *item, progress=lambda count: None)
+
+
+def _write(source: Source, part: _Part, path: Path, progress) -> dict:
+    """The usable records of a part to `path`, notes on the others to a JSON file beside it, which ends the writing."""
+    skipped: dict[int, str] = {}
+    other_channels: Counter[str] = Counter()
+    with whole_file(path) as unfinished:
+        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
+            batch: list[Record] = []
+            for index in range(part.start, part.stop):
+                try:
+                    batch.append(_read(source, index))
+                    other_channels.update(batch[-1].other_channels)
+                except (RecordError, OSError) as error:
+                    skipped[index - part.start] = str(error)
+                progress(1)
+                if len(batch) == _RECORDS_PER_BATCH or sum(record.signal.size for record in batch) > _VALUES_PER_BATCH:
+                    writer.write_batch(_batch(batch))
+                    batch = []
+            writer.write_batch(_batch(batch))
+    notes = {"skipped": skipped, "other_channels": other_channels}
+    write_atomic(path.with_suffix(".json"), json.dumps(notes))
+    return notes
+
+
+def _read(source: Source, index: int) -> Record:
+    record = source.read(index)
+    if (record.signal == record.signal[:, :1]).all():
+        raise RecordError(f"{source.name(index)}: it is flat in all leads.")
+    return record
+
+
+def _batch(records: list[Record]) -> pa.RecordBatch:
+    signals = [whole_microvolts(record).reshape(-1) for record in records]
+    # From one array, since Arrow would take a list of arrays apart value by value.
+    ends = np.cumsum([0, *map(len, signals)], dtype=np.int32)
+    values = np.concatenate([np.empty(0, np.int16), *signals])
+    columns = [
+        pa.array([float(record.sampling_rate) for record in records], pa.float64()),
+        pa.array([list(record.lead_names) for record in records], pa.list_(pa.string())),
+        pa.ListArray.from_arrays(pa.array(ends), pa.array(values)),
+    ]
+    return pa.record_batch(columns, schema=_SCHEMA)
+
+
+def _open(source: Source, parts: list[_Part], paths: list[Path], max_skipped: float) -> Stored:
+    skipped: dict[int, str] = {}
+    other_channels: Counter[str] = Counter()
+    for part, path in zip(parts, paths, strict=True):
+        notes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        skipped |= {part.start + int(row): reason for row, reason in notes["skipped"].items()}
+        other_channels.update(notes["other_channels"])
+    check_skipped(list(skipped.values()), len(skipped), len(source), max_skipped)
+    records = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in paths])
+    rows = np.setdiff1d(np.arange(len(source)), list(skipped), assume_unique=True)
+    return Stored(records, rows, skipped, other_channels)
+
+
+def check_skipped(reasons: Sequence[str], num_skipped: int, num_records: int, max_skipped: float) -> None:
+    """`ValueError` where more than the share `max_skipped` of the records is skipped, or all are."""
+    if num_skipped and (num_skipped > max_skipped * num_records or num_skipped == num_records):
+        more = num_skipped - len(reasons[:NAMED_IN_A_MESSAGE])
+        named = "\n".join([*reasons[:NAMED_IN_A_MESSAGE], *([f"and {more} more"] if more else [])])
+        raise ValueError(
+            f"More than {max_skipped:.0%} of the {num_records} records cannot be used (`max_skipped`): {num_skipped}. "
+            f"Repair them, or remove them from the folder or table:\n{named}"
+        )
+
+
+def report(stored: Stored, num_records: int, cache_dir: str | os.PathLike | None) -> None:
+    """Warnings of skipped records, named in a file, and of channels that were left out."""
+    if stored.other_channels:
+        counts = ", ".join(f"{name} of {count} records" for name, count in stored.other_channels.most_common())
+        logger.warning(f"Channels that are none of the twelve leads are not read: {counts}.")
+    if not stored.skipped:
+        return
+    text = "\n".join(stored.skipped.values()) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = cache_folder(cache_dir) / f"skipped-{digest}.txt"
+    write_atomic(path, text)
+    named = "\n".join(list(stored.skipped.values())[:NAMED_IN_A_MESSAGE])
+    logger.warning(
+        f"{len(stored.skipped)} of {num_records} records are skipped, since they cannot be used; all are named in "
+        f"{path}:\n{named}"
+    )
+
+
+# ---- Files, by which a changed record is known ----
+
+
+def _stamps(path: str) -> str:
+    """Names, sizes and times of the files of a record."""
+    file, mark, _ = path.partition("#")
+    if mark and os.path.isfile(file):
+        return _stamp(file)
+    return " ".join(f"{os.path.basename(part)} {_stamp(part)}" for part in parts_of(path))
+
+
+def parts_of(path: str) -> list[str]:
+    """The files of a record. Most WFDB records have one signal file of their own name; only of others the header has
+    to be read."""
+    stem, ending = os.path.splitext(path)
+    if ending not in (".hea", ".dat", ".mat"):
+        if os.path.isfile(path):
+            return [path, f"{stem}.json"]
+        stem = path
+    if not os.path.isfile(f"{stem}.hea"):
+        return [path]
+    signal = next((f"{stem}{suffix}" for suffix in (".dat", ".mat") if os.path.isfile(f"{stem}{suffix}")), None)
+    if signal is not None:
+        return [f"{stem}.hea", signal]
+    try:
+        return record_files(stem)
+    except (RecordError, FileNotFoundError):
+        return [f"{stem}.hea"]
+
+
+def _stamp(path: str) -> str:
+    if not os.path.isfile(path):
+        return "-"
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+__all__ = [
+    "NAMED_IN_A_MESSAGE",
+    "Files",
+    "Source",
+    "Stored",
+    "cache_folder",
+    "check_skipped",
+    "parts_of",
+    "store_records",
+]

@@ -1,0 +1,354 @@
+"""Tables of records in the forms that people keep them: CSV, Parquet, pandas, `datasets`."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+
+from ..ecg_transformer.wfdb_ecg_transformer import RecordError
+from ..readers.channels import Said, canonical_lead
+from .store import NAMED_IN_A_MESSAGE, Files, Rows, Source
+
+TableLike = str | os.PathLike | pd.DataFrame | datasets.Dataset
+
+_SPLIT_NAMES = {
+    "train": ("train", "training", "tr", "fit"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing", "te", "heldout", "held-out"),
+}
+SPLITS = tuple(_SPLIT_NAMES)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it was given.
+
+    Attributes:
+        cells: all columns but one of signals; text where the table is a CSV.
+        name: what messages call it.
+        folder: where the paths of its records begin; None for a table that is no file, whose paths begin at the
+            working folder.
+        has_decimal_commas: whether numbers may be written with a comma.
+        dataset: the data set behind it, where a column holds signals.
+    """
+
+    cells: pd.DataFrame
+    name: str
+    folder: Path | None = None
+    has_decimal_commas: bool = False
+    dataset: datasets.Dataset | None = None
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def column(self, option: str, name: str) -> pd.Series:
+        """A column; `ValueError` where it is missing or there twice, naming the option that asked for it."""
+        if name not in self.cells.columns:
+            known = ", ".join(map(str, self.cells.columns))
+            raise ValueError(f"`{option}`: {self.name} has no column `{name}`; it has {known}.")
+        column = self.cells[name]
+        if isinstance(column, pd.DataFrame):
+            raise ValueError(f"`{option}`: {self.name} has {column.shape[1]} columns with the name `{name}`.")
+        return column
+
+    def rows_in_words(self, rows: Sequence[int], values: pd.Series) -> str:
+        """`row 3 ('x')`, ten at most and the number of the others; row 1 is the first below the header."""
+        named = ", ".join(f"row {row + 1} ({values.iloc[row]!r})" for row in rows[:NAMED_IN_A_MESSAGE])
+        more = len(rows) - NAMED_IN_A_MESSAGE
+        return f"{named} and {more} more" if more > 0 else named
+
+
+def open_table(
+    table: TableLike, record_column: str = "path", data_dir: str | os.PathLike | None = None
+) -> Table | dict[str, Table]:
+    """The table, or one for each split where a folder of `datasets` has splits.
+
+    Args:
+        table: a CSV file (comma, semicolon or tab; UTF-8), a Parquet file, a folder that `save_to_disk` wrote, a frame
+            or a data set.
+        record_column: if it holds signals, it stays in the data set, since it may be larger than memory.
+        data_dir: where the paths of records begin; by default the folder of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: it cannot be read as a table, or has no rows.
+    """
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if isinstance(table, pd.DataFrame):
+        return _checked(Table(table.reset_index(drop=True), "the frame", folder))
+    if isinstance(table, datasets.Dataset):
+        return _checked(_of_dataset(table, "the data set", record_column, folder))
+    if isinstance(table, datasets.DatasetDict):
+        return {
+            name: _checked(_of_dataset(split, f"the split {name}", record_column, folder))
+            for name, split in table.items()
+        }
+    path = Path(table).expanduser()
+    if path.is_dir():
+        return open_table(_saved_dataset(path), record_column, path.parent if folder is None else folder)
+    if not path.is_file():
+        problem = "is not a regular file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"The table {path} {problem}: give a CSV or Parquet file with a row for each record.")
+    folder = path.parent if folder is None else folder
+    if _begins_with(path, b"PAR1"):
+        return _checked(_of_dataset(_parquet(path), f"the table {path}", record_column, folder))
+    return _checked(_read_csv(path, folder))
+
+
+def _checked(table: Table) -> Table:
+    if not len(table):
+        raise ValueError(f"{table.name} has no rows.")
+    return table
+
+
+def _begins_with(path: Path, mark: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(mark)) == mark
+
+
+def _parquet(path: Path) -> datasets.Dataset:
+    try:
+        return datasets.Dataset.from_parquet(str(path))
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(f"The table {path} is not a whole Parquet file: write or download it again.") from error
+
+
+def _saved_dataset(path: Path) -> datasets.Dataset | datasets.DatasetDict:
+    try:
+        return datasets.load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The table {path} is not a regular file, and no folder that `datasets` saved: give a CSV or Parquet "
+            "file, or such a folder."
+        ) from error
+
+
+def _of_dataset(dataset: datasets.Dataset, name: str, record_column: str, folder: Path | None) -> Table:
+    has_signals = record_column in dataset.features and _holds_signals(dataset.features[record_column])
+    columns = [column for column in dataset.column_names if not (has_signals and column == record_column)]
+    cells = dataset.select_columns(columns).with_format(None).to_pandas()
+    if not columns:
+        cells = pd.DataFrame(index=range(len(dataset)))
+    return Table(cells, name, folder, dataset=dataset if has_signals else None)
+
+
+def _holds_signals(feature: Any) -> bool:
+    """Whether the cells of a column are lists of numbers, or lists of such lists."""
+    if isinstance(feature, datasets.Array2D):
+        return True
+    inner = feature
+    while isinstance(inner, datasets.List | datasets.LargeList):
+        inner = inner.feature
+    return inner is not feature and re.match(r"(u?int|float)\d+", getattr(inner, "dtype", "")) is not None
+
+
+def _read_csv(path: Path, folder: Path) -> Table:
+    separator = _separator(path)
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(_header(path, separator), pa.string()), strings_can_be_null=False
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        # What follows the first line of the message quotes cells, which may be a patient's.
+        reason = str(error).partition("\n")[0].partition(": ")
+        detail = reason[2].partition(":")[0] if reason[0].startswith("CSV parse error") else reason[0]
+        raise ValueError(
+            f"The table {path} cannot be read ({detail[:80]}): it must be UTF-8 with a header, separated by comma, "
+            f"semicolon or tab (here {_in_words(separator)}), and have equally many cells in each row."
+        ) from error
+    return Table(table.to_pandas(), f"the table {path}", folder, has_decimal_commas=separator != ",")
+
+
+def _in_words(separator: str) -> str:
+    return {",": "comma", ";": "semicolon", "\t": "tab"}[separator]
+
+
+def _separator(path: Path) -> str:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        line = file.readline(2**20)
+    return max(",;\t", key=line.count)
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        names = next(csv.reader(file, delimiter=separator), [])
+    if not names:
+        raise ValueError(f"The table {path} is empty: its first line must name the columns.")
+    if len(names) == 1 and re.search(r"[|: ]", names[0]):
+        raise ValueError(
+            f"The table {path} has the single column {names[0][:60]!r}: separate its cells by comma, semicolon or tab."
+        )
+    return names
+
+
+# ---- Cells ----
+
+
+def is_empty(cell: object) -> bool:
+    """Whether a cell is null, NaN or blank."""
+    if cell is None or cell is pd.NA or cell is pd.NaT:
+        return True
+    if isinstance(cell, float):
+        return cell != cell
+    return isinstance(cell, str) and not cell.strip()
+
+
+def number_of_cell(cell: object, has_decimal_commas: bool) -> float | None:
+    """A cell as a finite number; None if it is none."""
+    if isinstance(cell, bool | np.bool_):
+        return float(cell)
+    text = str(cell).strip()
+    if has_decimal_commas and re.fullmatch(r"[-+]?\d*,\d+", text):
+        text = text.replace(",", ".")
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) and "_" not in text else None
+
+
+def names_of_patients(column: pd.Series) -> list[str | None]:
+    """The patients of the rows as text: the same where their cells are, but for blanks around and a `.0` behind; an
+    empty cell is a patient of its own, None."""
+    return [None if is_empty(cell) else re.sub(r"^([+-]?\d+)\.0*$", r"\1", str(cell).strip()) for cell in column]
+
+
+def splits_of(table: Table, split_column: str) -> np.ndarray:
+    """The split of each row, one of `SPLITS`; `ValueError` for any other cell."""
+    canonical = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
+    column = table.column("split_column", split_column)
+    found = [canonical.get(str(cell).strip().casefold(), "") for cell in column]
+    if wrong := [row for row, split in enumerate(found) if not split]:
+        raise ValueError(
+            f"`split_column`: `{split_column}` of {table.name} must be train, validation or test; it is not in "
+            f"{table.rows_in_words(wrong, column)}."
+        )
+    return np.array(found)
+
+
+# ---- Records ----
+
+
+def source_of(
+    table: Table,
+    record_column: str,
+    sampling_rate: float | None = None,
+    units: str | None = None,
+    lead_names: Sequence[str] | None = None,
+) -> tuple[Source, list[object]]:
+    """The records of a table, and their ids: the cells of `record_column`, or the row numbers of signals.
+
+    What the arguments leave open is taken from columns `sampling_rate`, `units` and `lead_names`, where there are any.
+
+    Raises `ValueError` for a path that is empty, there twice, or outside the table's folder.
+    """
+    said = _said_of_rows(table, sampling_rate, units, lead_names)
+    if table.dataset is not None and record_column in table.dataset.column_names:
+        ids = table.cells["ecg_id"].tolist() if "ecg_id" in table.cells else list(range(len(table)))
+        return Rows(table.dataset, record_column, ids, said), ids
+    column = table.column("record_column", record_column)
+    _refuse_rows(table, record_column, column, map(is_empty, column), "is empty")
+    paths = [str(cell).strip() for cell in column]
+    _refuse_twice(table, record_column, paths)
+    base = os.path.abspath(table.folder or ".")
+    inside = [_inside(base, path) for path in paths]
+    _refuse_rows(
+        table,
+        record_column,
+        column,
+        [path is None for path in inside],
+        f"is outside of the folder {base} (give a folder above all records as `data_dir`)",
+    )
+    return Files([_bare(path) for path in inside], said), paths
+
+
+def _refuse_rows(table: Table, name: str, column: pd.Series, wrong: Iterable[bool], what: str) -> None:
+    if rows := [row for row, is_wrong in enumerate(wrong) if is_wrong]:
+        raise ValueError(f"The column `{name}` of {table.name} {what} in {table.rows_in_words(rows, column)}.")
+
+
+def _refuse_twice(table: Table, name: str, paths: list[str]) -> None:
+    bare = pd.Series([re.sub(r"\.(hea|dat|mat)$", "", os.path.normpath(path)) for path in paths])
+    if len(rows := np.flatnonzero(bare.duplicated())):
+        raise ValueError(
+            f"The column `{name}` of {table.name} names a record again in {table.rows_in_words(rows, bare)}: give "
+            "each record one row, with all of its labels."
+        )
+
+
+def _inside(base: str, path: str) -> str | None:
+    """The path of a record, or None if it is outside of `base`; links inside it are followed."""
+    full = os.path.normpath(os.path.join(base, os.path.expanduser(path)))
+    return full if full.startswith(base.rstrip(os.sep) + os.sep) and "\0" not in full else None
+
+
+def _bare(path: str) -> str:
+    """Without the ending of a WFDB record, any of which names it."""
+    stem, ending = os.path.splitext(path)
+    return stem if ending in (".hea", ".dat", ".mat") and os.path.isfile(f"{stem}.hea") else path
+
+
+def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> list[Said]:
+    given = {"sampling_rate": sampling_rate, "units": units, "lead_names": lead_names}
+    columns: dict[str, Sequence] = {}
+    for name, value in given.items():
+        if value is None and name in table.cells.columns:
+            columns[name] = [None if _is_missing(cell) else cell for cell in table.column(name, name)]
+        else:
+            columns[name] = [value] * len(table)
+    rows = zip(*columns.values(), strict=True)
+    return [
+        Said(_rate(rate, table, row), unit, _names(names, table, row)) for row, (rate, unit, names) in enumerate(rows)
+    ]
+
+
+def _is_missing(cell: object) -> bool:
+    return np.ndim(cell) == 0 and is_empty(cell)
+
+
+def _rate(cell: object, table: Table, row: int) -> float | None:
+    if cell is None:
+        return None
+    rate = number_of_cell(cell, table.has_decimal_commas)
+    if rate is None or rate <= 0:
+        raise ValueError(f"`sampling_rate` of {table.name}, row {row + 1}, is {cell!r}; expected Hz above 0.")
+    return rate
+
+
+def _names(cell: object, table: Table, row: int) -> tuple[str, ...] | None:
+    if cell is None:
+        return None
+    listed = re.split(r"[\s,;|]+", cell.strip(" []()'\"").replace("'", "")) if isinstance(cell, str) else list(cell)
+    names = tuple(canonical_lead(str(name)) for name in listed)
+    if None in names or len(set(names)) < len(names):
+        raise RecordError(f"`lead_names` of {table.name}, row {row + 1}, are {listed}; expected leads, each once.")
+    return names
+
+
+__all__ = [
+    "SPLITS",
+    "Table",
+    "TableLike",
+    "is_empty",
+    "names_of_patients",
+    "number_of_cell",
+    "open_table",
+    "source_of",
+    "splits_of",
+]
