@@ -414,6 +414,10 @@ def test_a_challenge_mat_needs_its_header(tmp_path):
     lines = [f"rec.mat 16+24 1000/mV 16 0 1 9 0 {name}" for name in LEAD_NAMES]
     write(tmp_path / "rec.hea", "\n".join(["rec 12 500 9", *lines]))
     np.testing.assert_array_equal(read(tmp_path / "rec.mat").signal, np.ones((12, 9)))
+    # Samples alone, in a file of this ending.
+    write(tmp_path / "rec.hea", "\n".join(["rec 12 500 9", *(line.replace("+24", "") for line in lines)]))
+    np.ones((9, 12), "<i2").tofile(tmp_path / "rec.mat")
+    np.testing.assert_array_equal(read(tmp_path / "rec.mat").signal, np.ones((12, 9)))
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real records are not there")
