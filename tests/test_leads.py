@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from small_models import small_config, small_extractor, small_model
 from test_conversion import CUT, convert
 from test_scripts import QUICK, flags
+from test_targets import records, trainer_of
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification, pipeline
 
 from ecg_hf import ECGTransformerForMultiLabel, cli, restrict_leads
@@ -32,6 +33,11 @@ TOKENS = ["st_mem/checkpoint_finetuned.pth", "ecg_jepa_kim/checkpoint_finetuned.
 
 def shipped():
     return AutoModel.from_pretrained(SHIPPED).eval(), AutoFeatureExtractor.from_pretrained(SHIPPED)
+
+
+def shipped_classifier():
+    with pytest.warns(UserWarning, match="has no trained head"):
+        return ECGTransformerForMultiLabel.from_pretrained(SHIPPED), shipped()[1]
 
 
 def public(file):
@@ -232,3 +238,22 @@ def test_bad_leads_end_the_command_before_anything_is_written(simulated_folder, 
     with pytest.raises(ValueError, match="names V1, which the model does not take: it has I II"):
         cli.train([*flags(**settings, **place, model_name_or_path=tmp_path / "two"), "--lead_names", "I", "V1"])
     assert not (tmp_path / "run").exists()
+
+
+def test_an_age_is_learned_from_one_lead(tmp_path):
+    """The encoder of twelve leads, restricted to lead I, and records that have no other."""
+    model, extractor = restrict_leads(*shipped_classifier(), ["I"])
+    model.replace_head({0: "age", 1: "st"}, {"age": "age in years"}, "regression")
+    splits = {
+        name: records("regression", count, seed, lead_names=["I"])
+        for seed, (name, count) in enumerate({"train": 60, "validation": 30, "test": 30}.items())
+    }
+    trainer = trainer_of("regression", tmp_path / "run", splits, model, extractor, stages=["probe"])
+    results = trainer.post_train()
+    assert results["test_r2"] > 0.7
+    card = ModelCard.load(tmp_path / "run/README.md").text
+    assert "for regression from 1-lead ECGs (I): it gives a number for each of its targets (age, st)." in card
+    assert "| age | age in years | 30 | " in card
+    answer = pipeline("ecg-classification", model=str(tmp_path / "run"))(splits["test"][0])
+    true = splits["test"][0]["labels"][0]
+    assert answer[0]["name"] == "age in years" and answer[0]["value"] == pytest.approx(true, abs=20)
