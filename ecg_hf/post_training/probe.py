@@ -77,12 +77,8 @@ def fit_linear_probe(
     classes keeps zero weights: the order of the batches would give them a direction, the same for all such labels, and
     a macro metric would choose the epoch by it.
     """
-    mean, deviation = train.moments()
-    if not np.isfinite(mean).all():
-        raise ValueError("The encoder gives features that are not finite: its weights are damaged, or have diverged.")
-    scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
-    shift = torch.from_numpy(mean).float()
-    weight = torch.zeros(train.labels.shape[1], len(mean), requires_grad=True)
+    scale, shift = _standardisation(train)
+    weight = torch.zeros(train.labels.shape[1], len(shift), requires_grad=True)
     bias = torch.zeros(train.labels.shape[1], requires_grad=True)
     optimizer = torch.optim.AdamW([weight, bias], lr=args.probe_learning_rate, weight_decay=args.probe_weight_decay)
     num_windows, batch_size = len(train.features), args.probe_train_batch_size
@@ -128,6 +124,15 @@ def fit_linear_probe(
         shown = target.choosing[0]
         progress.set_postfix({"loss": f"{logs[-2]['loss']:.4f}", shown: f"{metrics[shown]:.4f}"})
     return state, logs, best
+
+
+def _standardisation(train: CachedFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor (hidden,) and mean (hidden,) of the features."""
+    mean, deviation = train.moments()
+    if not np.isfinite(mean).all():
+        raise ValueError("The encoder gives features that are not finite: its weights are damaged, or have diverged.")
+    scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
+    return scale, torch.from_numpy(mean).float()
 
 
 def _evaluate_head(head, validation: CachedFeatures, aggregate_windows, target: MultiLabel) -> dict[str, float]:
