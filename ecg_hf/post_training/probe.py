@@ -84,15 +84,13 @@ def fit_linear_probe(
     num_windows, batch_size = len(train.features), args.probe_train_batch_size
     steps_of_epoch = -(-num_windows // batch_size)
     epochs = args.probe_num_train_epochs or max(PROBE_EPOCHS, -(-PROBE_STEPS // steps_of_epoch))
-    evaluation_epochs = -(-epochs // PROBE_EVALUATIONS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps_of_epoch * epochs)
     generator = torch.Generator().manual_seed(args.seed)
     record_of_window = torch.from_numpy(np.repeat(np.arange(len(train.counts)), train.counts))
     labels = torch.from_numpy(train.labels)
     learnable = torch.from_numpy(target.learnable(train.labels)).float()[:, None]
 
-    metric = args.metric_for_best_model.removeprefix("eval_")
-    sign = 1.0 if args.greater_is_better else -1.0
+    metric, sign = args.metric_for_best_model.removeprefix("eval_"), 1.0 if args.greater_is_better else -1.0
     logs, losses, best, state = [], [], None, None
     progress = tqdm(range(1, epochs + 1), desc="Linear probe", disable=args.disable_tqdm)
     for epoch in progress:
@@ -111,7 +109,7 @@ def fit_linear_probe(
                 f"The probe has diverged: in its epoch {epoch} the loss is {losses[-1]:.3g}. Use a lower "
                 f"`probe_learning_rate` than {args.probe_learning_rate:g}."
             )
-        if epoch % evaluation_epochs and epoch < epochs:
+        if epoch % -(-epochs // PROBE_EVALUATIONS) and epoch < epochs:
             continue
         folded = {"weight": weight.detach() * learnable * scale}
         folded["bias"] = bias.detach() - folded["weight"] @ shift
