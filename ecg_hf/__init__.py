@@ -6,6 +6,11 @@ when they are first used.
 
 import importlib
 
+# ruff: noqa: E402, I001  before the seconds in which torch and transformers load
+from .runs.signals import end_while_loading
+
+end_while_loading()
+
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -50,6 +55,9 @@ _LAZY = {
     "PreTrainer": "pretraining",
     "PreTrainingArguments": "pretraining",
     "ECGMultiLabelMetric": "metrics",
+    "regression_metrics": "target_metrics",
+    "restrict_leads": "runs.leads",
+    "single_label_metrics": "target_metrics",
     "bootstrap_metrics": "metrics",
     "compute_metrics": "metrics",
     "simulate_ptbxl": "synthetic",

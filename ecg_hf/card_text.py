@@ -8,7 +8,7 @@ nobody can tell then which text is whose.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import yaml
@@ -197,9 +197,22 @@ def _merge_results(new: list[dict], old: list[dict]) -> list[dict]:
     return [{**model, "results": model["results"] + kept}]
 
 
+def folds_in_words(folds: Iterable[int]) -> str:
+    """`fold 3`, `folds 1 to 8` for a row of them, else `folds 3, 9 and 10`."""
+    folds = sorted(folds)
+    return f"{'fold' if len(folds) == 1 else 'folds'} {_numbers_in_words(folds)}"
+
+
+def _numbers_in_words(folds: list[int]) -> str:
+    if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
+        return f"{folds[0]} to {folds[-1]}"
+    return " and ".join(filter(None, (", ".join(map(str, folds[:-1])), str(folds[-1]))))
+
+
 __all__ = [
     "LICENSE_FIELDS",
     "dump_metadata",
+    "folds_in_words",
     "has_sections",
     "paragraphs",
     "split_metadata",

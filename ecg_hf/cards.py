@@ -25,10 +25,20 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
-from .card_text import dump_metadata, has_sections, paragraphs, split_metadata, texts_after_sections, update_card
-from .files import write_atomic
+from .card_targets import card_target, target_facts
+from .card_text import (
+    dump_metadata,
+    folds_in_words,
+    has_sections,
+    paragraphs,
+    split_metadata,
+    texts_after_sections,
+    update_card,
+)
+from .files import read_text, write_atomic
 from .plotting import plot_label_metrics
 from .ptbxl.parquet import describe_parquet
+from .ptbxl.table import FOLDS
 from .version import __version__
 
 logger = logging.getLogger(__name__)
@@ -41,6 +51,9 @@ ENCODER_CLASS = "ECGTransformerModel"
 HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
 CODE_LICENSE = "apache-2.0"
 
+TABLES = ("table", "validation_table", "test_table")
+"""Fields of a recipe that name tables of own records."""
+
 DATA_NAMES = {"ptbxl": "PTB-XL"}
 OWN_RECORDS = "own records"
 UNNAMED_RECORDS = "unnamed records"
@@ -50,9 +63,6 @@ UNKNOWN_FOLD = "unknown"
 """Among the folds of PTB-XL in a provenance: records of which it is not known whether, and where, they are in it."""
 STAGE_TITLES = {"probe": "Preview linear probing", "finetune": "Fine-tuning with stochastic depth"}
 SIMULATED_DEVICE = "simulated"
-
-# With fewer positives the interval of a label's AUROC is wider than most differences between models.
-FEW_POSITIVES = 20
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
 
@@ -101,8 +111,8 @@ def write_model_card(
 ) -> str:
     """Write `README.md` into the folder of a finished run -> the card's text.
 
-    The card of a classifier comes with a figure of the metrics of each label; that of a pre-trained encoder shows its
-    learning curves.
+    The card of a classifier comes with a figure of the metrics of each label; those of a regression and of a
+    pre-trained encoder show their learning curves alone.
 
     An existing card is updated: its generated sections are replaced and user-written text is kept. Once a card is
     published, it takes precedence: text that is only in the folder's card stays there, with a warning, and is not part
@@ -117,7 +127,7 @@ def write_model_card(
 
     Raises:
         FileNotFoundError: the folder is not that of a finished run.
-        ValueError: marks or metadata of a card are damaged; no card is written.
+        ValueError: marks or metadata of a card are damaged, or a file is not UTF-8; no card is written.
     """
     folder = Path(folder)
     if json.loads(read_fact(folder, "config.json")).get("architectures") == [ENCODER_CLASS]:
@@ -125,7 +135,8 @@ def write_model_card(
         card = _render("encoder_card.md", _encoder_metadata(facts), facts)
         return _write_card(folder / CARD, card, published)
     facts = _model_facts(folder, repo_id)
-    plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
+    if not facts["is_regression"]:
+        plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
     return _write_card(folder / CARD, _render("model_card.md", _model_metadata(facts), facts), published)
 
 
@@ -162,14 +173,6 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
     return facts, metrics, results
 
 
-def folds_in_words(folds: Iterable[int]) -> str:
-    """`1 to 8` for a row of them, else `3, 9 and 10`."""
-    folds = sorted(folds)
-    if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
-        return f"{folds[0]} to {folds[-1]}"
-    return " and ".join(filter(None, (", ".join(map(str, folds[:-1])), str(folds[-1]))))
-
-
 def _joined(names: Iterable[str] | str | None) -> str | None:
     return names if names is None or isinstance(names, str) else ", ".join(names)
 
@@ -184,6 +187,7 @@ def _encoder_facts(folder: Path, repo_id: str | None, title: str | None) -> dict
         "command": _pretraining_command(facts, repo_id, results["world_size"], "probe" in metrics),
         "probe": metrics.get("probe"),
         "saw_ptbxl": _saw(facts["provenance"], {"name": "PTB-XL"}),
+        "seen_folds": _seen_folds(facts),
     }
 
 
@@ -199,19 +203,12 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "model_name": repo_id.split("/")[-1] if repo_id else _model_name(facts, labels),
         "labels": labels,
         "label_names": config.get("label_names") or {},
-        "thresholds": config.get("thresholds") or [0.5] * len(labels),
+        **target_facts(config, labels, splits[split]["per_label"]),
         "dataset_id": _hub_id(recipe.get("dataset_name")),
         "task": recipe.get("task"),
         "splits": splits,
         "split": split,
         "split_metrics": splits[split],
-        "few_positives": {
-            label: values["num_positive"]
-            for label, values in splits[split]["per_label"].items()
-            if values["num_positive"] < FEW_POSITIVES
-        },
-        "few": FEW_POSITIVES,
-        "weakest": _weakest(splits[split]["per_label"]),
         "saw_evaluation_data": _saw(facts["provenance"], metrics["data"]),
         "judged_folds": _judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
         "stages": _stage_recipes(recipe, results, metrics.get("stages", {})),
@@ -223,7 +220,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
 
 def read_fact(folder: Path, name: str) -> str:
     try:
-        return (folder / name).read_text(encoding="utf-8")
+        return read_text(folder / name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"`{folder}` lacks `{name}`: it is not the folder of a finished run. Complete `ecg-hf train` or "
@@ -280,21 +277,23 @@ def _saw(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> bool | None:
         not text
         or UNKNOWN_FOLD in (folds or ())
         or OWN_RECORDS in others
-        or data_name in (OWN_RECORDS, UNNAMED_RECORDS)
+        or data_name.startswith((OWN_RECORDS, UNNAMED_RECORDS))
     ):
         return None
     return False
+
+
+def _seen_folds(facts: Mapping[str, Any]) -> str | None:
+    """The folds of PTB-XL that an encoder saw, in words; runs that did not record them had the official ones."""
+    default = FOLDS["train"] if facts["data"]["name"] == "PTB-XL" else ()
+    folds = [fold for fold in facts["provenance"].get("ptbxl_folds", default) if fold != UNKNOWN_FOLD]
+    return folds_in_words(folds) if folds else None
 
 
 def _judged(data: Mapping[str, Any]) -> set[int | str]:
     """The folds of PTB-XL that a model was evaluated on; runs that did not record them had the official ones."""
     of_split = data.get("ptbxl_folds", {"validation": [9], "test": [10]})
     return {fold for split, folds in of_split.items() if split != "train" for fold in folds}
-
-
-def _weakest(per_label: dict[str, dict], count: int = 3) -> list[tuple[str, dict]]:
-    defined = [(label, values) for label, values in per_label.items() if values["auroc"] is not None]
-    return sorted(defined, key=lambda item: item[1]["auroc"])[:count] if len(defined) > count else []
 
 
 def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
@@ -388,11 +387,17 @@ def _own_settings(recipe: dict, *first: str) -> dict[str, Any]:
 def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str | None:
     """The command that reproduces the run; None for a run that was started from Python."""
     recipe = facts["recipe"]
-    if "task" not in recipe:
-        return None
-    data = "" if recipe.get("demo") or _hub_id(recipe.get("dataset_name")) else " --data_dir path/to/ptb-xl"
-    if "dataset_name" in recipe and data:
+    tables = [name for name in TABLES if name in recipe]
+    if tables:
+        data = "".join(f" --{name} path/to/{recipe[name]}" for name in tables)
+    elif recipe.get("demo") or _hub_id(recipe.get("dataset_name")):
+        data = ""
+    elif "dataset_name" in recipe:
         data = f" --dataset_name path/to/{recipe['dataset_name']}"
+    elif "task" in recipe:
+        data = " --data_dir path/to/ptb-xl"
+    else:
+        return None
     return f"{_program('train', repo_id, world_size)}{_base_flag(facts)}{data} --output_dir run"
 
 
@@ -451,33 +456,33 @@ def _encoder_metadata(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
-    data = facts["data"]
+    data, target = facts["data"], card_target(facts["config"])
     dataset_id = facts["dataset_id"] or _dataset_name(data)
     metadata = {
         **_shared_metadata(facts),
         "pipeline_tag": "other",
-        "tags": ["ecg", "electrocardiogram", "ecg-classification", "multi-label-classification", "ecg_transformer"],
-        "metrics": ["roc_auc", "average_precision"],
+        "tags": ["ecg", "electrocardiogram", *target.tags, "ecg_transformer"],
+        "metrics": [metric.hub_name for metric in target.metrics.values()],
     }
     if dataset_id:
         metadata["datasets"] = [dataset_id]
     results = [
         EvalResult(
-            task_type="ecg-classification",
-            task_name="Multi-label ECG classification",
+            task_type=target.task_type,
+            task_name=target.task_name,
             dataset_type=dataset_id or ("simulated" if data["simulated"] else "own-records"),
             dataset_name=data["name"],
             dataset_config=facts["task"],
             dataset_split=split,
-            metric_type=metric_type,
-            metric_name=", ".join([metric_name, *_interval_in_words(interval), f"{values['num_records']} records"]),
-            metric_value=round(interval["value"], 4),
+            metric_type=metric.hub_name,
+            metric_name=", ".join(
+                [metric.title, *_interval_in_words(interval, metric.digits), f"{values['num_records']} records"]
+            ),
+            metric_value=float(format(interval["value"], metric.digits)),
         )
         for split, values in facts["splits"].items()
-        for metric_type, metric_name, interval in (
-            ("roc_auc", "macro AUROC", values["intervals"]["macro_auroc"]),
-            ("average_precision", "macro AUPRC", values["intervals"]["macro_auprc"]),
-        )
+        for metric, interval in ((metric, values["intervals"][name]) for name, metric in target.metrics.items())
+        if interval["value"] is not None
     ]
     metadata["model-index"] = eval_results_to_model_index(facts["model_name"], results)
     return metadata
@@ -518,9 +523,14 @@ def _size_category(count: int) -> str:
 
 
 def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(cell=_cell, figure=_figure, interval=_interval, number=_number)
-    text = environment.from_string((TEMPLATES / template).read_text(encoding="utf-8")).render(facts)
+    text = environment.get_template(template).render(facts)
     return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
 
 
@@ -529,31 +539,29 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: str = ".3f") -> str:
+    return "undefined" if value is None else format(value, digits)
 
 
-def _figure(value: float | None, limits: Iterable[float] | None) -> str:
+def _figure(value: float | None, limits: Iterable[float] | None, digits: str = ".3f") -> str:
     """A value with its interval, where there is one."""
-    if value is None:
-        return "undefined"
-    if limits is None:
-        return f"{value:.3f}"
+    if value is None or limits is None:
+        return _number(value, digits)
     low, high = limits
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:{digits}} [{low:{digits}}, {high:{digits}}]"
 
 
-def _interval(values: Mapping[str, float]) -> str:
-    return _figure(values["value"], None if values["low"] is None else (values["low"], values["high"]))
+def _interval(values: Mapping[str, float], digits: str = ".3f") -> str:
+    return _figure(values["value"], None if values["low"] is None else (values["low"], values["high"]), digits)
 
 
-def _interval_in_words(values: Mapping[str, float]) -> list[str]:
-    return [] if values["low"] is None else [f"95 % interval {values['low']:.4f} to {values['high']:.4f}"]
+def _interval_in_words(values: Mapping[str, float], digits: str) -> list[str]:
+    return [] if values["low"] is None else [f"95 % interval {values['low']:{digits}} to {values['high']:{digits}}"]
 
 
 def _write_card(path: Path, new: str, published: str | None) -> str:
     """Update the card at `path` -> the text to publish, without user text that `published` lacks."""
-    own = path.read_text(encoding="utf-8") if path.is_file() else ""
+    own = read_text(path) if path.is_file() else ""
     has_sections(own, f"The card `{path}`")
     if published and has_sections(published, "The published card `README.md`"):
         text = update_card(new, published)

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 import yaml
 
+from .command import Parser, parse_dataclasses, run_command, without_debug
+from .files import read_text
+
 
 def _with_config(argv: Sequence[str]) -> list[str]:
     """Put the entries of `--config FILE.yaml` before the other flags, which thus override them."""
@@ -18,11 +21,10 @@ def _with_config(argv: Sequence[str]) -> list[str]:
         return argv
     place = argv.index("--config")
     if place + 1 == len(argv):
-        raise SystemExit("`--config` needs the name of a YAML file.")
-    with open(argv[place + 1], encoding="utf-8") as file:
-        entries = yaml.safe_load(file)
+        raise ValueError("`--config` needs the name of a YAML file.")
+    entries = _yaml(argv[place + 1])
     if not isinstance(entries, dict):
-        raise SystemExit(f"`{argv[place + 1]}` must hold `name: value` lines.")
+        raise ValueError(f"`{argv[place + 1]}` must hold `name: value` lines.")
     flags = []
     for name, value in entries.items():
         if value is None:
@@ -32,12 +34,16 @@ def _with_config(argv: Sequence[str]) -> list[str]:
     return flags + argv[:place] + argv[place + 2 :]
 
 
+def _yaml(path: str) -> object:
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"`{path}` is not YAML: {error}") from error
+
+
 def parse_arguments(argv: Sequence[str] | None, *kinds: type) -> tuple:
     """Dataclasses of the kinds given, from flags (by default those of this process) and from `--config FILE.yaml`."""
-    from transformers import HfArgumentParser
-
-    argv = sys.argv[1:] if argv is None else argv
-    return HfArgumentParser(kinds, allow_abbrev=False).parse_args_into_dataclasses(_with_config(argv))
+    return parse_dataclasses(_with_config(sys.argv[1:] if argv is None else argv), kinds)
 
 
 def pretraining_arguments() -> tuple[type, ...]:
@@ -60,11 +66,10 @@ def post_training_arguments() -> tuple[type, ...]:
 
 def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
+    from .pretraining.run import pretrain as run
     from .runs.signals import EndsBySignal
 
     with EndsBySignal() as block:
-        from .pretraining.run import pretrain as run
-
         arguments = parse_arguments(argv, *pretraining_arguments())
         block.args = args = arguments[-1]
         results = run(*arguments)
@@ -77,11 +82,10 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Post-train a model; the flags are the fields of the model, data and post-training arguments."""
+    from .post_training.run import post_train
     from .runs.signals import EndsBySignal
 
     with EndsBySignal() as block:
-        from .post_training.run import post_train
-
         arguments = parse_arguments(argv, *post_training_arguments())
         block.args = args = arguments[-1]
         results = post_train(*arguments)
@@ -112,7 +116,7 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
 
 def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
     """With the arguments that `classify` and `embed` share."""
-    parser = argparse.ArgumentParser(prog=f"ecg-hf {command}", description=description, allow_abbrev=False)
+    parser = Parser(prog=f"ecg-hf {command}", description=description, allow_abbrev=False)
     parser.add_argument(
         "records",
         nargs="+",
@@ -190,7 +194,7 @@ def plot(argv: Sequence[str] | None = None) -> None:
     """Draw an ECG record on ECG paper, with a model's findings beside it."""
     from .inference.plot import plot_record
 
-    parser = argparse.ArgumentParser(prog="ecg-hf plot", description=plot.__doc__, allow_abbrev=False)
+    parser = Parser(prog="ecg-hf plot", description=plot.__doc__, allow_abbrev=False)
     parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
     parser.add_argument("--model", help="folder or Hub id of a post-trained checkpoint, whose findings are shown")
     parser.add_argument("--output", required=True, help="X.png, X.svg or X.pdf")
@@ -215,7 +219,7 @@ def convert(argv: Sequence[str] | None = None) -> None:
     """Convert the checkpoint of a public ECG Transformer into a folder with its model and feature extractor."""
     from .conversion import FAMILIES, convert_checkpoint
 
-    parser = argparse.ArgumentParser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
+    parser = Parser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
     parser.add_argument("checkpoint", help="The authors' file, or a folder such as HuBERT-ECG's on the Hub.")
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
     parser.add_argument("--source", choices=list(FAMILIES), help="Recognised from the file when not given.")
@@ -241,7 +245,7 @@ def download_ptbxl(argv: Sequence[str] | None = None) -> None:
     from .ptbxl.download import PHYSIONET_URL
     from .ptbxl.download import download_ptbxl as run
 
-    parser = argparse.ArgumentParser(prog="ecg-hf download-ptbxl", description=download_ptbxl.__doc__)
+    parser = Parser(prog="ecg-hf download-ptbxl", description=download_ptbxl.__doc__)
     parser.add_argument("folder", help="where the files go")
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz)")
     parser.add_argument("--base_url", default=PHYSIONET_URL, help="of a mirror")
@@ -259,7 +263,7 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
     from .hub import push_dataset
     from .ptbxl.parquet import write_ptbxl_parquet
 
-    parser = argparse.ArgumentParser(prog="ecg-hf prepare-ptbxl", description=prepare_ptbxl.__doc__)
+    parser = Parser(prog="ecg-hf prepare-ptbxl", description=prepare_ptbxl.__doc__)
     parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout, or PhysioNet's zip")
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz); may be called once for each")
     parser.add_argument("--output_dir", required=True, help="where the Parquet files and the card go")
@@ -289,7 +293,7 @@ def release(argv: Sequence[str] | None = None) -> None:
     """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
     from .hub import write_release
 
-    parser = argparse.ArgumentParser(prog="ecg-hf release", description=release.__doc__)
+    parser = Parser(prog="ecg-hf release", description=release.__doc__)
     parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")
     arguments = parser.parse_args(argv)
@@ -312,10 +316,12 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first argument names; `--debug` shows tracebacks in place of lines."""
+    argv, debug = without_debug(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] not in COMMANDS:
         raise SystemExit(f"usage: ecg-hf {{{','.join(COMMANDS)}}} ...   (`ecg-hf train --help` lists the flags)")
-    COMMANDS[sys.argv[1]](sys.argv[2:])
+    run_command(COMMANDS[argv[0]], argv[1:], debug)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,20 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a file in UTF-8; `ValueError` names a file in another encoding."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"`{path}` is not UTF-8 (byte {error.object[error.start]:#04x} at place {error.start}): save it in UTF-8."
+        ) from error
+
+
 def write_atomic(path: str | os.PathLike, text: str) -> None:
     """Write a text file in UTF-8 that appears complete or not at all."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
-__all__ = ["whole_file", "whole_folder", "write_atomic"]
+__all__ = ["read_text", "whole_file", "whole_folder", "write_atomic"]

@@ -62,7 +62,9 @@ STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune":
 # Rows of the learning curves and their curves: (key of the log entry, name in the legend, colour).
 LEARNING_CURVES = {
     "loss": (("loss", "training", TRAIN_COLOR), ("eval_loss", "validation", VALIDATION_COLOR)),
-    "accuracy": (("accuracy", "training", TRAIN_COLOR),),
+    "accuracy": (("accuracy", "training", TRAIN_COLOR), ("eval_accuracy", "validation", VALIDATION_COLOR)),
+    "mean absolute error": (("eval_mae", "validation", VALIDATION_COLOR),),
+    "R²": (("eval_r2", "validation", VALIDATION_COLOR),),
     "feature deviation": (("feature_std", "training", TRAIN_COLOR),),
     "macro AUROC": (
         ("eval_macro_auroc", "validation", VALIDATION_COLOR),
@@ -127,12 +129,13 @@ def plot_ecg(
 def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -> Figure:
     """Draw and save loss and metrics over the epochs of each stage, with the stages side by side.
 
-    The best epoch of a stage (the first one with the highest validation macro AUROC) is marked and given in its title.
+    The best epoch of a stage (the first one with the highest validation macro AUROC, or, of a regression, the lowest
+    mean absolute error) is marked and given in its title.
 
     Args:
         log_history: the entries of `PostTrainer.state.log_history`: `stage`, `epoch`, and `loss` or `eval_loss`,
-            `eval_macro_auroc`, `eval_macro_auprc`; or those of `PreTrainer`: `accuracy`, `feature_std`,
-            `probe_macro_auroc`. Entries with none of them are skipped.
+            `eval_macro_auroc`, `eval_macro_auprc`, `eval_accuracy`, `eval_mae`, `eval_r2`; or those of `PreTrainer`:
+            `accuracy`, `feature_std`, `probe_macro_auroc`. Entries with none of them are skipped.
         path: file of the figure; its suffix selects the format.
 
     Raises:
@@ -358,6 +361,8 @@ def _draw_curves(axes: Axes, entries: list[dict], curves: Sequence[tuple[str, st
 
 
 def _best_entry(entries: list[dict]) -> dict | None:
+    if errors := [entry for entry in entries if "eval_mae" in entry]:
+        return min(errors, key=lambda entry: entry["eval_mae"])
     evaluations = [entry for entry in entries if "eval_macro_auroc" in entry]
     return max(evaluations, key=lambda entry: entry["eval_macro_auroc"], default=None)
 
@@ -365,7 +370,10 @@ def _best_entry(entries: list[dict]) -> dict | None:
 def _stage_title(stage: str, entries: list[dict]) -> str:
     title = STAGE_TITLES.get(stage, stage)
     if best := _best_entry(entries):
-        title += f"\nbest epoch {best['epoch']:g}: AUROC {best['eval_macro_auroc']:.3f}"
+        title += f"\nbest epoch {best['epoch']:g}: "
+        if "eval_mae" in best:
+            return f"{title}MAE {best['eval_mae']:.4g}"
+        title += f"AUROC {best['eval_macro_auroc']:.3f}"
         if "eval_macro_auprc" in best:
             title += f", AUPRC {best['eval_macro_auprc']:.3f}"
     return title

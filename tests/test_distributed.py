@@ -3,16 +3,20 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forked import launch_forked
+from small_models import LABELS
 from test_post_training import extractor, make_trainer, small_model, weights_of
 
-from ecg_hf import load_ptbxl
+from ecg_hf import load_ptbxl, name_labels
 
 pytestmark = pytest.mark.distributed
 
@@ -69,6 +73,14 @@ def plain_training(splits, output, **fields):
     return trainer
 
 
+def of_two_lengths(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The records, of which every second one is cut to 4 s and so has fewer windows."""
+    rows = dataset.to_list()
+    for row in rows[1::2]:
+        row["signal"] = np.reshape(row["signal"], (12, -1))[:, :400].ravel().tolist()
+    return name_labels(datasets.Dataset.from_list(rows), LABELS)
+
+
 def run_in_two_processes(folder, cache, output):
     splits = splits_of(folder, cache)
     trainer = plain_training(splits, output + "-plain", per_device_train_batch_size=16)
@@ -92,6 +104,9 @@ def run_in_two_processes(folder, cache, output):
         prediction = trainer.predict(splits["test"].select(range(count)))
         seen[f"predictions {count}"] = prediction.predictions.tolist()
         seen[f"loss {count}"] = prediction.metrics["test_loss"]
+    prediction = trainer.predict(of_two_lengths(splits["test"]))
+    seen["predictions of two lengths"] = prediction.predictions.tolist()
+    seen["loss of two lengths"] = prediction.metrics["test_loss"]
     if trainer.is_world_process_zero():
         pathlib.Path(output + ".json").write_text(json.dumps(seen))
 
@@ -131,6 +146,9 @@ def test_two_processes_save_what_one_reads(two, simulated_splits, tmp_path):
         prediction = alone.predict(simulated_splits["test"].select(range(count)))
         np.testing.assert_allclose(seen[f"predictions {count}"], prediction.predictions, atol=1e-6)
         assert seen[f"loss {count}"] == pytest.approx(prediction.metrics["test_loss"], abs=1e-10)
+    prediction = alone.predict(of_two_lengths(simulated_splits["test"]))
+    np.testing.assert_allclose(seen["predictions of two lengths"], prediction.predictions, atol=1e-6)
+    assert seen["loss of two lengths"] == pytest.approx(prediction.metrics["test_loss"], abs=1e-10)
     table = pd.read_csv(output / "test_predictions.csv")
     assert table["ecg_id"].tolist() == list(simulated_splits["test"]["ecg_id"])
     assert seen["results"]["world_size"] == 2
@@ -144,8 +162,6 @@ def test_two_processes_hand_over_without_a_jump(two):
 
 
 def resumable_run(folder, cache, output, kill):
-    import signal
-
     steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(
         splits_of(folder, cache),
@@ -165,15 +181,18 @@ def resumable_run(folder, cache, output, kill):
     trainer.post_train(resume_from_checkpoint=not kill)
 
 
-@pytest.mark.slow
 def test_two_killed_processes_end_with_the_bits_of_two_left_alone(simulated_folder, simulated_cache, tmp_path):
-    data = {"folder": str(simulated_folder), "cache": str(simulated_cache)}
     outputs = [tmp_path / "killed", tmp_path / "alone"]
-    killed = launch("resumable_run", **data, output=str(outputs[0]), kill=True)
-    assert killed.returncode != 0 and not (outputs[0] / "config.json").exists()
+
+    def run(output, kill):
+        places = (str(simulated_folder), str(simulated_cache), str(output))
+        processes = launch_forked(output, resumable_run, *places, kill)
+        return [process.wait() for process in processes], [process.stderr[-2000:] for process in processes]
+
+    assert run(outputs[0], kill=True)[0] == [-signal.SIGKILL] * 2 and not (outputs[0] / "config.json").exists()
     for output in outputs:
-        done = launch("resumable_run", **data, output=str(output), kill=False)
-        assert done.returncode == 0, done.stderr[-4000:]
+        codes, errors = run(output, kill=False)
+        assert codes == [0, 0], errors
     first, second = map(weights_of, outputs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -1,49 +1,37 @@
 """One run in one folder: the lock, and what a run is not resumed with."""
 
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from forked import Forked
 from small_models import small_model
 from test_post_training import make_resumable, make_trainer, same_weights, weights_of
 from transformers import TrainerCallback
 
 from ecg_hf.runs.folder import RunFolder
 
-RUN = """
-import sys
-sys.path.insert(0, {tests!r})
-from ecg_hf import load_ptbxl
-from test_post_training import make_resumable
-trainer = make_resumable(
-    load_ptbxl({folder!r}, "superdiagnostic", 100, cache_dir={cache!r}), {output!r}, stages=["finetune"],
-    dataloader_num_workers=1,
-)
-step = trainer.training_step
-def slow(*args):
-    if trainer.state.global_step == 4:
-        print("waiting", flush=True)
-        import time
-        time.sleep(100)
-    return step(*args)
-trainer.training_step = slow
-trainer.post_train()
-"""
+
+def waiting_run(splits, output):
+    trainer = make_resumable(splits, output, stages=["finetune"], dataloader_num_workers=1)
+    step = trainer.training_step
+
+    def slow(*args):
+        if trainer.state.global_step == 4:
+            print("waiting", flush=True)
+            time.sleep(100)
+        return step(*args)
+
+    trainer.training_step = slow
+    trainer.post_train()
 
 
-def test_a_run_that_is_going_is_not_joined_and_a_dead_one_is_resumed(
-    simulated_splits, simulated_folder, simulated_cache, tmp_path
-):
+def test_a_run_that_is_going_is_not_joined_and_a_dead_one_is_resumed(simulated_splits, tmp_path):
     output = tmp_path / "run"
-    places = {"folder": str(simulated_folder), "cache": str(simulated_cache), "output": str(output)}
-    code = RUN.format(tests=str(pathlib.Path(__file__).parent), **places)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = Forked(output, waiting_run, simulated_splits, output)
     try:
-        assert any("waiting" in line for line in process.stdout)
+        process.wait_for("waiting")
 
         def second():
             return make_resumable(simulated_splits, output, stages=["finetune"])
@@ -51,7 +39,7 @@ def test_a_run_that_is_going_is_not_joined_and_a_dead_one_is_resumed(
         with pytest.raises(BlockingIOError, match=rf"run` is still going \(process {process.pid} on .*stop it"):
             second().post_train(resume_from_checkpoint=True)
     finally:
-        process.send_signal(signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
     second().post_train(resume_from_checkpoint=True)
     make_resumable(simulated_splits, tmp_path / "alone", stages=["finetune"]).post_train()

@@ -330,6 +330,20 @@ def test_loading_fills_buffers_and_leaves_nothing_on_meta(tmp_path):
     assert not any(tensor.is_meta for tensor in [*tensors, *loaded.parameters(), *buffers.values()])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("positions", ["learned", "sincos", "convolution"])
+def test_no_kind_of_positions_changes_by_saving_and_loading(tmp_path, positions, dtype):
+    """Tables that are not stored must be computed anew: memory that was in use before holds other numbers."""
+    convolution = {"position_conv_kernel_size": 4, "position_conv_groups": 2} if positions == "convolution" else {}
+    model = small_model(position_embedding_type=positions, **convolution).eval().to(dtype)
+    model.save_pretrained(tmp_path)
+    memory = [torch.full_like(value, torch.nan) for value in [*model.buffers(), *model.parameters()] * 10]
+    del memory
+    loaded = ECGTransformerForMultiLabel.from_pretrained(tmp_path, dtype=dtype).eval()
+    values = torch.randn(2, model.config.num_leads, model.config.num_samples).to(dtype)
+    assert torch.equal(loaded(values).logits, model(values).logits)
+
+
 def test_a_transposed_weight_is_saved_as_it_is(tmp_path):
     model = small_model(labels=tuple("abcdefghijklmnop"))
     model.classifier.weight = torch.nn.Parameter(model.classifier.weight.detach().T)
@@ -504,7 +518,7 @@ def test_labels_that_contradict_each_other_are_refused(trained):
         ({"num_leads": 8}, "`num_leads` is 8 but `lead_names` names 12"),
         ({"window_aggregation": "median"}, "got `median`"),
         ({"window_aggregation": ["mean_logit"]}, "has 1 values but `id2label` names 3"),
-        ({"problem_type": "regression"}, "must be `multi_label_classification`"),
+        ({"problem_type": "ranking"}, "must be one of multi_label_classification, single_label_class"),
         ({"hidden_size": "16"}, "hidden_size"),
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"pooling": "max"}, "`pooling` must be"),

@@ -1,6 +1,5 @@
 """Records that are not PTB-XL's, from the commands: pre-training and classification read the same files alike."""
 
-import os
 import shutil
 
 import numpy as np
@@ -83,7 +82,7 @@ def write_table(folder, path) -> None:
     headers = sorted(folder.rglob("*.hea"))
     headers = [header for header in headers if "_a" not in header.stem and "_b" not in header.stem]
     lines = [
-        f"{os.path.relpath(header.with_suffix(''), path.parent)}{endings[number % 3]};p{number}"
+        f"{header.relative_to(folder).with_suffix('')}{endings[number % 3]};p{number}"
         for number, header in enumerate(headers)
     ]
     path.write_text("file;who\n" + "\n".join(lines) + "\n")
@@ -99,7 +98,8 @@ def test_pre_training_takes_any_records_and_classification_sees_the_same_millivo
     data = {"data_dir": folder}
     if source == "table":
         write_table(folder, tmp_path / "records.csv")
-        data = {"train_table": tmp_path / "records.csv", "record_column": "file", "patient_column": "who"}
+        data = {"table": tmp_path / "records.csv", "data_dir": folder}
+        data |= {"record_column": "file", "patient_column": "who"}
     if kind == "real_folder":
         # Of PhysioNet/CinC 2021 some are copies of PTB-XL's.
         with pytest.raises(ValueError, match="of a fold that no table tells"):

@@ -4,21 +4,22 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import zipfile
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import CONTEXT, Forked
 
 from ecg_hf import load_ptbxl
 from ecg_hf.cards import write_dataset_card
 from ecg_hf.files import whole_folder
+from ecg_hf.pretraining.run import RecordArguments, load_training_records
 from ecg_hf.ptbxl import download
 from ecg_hf.ptbxl.parquet import load_ptbxl_parquet, write_ptbxl_parquet
 
-ROOT = pathlib.Path(__file__).parents[1]
 TASK = "superdiagnostic"
 
 
@@ -122,31 +123,30 @@ def test_a_file_that_was_cut_is_named(parquet, tmp_path):
 
 # ---- Caches that may only be read ----
 
-READER = """
-import os, sys
-import numpy as np
-from ecg_hf import load_ptbxl
-from ecg_hf.pretraining.run import RecordArguments, load_training_records
-from ecg_hf.ptbxl.parquet import load_ptbxl_parquet
-folder, parquet, cache, home, rate = sys.argv[1:]
-loads = {
-    "folder": lambda cache: load_ptbxl(folder, "superdiagnostic", int(rate), cache_dir=cache),
-    "parquet": lambda cache: load_ptbxl_parquet(parquet, "superdiagnostic", int(rate), cache_dir=cache),
-    "records": lambda cache: {"train": load_training_records(RecordArguments(data_dir=folder, cache_dir=cache), 2.5)},
-}
-if os.path.isdir(home):
-    for load in loads.values():  # imports what the other user may not read
-        load(home + "/first")
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-for name, load in loads.items():
-    try:
-        train = load(cache)["train"].with_format("numpy")
-        print(name, len(train), int(np.abs(train[0]["signal"].astype(int)).sum()), train._fingerprint[:0])
-    except OSError as error:
-        print(name, type(error).__name__, error)
-"""
+
+def read(folder, parquet, caches, home=None):
+    """Print what is read from each cache, or why not; with `home` as a user who has no rights but there."""
+    loads = {
+        "folder": lambda cache: load_ptbxl(folder, TASK, 100, cache_dir=cache),
+        "parquet": lambda cache: load_ptbxl_parquet(str(parquet), TASK, 100, cache_dir=cache),
+        "records": lambda cache: {
+            "train": load_training_records(RecordArguments(data_dir=folder, cache_dir=cache), 2.5)
+        },
+    }
+    if home is not None:
+        datasets.config.HF_DATASETS_CACHE = home / "datasets"
+        for load in loads.values():  # imports what the other user may not read
+            load(home / "first")
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    for cache in caches:
+        for name, load in loads.items():
+            try:
+                train = load(cache)["train"].with_format("numpy")
+                print(name, len(train), int(np.abs(train[0]["signal"].astype(int)).sum()))
+            except OSError as error:
+                print(name, type(error).__name__, error)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="takes the rights of a user who may not write")
@@ -160,24 +160,21 @@ def test_a_cache_that_may_be_read_but_not_written_is_read(simulated_folder, parq
         shutil.copytree(parquet, files)
         home.mkdir()
 
-        def read(cache, home) -> list[str]:
-            variables = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), "TMPDIR": "/tmp"}
-            command = [sys.executable, "-c", READER, folder, files, cache, home, "100"]
-            done = subprocess.run([str(part) for part in command], env=variables, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[-3000:]
-            return done.stdout.splitlines()
+        def printed(caches, *home) -> list[str]:
+            process = Forked(base / "read", read, str(folder), files, caches, *home)
+            assert process.wait() == 0, process.stderr[-3000:]
+            return process.stdout.splitlines()
 
-        written = read(cache, base / "nowhere")
+        written = printed([cache])
         assert [line.split()[0] for line in written] == ["folder", "parquet", "records"]
         for lock in cache.rglob("*.lock"):
             lock.unlink()
-        shutil.rmtree(base / "nowhere", ignore_errors=True)
+        (base / "empty").mkdir()
         subprocess.run(["chmod", "-R", "a+rX,go-w", str(base)], check=True)
         home.chmod(0o777)
         before = sorted(cache.rglob("*"))
-        assert read(cache, home) == written and sorted(cache.rglob("*")) == before
-        (base / "empty").mkdir()
-        first, second, _ = read(base / "empty", home)
+        *again, first, second, _ = printed([cache, base / "empty"], home)
+        assert again == written and sorted(cache.rglob("*")) == before
         assert "PermissionError" in first and "PermissionError" in second and "another `cache_dir`" in first
     finally:
         shutil.rmtree(base)
@@ -197,22 +194,15 @@ def zipped(simulated_folder, tmp_path_factory):
 
 
 def test_processes_that_unpack_one_zip_at_once_all_succeed(zipped, tmp_path):
-    code = """
-import sys, time
-from ecg_hf.ptbxl.download import unpack_ptbxl
-while time.time() < float(sys.argv[3]):
-    pass
-print(unpack_ptbxl(sys.argv[1], 100, sys.argv[2]))
-"""
-    import time
+    start = CONTEXT.Barrier(2)
 
-    command = [sys.executable, "-c", code, str(zipped), str(tmp_path / "cache"), str(time.time() + 12)]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [process.communicate() for process in processes]
-    assert all(process.returncode == 0 for process in processes), outputs
-    (folder,) = {output.strip() for output, _ in outputs}
+    def unpack():
+        start.wait(60)
+        print(download.unpack_ptbxl(zipped, 100, tmp_path / "cache"))
+
+    processes = [Forked(tmp_path / str(number), unpack) for number in range(2)]
+    assert [process.wait() for process in processes] == [0, 0], [process.stderr for process in processes]
+    (folder,) = {process.stdout.strip() for process in processes}
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [pathlib.Path(folder).name]
     assert len(load_ptbxl(folder, TASK, 100, cache_dir=tmp_path / "arrow")["train"]) > 0
 

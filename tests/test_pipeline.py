@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import pathlib
 import random
 import shutil
 import subprocess
@@ -714,6 +715,19 @@ print(json.dumps({finding["label"]: finding["score"] for finding in findings}))
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True
     )
     assert json.loads(result.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_links_and_folders_with_blanks_load(checkpoint, signal, tmp_path, monkeypatch):
+    expected = scores(pipeline("ecg-classification", model=str(checkpoint), device="cpu")(signal, **RECORDING))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint, "my model (new)")
+    os.symlink("my model (new)", "link")
+    os.mkdir("links")  # as the Hub's cache has them
+    for file in pathlib.Path("my model (new)").iterdir():
+        os.symlink(file.absolute(), f"links/{file.name}")
+    for folder in ("my model (new)", "./link", str(tmp_path / "links")):
+        classifier = pipeline("ecg-classification", model=folder, device="cpu")
+        assert scores(classifier(signal, **RECORDING)) == expected
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3])

@@ -5,14 +5,13 @@ import os
 import pathlib
 import pickle
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from forked import Forked
 from safetensors.torch import load_file
 from small_models import LABELS, small_extractor, small_model, stopped_at
 from transformers import (
@@ -27,8 +26,10 @@ from ecg_hf import (
     ECGTransformerFeatureExtractor,
     PostTrainer,
     PostTrainingArguments,
+    name_labels,
 )
 from ecg_hf.metrics import macro_auroc
+from ecg_hf.post_training import trainer as trainer_module
 from ecg_hf.post_training.evaluation import record_losses
 from ecg_hf.runs.folder import last_complete_checkpoint
 from ecg_hf.runs.windows import EpochSampler, EvaluationWindows, TrainingWindows, identity_collate
@@ -258,6 +259,43 @@ def test_a_compiled_model_is_saved_under_its_own_names(simulated_splits, tmp_pat
     batch = EvaluationWindows(simulated_splits["test"], extractor()).__getitems__(range(2))["input_values"][:, 0]
     expected = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False).eval()(batch).logits
     torch.testing.assert_close(loaded.eval()(batch).logits, expected)
+
+
+def test_gradient_checkpointing_gives_the_same_bits_under_dropout_and_stochastic_depth(simulated_splits, tmp_path):
+    steps, weights = [], []
+    for checkpointing in (False, True):
+        folder = tmp_path / str(checkpointing)
+        model = small_model(num_hidden_layers=6, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+        fields = {"gradient_checkpointing": checkpointing, "drop_path_rate": 0.5, "max_steps": 3}
+        trainer = make_trainer(simulated_splits, folder, model=model, stages=["finetune"], **fields)
+        trainer.post_train()
+        assert trainer.model.is_gradient_checkpointing == checkpointing
+        steps.append([(step["loss"], step["grad_norm"]) for step in trainer.state.log_history if "grad_norm" in step])
+        weights.append(weights_of(folder))
+    assert steps[0] == steps[1] and len(steps[0]) == 3
+    assert same_weights(*weights)
+
+
+def test_labels_and_records_that_are_wholly_unknown_are_counted_and_harm_no_stage(simulated_splits, tmp_path):
+    def hidden(split):
+        labels = np.array(split["labels"], dtype=np.float32)
+        labels[:, 1] = -100
+        labels[::5] = -100
+        return name_labels(split.remove_columns("labels").add_column("labels", labels.tolist()), LABELS)
+
+    splits = {name: hidden(split) for name, split in simulated_splits.items()}
+    trainer = make_trainer(splits, tmp_path / "run")
+    results = trainer.post_train()
+    assert np.isfinite(numbers(results)).all()
+    losses = [entry[name] for entry in trainer.state.log_history for name in ("loss", "eval_loss") if name in entry]
+    assert np.isfinite(losses).all() and len(losses) > 4
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["test"]["num_undefined"] == 1 and metrics["test"]["per_label"][LABELS[1]]["num_known"] == 0
+    table = pd.read_csv(tmp_path / "run/test_predictions.csv")
+    assert (table[f"true_{LABELS[1]}"] == -100).all()
+    assert (table.filter(like="true_").iloc[0] == -100).all()
+    metadata = yaml.safe_load((tmp_path / "run/README.md").read_text().split("---")[1])
+    assert "null" not in json.dumps(metadata) and "NaN" not in json.dumps(metadata)
 
 
 def test_one_label_of_any_type_and_a_last_batch_of_one(simulated_splits, tmp_path):
@@ -805,6 +843,7 @@ def test_a_finished_run_returns_its_results_when_resumed(finished, simulated_spl
 
 @pytest.mark.parametrize("stages", [["probe", "finetune"], ["finetune"]])
 @pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.filterwarnings("error", "ignore:Too few patients")  # such as those of unpickling the random state
 def test_an_interrupted_run_is_resumed_by_the_same_trainer(simulated_splits, tmp_path, stages, step):
     """A notebook's Ctrl-C, before and after the first checkpoint (step 3)."""
     make_resumable(simulated_splits, tmp_path / "alone", stages=stages).post_train()
@@ -842,6 +881,26 @@ def test_a_run_does_not_go_on_with_other_settings_data_or_labels(finished, simul
         make_trainer(unnamed, folder, model=small_model([*LABELS[1:], "LABEL"])).post_train(True)
 
 
+def test_cached_features_follow_the_numbers_of_the_feature_extractor(simulated_splits, tmp_path):
+    """Changed after the trainer was made: the features of the probe that a stopped run leaves are made with these."""
+
+    def stopped(*paths):
+        raise KeyboardInterrupt
+
+    trainer = make_trainer(simulated_splits, tmp_path / "run")
+    trainer.processing_class.std = 0.6
+    trainer._fit_probe = stopped
+    with pytest.raises(KeyboardInterrupt):
+        trainer.post_train()
+    with pytest.raises(ValueError, match="`feature_extractor.std` was 0.6, now 0.3"):
+        make_trainer(simulated_splits, tmp_path / "run").post_train(resume_from_checkpoint=True)
+    trainer.processing_class.std = 0.3
+    with pytest.raises(ValueError, match="`feature_extractor.std` was 0.6, now 0.3"):
+        trainer.post_train(resume_from_checkpoint=True)
+    louder = make_trainer(simulated_splits, tmp_path / "run", feature_extractor=extractor(std=0.6))
+    assert louder.post_train(resume_from_checkpoint=True)["world_size"] == 1
+
+
 def test_data_that_does_not_fit_the_model_is_refused(simulated_splits, tmp_path):
     with pytest.raises(ValueError, match="The records have 5 labels, the model 2"):
         make_trainer(simulated_splits, tmp_path, model=small_model(["a", "b"]))
@@ -862,32 +921,21 @@ def test_a_broken_record_is_named(simulated_splits):
 
 # ---- Going on after a kill ----
 
-KILLED_RUN = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from ecg_hf import load_ptbxl
-from ecg_hf.post_training import trainer as module
-from test_post_training import make_trainer
 
-def die(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
+def killed_run(splits, output, moment):
+    def die(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-trainer = make_trainer(
-    load_ptbxl({folder!r}, "superdiagnostic", 100, cache_dir={cache!r}), {output!r},
-    num_train_epochs=3, drop_path_rate=0.5, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3,
-    save_total_limit=5,
-)
-moment = {moment!r}
-if moment == "probe":
-    module.fit_linear_probe = die
-elif moment == "while a checkpoint is written":
-    save = trainer._save_rng_state
-    trainer._save_rng_state = lambda folder: save(folder) if trainer.state.global_step < 6 else die()
-else:
-    step = trainer.training_step
-    trainer.training_step = lambda *args: step(*args) if trainer.state.global_step < 5 else die()
-trainer.post_train()
-"""
+    trainer = make_resumable(splits, output)
+    if moment == "probe":
+        trainer_module.fit_linear_probe = die
+    elif moment == "while a checkpoint is written":
+        save = trainer._save_rng_state
+        trainer._save_rng_state = lambda folder: save(folder) if trainer.state.global_step < 6 else die()
+    else:
+        step = trainer.training_step
+        trainer.training_step = lambda *args: step(*args) if trainer.state.global_step < 5 else die()
+    trainer.post_train()
 
 
 @pytest.fixture(scope="module")
@@ -903,21 +951,11 @@ def make_resumable(splits, folder, model=None, **fields) -> PostTrainer:
     return make_trainer(splits, folder, model=model, **settings)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["probe", "fine-tuning", "while a checkpoint is written"])
-def test_a_killed_run_ends_with_the_bits_of_one_left_alone(
-    moment, undisturbed, simulated_splits, simulated_folder, simulated_cache, tmp_path
-):
+def test_a_killed_run_ends_with_the_bits_of_one_left_alone(moment, undisturbed, simulated_splits, tmp_path):
     output = tmp_path / "run"
-    code = KILLED_RUN.format(
-        tests=str(pathlib.Path(__file__).parent),
-        folder=str(simulated_folder),
-        cache=str(simulated_cache),
-        output=str(output),
-        moment=moment,
-    )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = Forked(output, killed_run, simulated_splits, output, moment)
+    assert killed.wait() == -signal.SIGKILL, killed.stderr
     steps = {path.name for path in (output / "_stages").glob("finetune/checkpoint-*")}
     expected = {"probe": set(), "fine-tuning": {"checkpoint-3"}}
     assert steps == expected.get(moment, {"checkpoint-3", "checkpoint-6"})

@@ -633,6 +633,32 @@ def test_bad_records_are_named_and_left_out_but_not_many(hundred_records, tmp_pa
         load_records(folder_files(folder), 2.5, tmp_path)
 
 
+def test_of_a_table_a_few_records_may_be_missing_or_cut_short(hundred_records, tmp_path, caplog):
+    folder = shutil.copytree(hundred_records, tmp_path / "own")
+    os.truncate(folder / "r007.dat", 6000)
+    rows = [
+        "r000.hea",
+        "./r001",
+        str(folder / "r002.dat"),
+        "../own/r003",
+        *(f"r{index:03}" for index in range(4, 100)),
+    ]
+
+    def load(rows):
+        (folder / "table.csv").write_text("\n".join(["path", *rows]))
+        return load_records(table_files(folder / "table.csv", "path", None, None), 2.5, tmp_path)
+
+    with caplog.at_level("WARNING"):
+        records = load([*rows, *rows[:3]])  # each row counts, twice as well
+    assert len(records) == 102 and len(set(records["ecg_id"])) == 102
+    assert "1 of 103 records are skipped" in caplog.text
+    assert "r007.dat is truncated: it has 6000 bytes, 1000 x 12 samples make 24000" in caplog.text
+    with pytest.raises(
+        ValueError, match=r"More than 1% of the 103 records[\s\S]*r007[\s\S]*gone_2.hea does not exist"
+    ):
+        load([*rows, *(f"gone_{index}" for index in range(3))])
+
+
 def test_a_changed_record_is_read_again(tmp_path):
     folder = own_records(tmp_path / "own", 3)
     before = load_records(folder_files(folder), 2.5, tmp_path)[0]["signal"]
@@ -674,7 +700,7 @@ def test_a_table_gives_paths_and_patients(tmp_path, separator):
     with pytest.raises(ValueError, match="`record_column`: .* has no column `path`; it has number, file, who"):
         table_files(table, "path", None, None)
     table.write_text("file,who\ndata/r000,1\n ,2\n")
-    with pytest.raises(ValueError, match="line 3: `file` is empty"):
+    with pytest.raises(ValueError, match="`file` .* is empty in row 2"):
         table_files(table, "file", None, None)
 
 
@@ -759,7 +785,7 @@ def paths_table(folder, path, wanted=range(1, 11)):
     table = pd.read_csv(folder / "ptbxl_database.csv")
     names = table.loc[table["strat_fold"].isin(list(wanted)), "filename_lr"]
     path.write_text("file\n" + "\n".join(str(folder / name) for name in names) + "\n")
-    return {"train_table": path, "record_column": "file"}
+    return {"table": path, "record_column": "file", "data_dir": os.path.commonpath([folder, path])}
 
 
 def challenge_copy(folder, target, wanted=range(1, 11), rate=500, diagnoses=True):

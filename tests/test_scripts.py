@@ -186,7 +186,8 @@ def test_a_run_from_its_own_recipe_gives_the_same_weights(simulated_folder, simu
         "gradient_checkpointing": True,
         "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
     }
-    train(simulated_folder, simulated_cache, tmp_path / "first", architecture="tiny", **unusual)
+    few = {"max_train_records": 48, "max_eval_records": 8, "per_device_train_batch_size": 16}
+    train(simulated_folder, simulated_cache, tmp_path / "first", architecture="tiny", **few, **unusual)
     recipe = yaml.safe_load((tmp_path / "first/recipe.yaml").read_text())
     assert recipe["lr_scheduler_kwargs"] == {"min_lr": 0.0001} and recipe["optim_args"] == "amsgrad=True"
     cli.train(
@@ -217,7 +218,7 @@ def test_every_recipe_is_understood(name, tmp_path):
 
 def test_records_come_from_one_place(tmp_path):
     for places in ({}, {"demo": True, "data_dir": tmp_path}):
-        with pytest.raises(ValueError, match="Give either `--data_dir`.*or `--demo`"):
+        with pytest.raises(ValueError, match="Give one source of records: `--table`.*`--data_dir`.*or `--demo`"):
             cli.train(flags(output_dir=tmp_path / "run", use_cpu=True, **places))
 
 
@@ -286,7 +287,7 @@ MEMORY = """
 import json, sys
 sys.path.insert(0, {tests!r})
 from ecg_hf import load_ptbxl
-from test_post_training import make_trainer
+from test_post_training import extractor, make_trainer
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
@@ -294,9 +295,10 @@ def anonymous():
 
 splits = load_ptbxl({folder!r}, "superdiagnostic", 100, cache_dir={cache!r})
 peaks = []
-for count in (500, 2000, 8000):
+for count in (250, 1000, 5000):
     several = {{name: split.select([i % len(split) for i in range(count)]) for name, split in splits.items()}}
-    trainer = make_trainer(several, f"{output}/{{count}}", num_train_epochs=1, logging_steps=50)
+    trainer = make_trainer(several, f"{output}/{{count}}", num_train_epochs=1, logging_steps=50,
+        per_device_eval_batch_size=64, feature_extractor=extractor(window_stride=250))
     step, seen = trainer.prediction_step, []
     trainer.prediction_step = lambda *args, **kwargs: seen.append(anonymous()) or step(*args, **kwargs)
     trainer.post_train()
@@ -317,5 +319,5 @@ def test_anonymous_memory_does_not_grow_with_the_number_of_records(simulated_fol
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-4000:]
     _, few, many = json.loads(done.stdout.splitlines()[-1])
-    # 6,000 records more are 144 MB of signals, and 1 MB of predictions.
-    assert many - few < 15, f"{few:.0f} MB with 2,000 records, {many:.0f} MB with 8,000"
+    # 4,000 records more are 96 MB of signals, and 1 MB of predictions.
+    assert many - few < 15, f"{few:.0f} MB with 1,000 records, {many:.0f} MB with 5,000"

@@ -1,24 +1,19 @@
 """Runs that cannot go on: divergence, a full disk, signals. Each says what to do."""
 
 import os
-import pathlib
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from forked import Forked, launch_forked
 from small_models import small_model
-from test_distributed import launch
 from test_post_training import make_resumable, make_trainer, same_weights, weights_of
 from test_scripts import QUICK, flags
 
-from ecg_hf import cli
+from ecg_hf import PostTrainer, cli
 from ecg_hf.post_training.evaluation import DivergenceError
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 # ---- Divergence ----
 
@@ -94,38 +89,31 @@ def test_a_full_disk_is_named_in_every_stage_and_the_run_goes_on_afterwards(simu
 
 # ---- Signals ----
 
-COMMAND = """
-import json, sys
-sys.path.insert(0, {tests!r})
-from ecg_hf import cli
-from ecg_hf.post_training.trainer import PostTrainer
-step = PostTrainer.training_step
-def slow(self, *args):
-    if self.state.global_step == 2:
-        print("waiting", flush=True)
-        import time
-        time.sleep(60)
-    return step(self, *args)
-PostTrainer.training_step = slow
-cli.train(json.loads({flags!r}))
-"""
+
+def waiting_run(command):
+    """The command, which waits in its third step."""
+    step = PostTrainer.training_step
+
+    def slow(self, *args):
+        if self.state.global_step == 2:
+            print("waiting", flush=True)
+            time.sleep(60)
+        return step(self, *args)
+
+    PostTrainer.training_step = slow
+    cli.train(command)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_signal_ends_the_command_with_one_line(simulated_folder, simulated_cache, tmp_path, number, workers):
-    import json
-
     places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
     command = flags(**{**QUICK, "max_steps": 4, **places, "dataloader_num_workers": workers})
-    code = COMMAND.format(tests=str(ROOT / "tests"), flags=json.dumps(command))
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    assert any("waiting" in line for line in process.stdout)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    process = Forked(tmp_path / "command", waiting_run, command)
+    process.wait_for("waiting")
+    os.kill(process.pid, number)
+    assert process.wait() == 128 + number
+    errors = process.stderr
     assert errors.splitlines()[-1] == (
         f"Stopped by {number.name}. The same command with `--resume_from_checkpoint true` resumes the run in "
         f"`{tmp_path / 'run'}`."
@@ -136,11 +124,13 @@ def test_a_signal_ends_the_command_with_one_line(simulated_folder, simulated_cac
 
 
 def test_a_signal_before_the_arguments_are_read_is_no_traceback(tmp_path):
-    code = "import os, signal, ecg_hf.cli as cli\n"
-    code += "cli.parse_arguments = lambda *args: os.kill(os.getpid(), signal.SIGTERM)\ncli.pretrain([])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 143
-    assert done.stderr.splitlines()[-1] == "Stopped by SIGTERM before the run began."
+    def early():
+        cli.parse_arguments = lambda *args: os.kill(os.getpid(), signal.SIGTERM)
+        cli.pretrain([])
+
+    process = Forked(tmp_path / "command", early)
+    assert process.wait() == 143
+    assert process.stderr.splitlines()[-1] == "Stopped by SIGTERM before the run began."
 
 
 def test_handlers_are_given_back_and_other_errors_are_their_own(tmp_path):
@@ -150,50 +140,17 @@ def test_handlers_are_given_back_and_other_errors_are_their_own(tmp_path):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def stopped_run(folder, cache, output):
-    """Both processes wait in their third step until each has got its signal."""
-    from ecg_hf.post_training.trainer import PostTrainer
-
-    step = PostTrainer.training_step
-
-    def slow(self, *args):
-        if self.state.global_step == 2:
-            pathlib.Path(f"{output}.{self.args.process_index}.pid").write_text(str(os.getpid()))
-            while True:
-                time.sleep(0.1)
-        return step(self, *args)
-
-    PostTrainer.training_step = slow
-    cli.train(flags(**{**QUICK, "data_dir": folder, "cache_dir": cache, "output_dir": output, "max_steps": 4}))
-
-
 @pytest.mark.distributed
-def test_a_signal_ends_all_processes(simulated_folder, simulated_cache, tmp_path, monkeypatch):
-    import threading
-
-    # `test_scripts` imports a script.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "training"), os.environ.get("PYTHONPATH", "")]))
-    output = tmp_path / "run"
-    done = {}
-
-    def run():
-        done["process"] = launch(
-            "stopped_run",
-            module="test_stops",
-            folder=str(simulated_folder),
-            cache=str(simulated_cache),
-            output=str(output),
-        )
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    files = [pathlib.Path(f"{output}.{rank}.pid") for rank in range(2)]
-    deadline = time.time() + 120
-    while not all(file.is_file() and file.read_text() for file in files) and time.time() < deadline:
-        time.sleep(0.2)
-    for file in reversed(files):
-        os.kill(int(file.read_text()), signal.SIGTERM)
-    thread.join(timeout=100)
-    errors = done["process"].stderr
+def test_a_signal_ends_all_processes(simulated_folder, simulated_cache, tmp_path):
+    """Both wait in their third step until each has got its signal."""
+    places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
+    command = flags(**{**QUICK, **places, "max_steps": 4})
+    processes = launch_forked(tmp_path / "command", waiting_run, command)
+    for process in processes:
+        process.wait_for("waiting")
+    for process in reversed(processes):
+        os.kill(process.pid, signal.SIGTERM)
+    assert [process.wait() for process in processes] == [143, 143]
+    errors = "".join(process.stderr for process in processes)
     assert errors.count("Stopped by SIGTERM. The same command with `--resume_from_checkpoint true`") == 1
-    assert "KeyboardInterrupt" not in errors and "exitcode  : 143" in errors.replace("exitcode :", "exitcode  :")
+    assert "KeyboardInterrupt" not in errors and "Traceback" not in errors

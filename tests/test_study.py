@@ -139,6 +139,30 @@ def test_a_number_that_yaml_read_as_text_is_refused(tmp_path, changes, name):
         read_study(write_grid(tmp_path / "grid.yaml", **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": "superdiagnostic"}, "`tasks` must be a list of one or more values.*got 'superdiagnostic'"),
+        ({"train_fractions": 0.5}, "`train_fractions` must be a list"),
+        ({"seeds": 1}, "`seeds` must be a list"),
+        ({"seeds": []}, "`seeds` must be a list"),
+        ({"search": {"learning_rate": 0.001}}, "`search.learning_rate` must be a list"),
+        ({"search": {"learning_rate": []}}, "`search.learning_rate` must be a list"),
+        ({"search": None}, "`search` must hold `name: value` lines, got None"),
+        ({"methods": ["plain"]}, "`methods` must hold `name: value` lines"),
+        ({"methods": {"plain": {"search": {"pooling": "mean"}}}}, "`methods.plain.search.pooling` must be a list"),
+    ],
+)
+def test_one_value_where_a_list_is_expected_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_study(write_grid(tmp_path / "grid.yaml", **changes))
+
+
+def test_a_method_needs_no_flags(tmp_path):
+    runs = read_study(write_grid(tmp_path / "grid.yaml", methods={"plain": None}, by_fraction={}))
+    assert {run.method for run in runs} == {"plain"} and len(runs) == 4
+
+
 def test_flags_and_shares_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(ValueError, match="settings for the shares 0.25, which are not among its train_fractions"):
         read_study(write_grid(tmp_path / "grid.yaml", by_fraction={0.25: {"max_steps": 1}}))

@@ -1,6 +1,8 @@
 """Convert the checkpoint of a public ECG Transformer: `python training/convert.py --help`."""
 
-from ecg_hf.cli import convert
+import sys
+
+from ecg_hf.cli import main
 
 if __name__ == "__main__":
-    convert()
+    main(["convert", *sys.argv[1:]])

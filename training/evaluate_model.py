@@ -1,6 +1,8 @@
 """Evaluate a post-trained checkpoint on a split of PTB-XL: `python training/evaluate_model.py --help`."""
 
-from ecg_hf.cli import evaluate
+import sys
+
+from ecg_hf.cli import main
 
 if __name__ == "__main__":
-    evaluate()
+    main(["evaluate", *sys.argv[1:]])

@@ -1,6 +1,8 @@
 """Pre-train an ECG Transformer without labels: `accelerate launch training/pretrain.py --help` lists the flags."""
 
-from ecg_hf.cli import pretrain
+import sys
+
+from ecg_hf.cli import main
 
 if __name__ == "__main__":
-    pretrain()
+    main(["pretrain", *sys.argv[1:]])

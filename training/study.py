@@ -78,11 +78,12 @@ def read_study(path: str | os.PathLike) -> list[Run]:
             f"`{path}` must have tasks, train_fractions, seeds and methods, and may have common, search and "
             f"by_fraction; missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}."
         )
+    _check_shape(study)
     _check_numbers(study, path)
     cells = itertools.product(sorted(study["train_fractions"]), study["tasks"], study["methods"].items())
     runs = []
     for fraction, task, (method, flags) in cells:
-        flags = dict(flags)
+        flags = dict(flags or {})
         if fraction not in flags.pop("train_fractions", study["train_fractions"]):
             continue
         search = flags.pop("search", study.get("search", {}))
@@ -97,6 +98,23 @@ def read_study(path: str | os.PathLike) -> list[Run]:
     return runs
 
 
+def _check_shape(study: Mapping[str, Any]) -> None:
+    """`ValueError` where the grid has one value instead of a list, of which a word would be read letter by letter."""
+    methods = study["methods"]
+    searches = {"search": study.get("search", {})}
+    if isinstance(methods, dict):
+        searches |= {f"methods.{name}.search": (flags or {}).get("search", {}) for name, flags in methods.items()}
+    groups = {"methods": methods, "by_fraction": study.get("by_fraction", {}), **searches}
+    for name, group in groups.items():
+        if not isinstance(group, dict):
+            raise ValueError(f"`{name}` must hold `name: value` lines, got {group!r}.")
+    lists = {name: study[name] for name in ("tasks", "train_fractions", "seeds")}
+    lists |= {f"{name}.{field}": values for name, search in searches.items() for field, values in search.items()}
+    for name, values in lists.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"`{name}` must be a list of one or more values, such as [1, 2], got {values!r}.")
+
+
 def _check_numbers(study: Mapping[str, Any], path: str | os.PathLike) -> None:
     by_fraction = study.get("by_fraction", {})
     for name, values in (("by_fraction", by_fraction), ("seeds", study["seeds"])):
@@ -109,7 +127,7 @@ def _check_numbers(study: Mapping[str, Any], path: str | os.PathLike) -> None:
         )
     groups = [study.get("common", {}), *by_fraction.values(), *study["methods"].values(), study.get("search", {})]
     for flags in groups:
-        _check_flags(flags, path)
+        _check_flags(flags or {}, path)
 
 
 def _check_are_numbers(name: str, values: Any) -> None:

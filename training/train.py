@@ -1,6 +1,8 @@
 """Post-train an ECG Transformer: `accelerate launch training/train.py --help` lists the flags."""
 
-from ecg_hf.cli import train
+import sys
+
+from ecg_hf.cli import main
 
 if __name__ == "__main__":
-    train()
+    main(["train", *sys.argv[1:]])

@@ -7,7 +7,7 @@ import torch
 
 from .common_ecg_transformer import check_choice
 from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from .inputs_ecg_transformer import UNITS_PER_MILLIVOLT, in_millivolts
+from .inputs_ecg_transformer import canonical_units, in_millivolts
 
 CROPS = ("first", "centre", "random")
 
@@ -80,11 +80,9 @@ class ECGCollator:
         """The signals and their unit; brought to mV where the rows have different ones."""
         signals = [np.asarray(row["signal"]) for row in rows]
         units = [
-            self.units or row.get("units") or ("mV" if signal.dtype.kind == "f" else "uV")
+            canonical_units(self.units or row.get("units") or ("mV" if signal.dtype.kind == "f" else "uV"))
             for row, signal in zip(rows, signals, strict=True)
         ]
-        for unit in units:
-            check_choice("units", unit, UNITS_PER_MILLIVOLT)
         if len(set(units)) == 1:
             return signals, units[0]
         return [in_millivolts(signal, unit) for signal, unit in zip(signals, units, strict=True)], "mV"

@@ -18,6 +18,13 @@ UNKNOWN_LABEL = -100
 """Marks a label of which it is unknown whether it is present."""
 
 
+MULTI_LABEL = "multi_label_classification"
+SINGLE_LABEL = "single_label_classification"
+REGRESSION = "regression"
+PROBLEM_TYPES = (MULTI_LABEL, SINGLE_LABEL, REGRESSION)
+"""What a model predicts of a record: any number of labels, exactly one of several classes, or numbers."""
+
+
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise `ValueError` unless the argument `name` has one of the values `choices`."""
     choices = list(choices)
@@ -25,4 +32,15 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(str, choices))}, got `{value}`.")
 
 
-__all__ = ["LEAD_NAMES", "MAX_MICROVOLTS", "MICROVOLTS", "MISSING_SAMPLE", "UNKNOWN_LABEL", "check_choice"]
+__all__ = [
+    "LEAD_NAMES",
+    "MAX_MICROVOLTS",
+    "MICROVOLTS",
+    "MISSING_SAMPLE",
+    "MULTI_LABEL",
+    "PROBLEM_TYPES",
+    "REGRESSION",
+    "SINGLE_LABEL",
+    "UNKNOWN_LABEL",
+    "check_choice",
+]

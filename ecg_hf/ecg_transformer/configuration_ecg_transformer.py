@@ -9,12 +9,14 @@ import warnings
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .common_ecg_transformer import LEAD_NAMES, check_choice
+from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL, check_choice
 
 WINDOW_AGGREGATIONS = ("mean_logit", "mean_probability", "max_probability")
 
 # What belongs to a trained head, and what a new one starts with.
 HEAD_SETTINGS = {"thresholds": None, "temperature": 1.0, "window_aggregation": "mean_logit"}
+# What belongs to the labels of a head, trained or new.
+LABEL_SETTINGS = ("label_names", "target_mean", "target_std")
 
 # Defaults of the optional keys of an entry of `conv_layers`.
 CONV_LAYER_DEFAULTS = {
@@ -174,13 +176,24 @@ class ECGTransformerConfig(PreTrainedConfig):
             Type of the head: `"linear"`, `"mlp"` (one hidden layer) or `"cosine"` (with an embedding of each label).
         classifier_bias (`bool`, defaults to `True`): Bias of the linear head.
         classifier_hidden_size (`int`, *optional*), classifier_act (`str`, defaults to `"tanh"`): Of the MLP head.
+        problem_type (`str`, defaults to `"multi_label_classification"`):
+            What is predicted of a record: any of the labels, each with a probability of its own
+            (`"multi_label_classification"`), exactly one of the labels (`"single_label_classification"`), or a number
+            for each label (`"regression"`).
         label_names (`dict[str, str]`, *optional*): Full name of each label code.
+        target_mean, target_std (`list[float]`, *optional*):
+            Regression: in label order, mean and standard deviation of the targets in the training records. The head
+            gives standardised values, and the logits are these in the unit of the target.
         thresholds (`list[float]`, *optional*):
-            In label order, the minimum probability at which a label is predicted as present; `None` means 0.5.
-        temperature (`float`, defaults to 1.0): Divides the logits of the windows before they are aggregated.
+            In label order, the minimum probability at which a label is predicted as present; `None` means 0.5. Only
+            for `"multi_label_classification"`.
+        temperature (`float`, defaults to 1.0):
+            Divides the logits of the windows before they are aggregated; not for `"regression"`.
         window_aggregation (`str` or `list[str]`, defaults to `"mean_logit"`):
             How the outputs of a record's windows are aggregated: `"mean_logit"`, `"mean_probability"` or
-            `"max_probability"`, one rule for all labels or one for each.
+            `"max_probability"`, one rule for all labels or one for each. With one of several classes the logits are
+            logarithms of class probabilities, and there is no maximum and one rule; values of a regression have the
+            mean (`"mean_logit"`).
         projection_size (`int`, defaults to 128): Pre-training: size of the projected features.
         contrastive_temperature (`float`, defaults to 0.1): Pre-training: divides the cosine similarities.
         provenance (`dict`, *optional*):
@@ -248,6 +261,8 @@ class ECGTransformerConfig(PreTrainedConfig):
     classifier_hidden_size: int | None = None
     classifier_act: str = "tanh"
     label_names: dict[str, str] | None = None
+    target_mean: list[float | int] | None = None
+    target_std: list[float | int] | None = None
     thresholds: list[float | int] | None = None
     temperature: float | int = 1.0
     window_aggregation: str | list[str] = "mean_logit"
@@ -274,15 +289,15 @@ class ECGTransformerConfig(PreTrainedConfig):
         if self.architectures is None:
             self.architectures = ["ECGTransformerModel"]
         if self.problem_type is None:
-            self.problem_type = "multi_label_classification"
+            self.problem_type = MULTI_LABEL
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """As in the library; another `model_type` is an error, and unknown fields are reported in a warning.
 
-        Other labels, as `id2label`, `label2id` or `num_labels`, are those of a new head: the thresholds, temperature,
-        aggregation and `label_names` of the old one are dropped, unless they are given too. Raises `ValueError` if
-        the result is no valid configuration.
+        Other labels, as `id2label`, `label2id` or `num_labels`, and another `problem_type`, are those of a new head:
+        the thresholds, temperature, aggregation, `label_names`, `target_mean` and `target_std` of the old one are
+        dropped, unless they are given too. Raises `ValueError` if the result is no valid configuration.
         """
         path = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         source = f"`{path}`" if path else "The configuration"
@@ -300,7 +315,8 @@ class ECGTransformerConfig(PreTrainedConfig):
                 stacklevel=2,
             )
         labels = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
-        loaded = super().from_dict(_with_labels(config_dict, **labels), **kwargs)
+        config_dict = _of_problem(_with_labels(config_dict, **labels), kwargs.get("problem_type"))
+        loaded = super().from_dict(config_dict, **kwargs)
         # Arguments are set on the finished object, past its checks.
         (loaded[0] if kwargs.get("return_unused_kwargs") else loaded).validate()
         return loaded
@@ -451,11 +467,7 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(f"`attention_pattern` `{self.attention_pattern}` is for `lead_layout` `tokens`.")
 
     def validate_labels(self):
-        if self.problem_type != "multi_label_classification":
-            raise ValueError(
-                f"`problem_type` must be `multi_label_classification`, got `{self.problem_type}`: the head gives an "
-                "independent probability for each label."
-            )
+        check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
         if (self.classifier_type == "mlp") != (self.classifier_hidden_size is not None):
             raise ValueError("`classifier_hidden_size` is for `classifier_type` `mlp`, where it is required.")
         num_labels = len(self.id2label)
@@ -474,6 +486,52 @@ class ECGTransformerConfig(PreTrainedConfig):
         if not isinstance(self.window_aggregation, str) and len(rules) != num_labels:
             raise ValueError(f"`window_aggregation` has {len(rules)} values but `id2label` names {num_labels} labels.")
 
+    def validate_targets(self):
+        """What has a meaning for some kinds of targets only."""
+        of_type = f"`problem_type` `{self.problem_type}`"
+        if self.thresholds is not None and self.problem_type != MULTI_LABEL:
+            raise ValueError(
+                f"`thresholds` are for `problem_type` `{MULTI_LABEL}`, not for {of_type}: leave them out."
+            )
+        if self.temperature != 1 and self.problem_type == REGRESSION:
+            raise ValueError(
+                f"`temperature` must be 1 with {of_type}, which has no probabilities; got {self.temperature}."
+            )
+        rules = {SINGLE_LABEL: WINDOW_AGGREGATIONS[:2], REGRESSION: WINDOW_AGGREGATIONS[:1]}.get(self.problem_type)
+        if rules is not None and self.window_aggregation not in rules:
+            raise ValueError(
+                f"`window_aggregation` must be one of {', '.join(rules)} with {of_type}, got "
+                f"{self.window_aggregation}."
+            )
+        self._check_standardisation()
+
+    def _check_standardisation(self):
+        if self.target_mean is None and self.target_std is None:
+            return
+        if self.problem_type != REGRESSION or self.target_mean is None or self.target_std is None:
+            raise ValueError(
+                f"`target_mean` and `target_std` belong together and to `problem_type` `{REGRESSION}`; got "
+                f"{self.target_mean} and {self.target_std} with `{self.problem_type}`."
+            )
+        for name in ("target_mean", "target_std"):
+            values = getattr(self, name)
+            if len(values) != len(self.id2label):
+                raise ValueError(
+                    f"`{name}` has {len(values)} values but `id2label` names {len(self.id2label)} labels."
+                )
+            for label, value in zip(self.labels, values, strict=True):
+                if not math.isfinite(value) or (name == "target_std" and value <= 0):
+                    expected = "finite" if name == "target_mean" else "above 0 and finite"
+                    raise ValueError(f"`{name}` must be {expected}, got {value} for {label}.")
+
+
+def _of_problem(config_dict: dict, problem_type: str | None) -> dict:
+    """The fields of a file, without those of its head where that was trained for another kind of targets."""
+    if problem_type in (None, config_dict.get("problem_type") or MULTI_LABEL):
+        return config_dict
+    dropped = (*HEAD_SETTINGS, "target_mean", "target_std")
+    return {name: value for name, value in config_dict.items() if name not in dropped}
+
 
 def _with_labels(config_dict: dict, id2label: dict | None, label2id: dict | None, num_labels: int | None) -> dict:
     """The fields of a file, with the labels of the arguments in place of its own and of all that belonged to these."""
@@ -491,7 +549,7 @@ def _with_labels(config_dict: dict, id2label: dict | None, label2id: dict | None
     if new == old and label2id is None:
         return config_dict
     inverse = {name: index for index, name in new.items()} if label2id is None else dict(label2id)
-    dropped = () if new == old else (*HEAD_SETTINGS, "label_names", "num_labels")
+    dropped = () if new == old else (*HEAD_SETTINGS, *LABEL_SETTINGS, "num_labels")
     kept = {name: value for name, value in config_dict.items() if name not in dropped}
     return {**kept, "id2label": new, "label2id": inverse}
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from .configuration_ecg_transformer import HEAD_SETTINGS, ECGTransformerConfig
+from .configuration_ecg_transformer import HEAD_SETTINGS, LABEL_SETTINGS, ECGTransformerConfig
 
 # Arguments of `from_pretrained` that say where a configuration is.
 _HUB_ARGUMENTS = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -71,12 +71,13 @@ def check_no_head_settings(config: ECGTransformerConfig, stored: ECGTransformerC
 
 
 def forget_head_settings(config: ECGTransformerConfig, stored: ECGTransformerConfig | None) -> None:
-    """Give `config` the settings of a new head; full names are kept where the labels are the same, or new ones."""
+    """Give `config` the settings of a new head; what belongs to the labels is kept if these are the same, or new."""
     for name, initial in HEAD_SETTINGS.items():
         setattr(config, name, initial)
     if stored is not None and stored.id2label != config.id2label:
-        if stored.label_names == config.label_names:
-            config.label_names = None
+        for name in LABEL_SETTINGS:
+            if getattr(stored, name) == getattr(config, name):
+                setattr(config, name, None)
         config.label2id = {name: index for index, name in config.id2label.items()}
 
 

@@ -10,6 +10,7 @@ from .lead_checks_ecg_transformer import is_flat
 from .signal_steps_ecg_transformer import canonical_lead_names
 
 UNITS_PER_MILLIVOLT = {unit: MICROVOLTS["mv"] / MICROVOLTS[unit.casefold()] for unit in ("mV", "uV")}
+_UNITS = {"mv": "mV", "uv": "uV", "\u03bcv": "uV"}  # casefold maps U+00B5 to the Greek mu
 MAX_MILLIVOLTS = MAX_MICROVOLTS / MICROVOLTS["mv"]
 
 
@@ -65,6 +66,7 @@ def in_millivolts(values: np.ndarray, units: str | None) -> np.ndarray:
 
 def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> list[Batch]:
     """Validate the arguments and group equal records, so that the steps work on few large arrays."""
+    units = None if units is None else canonical_units(units)
     arrays, is_single = _as_records(signal, lead_names)
     count = len(arrays)
     labels = ["The record"] if is_single else [f"Record {index}" for index in range(count)]
@@ -90,6 +92,18 @@ def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> l
         _check_values(batch, labels)
         batches.append(batch)
     return batches
+
+
+def unit_named(text: str) -> str | None:
+    """`"mV"` or `"uV"` for their names in any case and with either sign of micro; None for anything else."""
+    return _UNITS.get(text.casefold()) if isinstance(text, str) else None
+
+
+def canonical_units(units: str) -> str:
+    """As `unit_named`, of the argument `units`; `ValueError` for anything else."""
+    if unit_named(units) is None:
+        check_choice("units", units, UNITS_PER_MILLIVOLT)
+    return unit_named(units)
 
 
 def is_number(value) -> bool:
@@ -185,8 +199,6 @@ def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | No
         raise TypeError(f"{label}: expected an array of integers or floats, got {array.dtype}.")
     if units is None and array.dtype.kind != "f":
         raise ValueError(f'{label} has integers ({array.dtype}): give their `units`, "mV" or "uV".')
-    if units is not None:
-        check_choice("units", units, UNITS_PER_MILLIVOLT)
     if array.ndim != 2 or array.shape[0] != len(lead_names):
         swapped = array.ndim == 2 and array.shape[1] == len(lead_names)
         raise ValueError(
@@ -232,4 +244,13 @@ def _is_missing(samples: np.ndarray) -> np.ndarray:
     return ~np.isfinite(samples) if samples.dtype.kind == "f" else samples == MISSING_SAMPLE
 
 
-__all__ = ["UNITS_PER_MILLIVOLT", "Batch", "group_records", "in_millivolts", "is_count", "is_number"]
+__all__ = [
+    "UNITS_PER_MILLIVOLT",
+    "Batch",
+    "canonical_units",
+    "group_records",
+    "in_millivolts",
+    "is_count",
+    "is_number",
+    "unit_named",
+]

@@ -26,7 +26,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .common_ecg_transformer import UNKNOWN_LABEL
+from .common_ecg_transformer import PROBLEM_TYPES, check_choice
 from .configuration_ecg_transformer import (
     AUTO_MAP,
     CUSTOM_PIPELINES,
@@ -50,6 +50,7 @@ from .layers_ecg_transformer import (
     layer_norm,
     masked_mean,
 )
+from .targets_ecg_transformer import aggregated_windows, in_target_units, mean_loss, multilabel_loss
 
 logger = logging.get_logger(__name__)
 
@@ -71,7 +72,8 @@ _TOKEN_PARAMETERS = (
 class ECGTransformerClassifierOutput(ModelOutput):
     """
     loss (`torch.FloatTensor` of shape `(1,)`): mean over the known labels, if `labels` were given.
-    logits (`torch.FloatTensor` of shape `(batch, num_labels)`): of each window, before temperature scaling.
+    logits (`torch.FloatTensor` of shape `(batch, num_labels)`):
+        Of each window, before temperature scaling: one of each label or class, or the values of a regression.
     last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`).
     pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): the pooled feature, input of the classifier.
     """
@@ -327,15 +329,11 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
         return masked_mean(patches, token_mask)
 
 
-def multilabel_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy of each logit, shape (batch, labels), in float32; 0 where the label is unknown (-100)."""
-    known = labels != UNKNOWN_LABEL
-    targets = torch.where(known, labels, 0).float()
-    return nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none") * known
-
-
 class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
-    """The encoder with a classification head, linear by default: one independent logit for each label."""
+    """The encoder with a head, linear by default: a logit for each label, each class, or a value for each target.
+
+    `config.problem_type` says which: any labels of a record (the default), one of several classes, or a regression.
+    """
 
     def __init__(self, config: ECGTransformerConfig):
         super().__init__(config)
@@ -344,16 +342,23 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         self.classifier = make_classifier(config)
         self.post_init()
 
-    def replace_head(self, id2label: dict[int, str], label_names: dict[str, str] | None = None):
-        """Replace the head by a random linear one for other labels; thresholds and temperature are reset.
+    def replace_head(
+        self, id2label: dict[int, str], label_names: dict[str, str] | None = None, problem_type: str | None = None
+    ):
+        """Replace the head by a random linear one for other labels, classes or targets, by default of the same kind.
 
-        Trained pooling weights are kept: they belong to the backbone.
+        Thresholds, temperature and the mean and deviation of targets are reset. Trained pooling weights are kept: they
+        belong to the backbone. Raises `ValueError` for an unknown `problem_type`.
         """
         config = self.config
+        if problem_type is not None:
+            check_choice("problem_type", problem_type, PROBLEM_TYPES)
+            config.problem_type = problem_type
         config.id2label = dict(id2label)
         config.label2id = {name: index for index, name in config.id2label.items()}
         config.label_names, config.thresholds = label_names, None
         config.temperature, config.window_aggregation = 1.0, "mean_logit"
+        config.target_mean = config.target_std = None
         self.num_labels = len(id2label)
         self._put_linear_head()
         self._init_weights(self.classifier)
@@ -363,7 +368,7 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         """No setting and no weight of a head for `stored` labels serves a new head, or other labels."""
         config, labels = self.config, self.config.id2label
         reshaped = bool(info["mismatched_keys"])
-        relabelled = stored is not None and stored.id2label != labels
+        relabelled = stored is not None and (stored.id2label, stored.problem_type) != (labels, config.problem_type)
         if not (self.head_is_random or reshaped or relabelled):
             return
         check_no_head_settings(config, stored)
@@ -410,20 +415,16 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         r"""
         Args:
             input_values, attention_mask, lead_ids: As in [`ECGTransformerModel`].
-            labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): 0 or 1, -100 where unknown.
+            labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*):
+                0 or 1, -100 where unknown. One of several classes: one-hot, or int64 of shape `(batch,)`, the index of
+                the class; -100 where unknown. Regression: the values, in the units of the targets, NaN where unknown.
             num_items_in_batch (`int`, *optional*):
                 Number of known labels in the complete batch, over all processes and accumulated steps, by which the
                 summed loss is divided; by default the loss is the mean over the given known labels.
         """
         outputs = self.ecg_transformer(input_values, attention_mask=attention_mask, lead_ids=lead_ids, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            if labels.shape != logits.shape:
-                raise ValueError(f"`labels` must have shape {tuple(logits.shape)}, got {tuple(labels.shape)}.")
-            if num_items_in_batch is None:
-                num_items_in_batch = (labels != UNKNOWN_LABEL).sum().clamp(min=1)
-            loss = multilabel_loss(logits, labels).sum() / num_items_in_batch
+        logits = in_target_units(self.config, self.classifier(outputs.pooler_output))
+        loss = None if labels is None else mean_loss(self.config, logits, labels, num_items_in_batch)
         return ECGTransformerClassifierOutput(
             loss=loss,
             logits=logits,
@@ -439,29 +440,11 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         The window logits are divided by the temperature and aggregated by the rule `config.window_aggregation`. For a
         rule on probabilities the result is the log-odds of the aggregated probability, so that its sigmoid is the
         score. `window_mask` (records, windows) is true for real windows.
+
+        One of several classes: the results are the logarithms of class probabilities that sum to 1, of the mean of the
+        windows' log-probabilities (`mean_logit`) or probabilities. Regression: the mean of the windows' values.
         """
-        logits = logits.float() / self.config.temperature
-        if window_mask is None:
-            window_mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-        absent, count = ~window_mask.bool().unsqueeze(-1), window_mask.sum(dim=1, keepdim=True)
-
-        def mean_logit():
-            return logits.masked_fill(absent, 0.0).sum(dim=1) / count
-
-        def mean_probability():
-            positive = nn.functional.logsigmoid(logits).masked_fill(absent, -torch.inf).logsumexp(dim=1)
-            negative = nn.functional.logsigmoid(-logits).masked_fill(absent, -torch.inf).logsumexp(dim=1)
-            return positive - negative
-
-        def max_probability():
-            return logits.masked_fill(absent, -torch.inf).amax(dim=1)
-
-        rules = {rule.__name__: rule for rule in (mean_logit, mean_probability, max_probability)}
-        chosen = self.config.window_aggregation
-        if isinstance(chosen, str):
-            return rules[chosen]()
-        columns = {name: rules[name]() for name in set(chosen)}
-        return torch.stack([columns[name][:, label] for label, name in enumerate(chosen)], dim=1)
+        return aggregated_windows(self.config, logits, window_mask)
 
 
 class ECGTransformerProjectionHead(nn.Module):

@@ -1,5 +1,6 @@
 """Pipelines of raw ECG records: `ecg-classification` gives their findings, `feature-extraction` a vector for each."""
 
+import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,10 +9,14 @@ import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
-from .common_ecg_transformer import LEAD_NAMES
+from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, REGRESSION
 from .configuration_ecg_transformer import ECGTransformerConfig
+from .targets_ecg_transformer import scores_of
 from .wfdb_ecg_transformer import read_record
 from .wfdb_objects_ecg_transformer import wfdb_recording
+
+MIN_SHARE_OF_WINDOW = 0.1
+"""Of a window that a record must fill at least to be classified."""
 
 
 class ECGRecordPipeline(ChunkPipeline):
@@ -26,7 +31,8 @@ class ECGRecordPipeline(ChunkPipeline):
     - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`,
     - a row of `load_ptbxl`: such a dict whose `signal` is flat, one lead after another; its integers are µV,
     - a `wfdb.Record` in physical or digital units, of which the channels that are no leads are left out, or
-    - an array (leads, samples), together with the arguments `sampling_rate` and `lead_names`.
+    - an array (leads, samples), or a flat one with one lead after another, together with the arguments
+      `sampling_rate`, `lead_names` and, of integers, `units`.
 
     Several records are a list of these, an array (records, leads, samples), a `datasets.Dataset` or a column of one
     (or a generator, which is read as the answers are). `batch_size` counts windows.
@@ -98,6 +104,7 @@ class ECGRecordPipeline(ChunkPipeline):
         else:
             recording = _as_recording(record, recording)
         try:
+            self._check_length(recording)
             if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max(initial=0) == 0:
                 raise ValueError("the record is flat in all leads: there is nothing to classify.")
             features = self.feature_extractor(**recording, missing_leads=missing_leads)
@@ -107,6 +114,23 @@ class ECGRecordPipeline(ChunkPipeline):
         for window in range(num_windows):
             rows = {name: tensor[window : window + 1] for name, tensor in features.items()}
             yield {"is_last": window == num_windows - 1, "window": rows, "record": name or "a record"}
+
+    def _check_length(self, recording: dict[str, Any]) -> None:
+        """`ValueError` for a record of which the model would see little but padding."""
+        leads = len(recording.get("lead_names") or ())
+        rate = recording.get("sampling_rate")
+        samples = np.shape(recording["signal"])[-1]
+        if np.ndim(recording["signal"]) == 1:
+            samples //= max(leads, 1)
+        if not samples or not isinstance(rate, numbers.Real) or not rate > 0:
+            return  # refused by the feature extractor
+        config = self.model.config
+        window, token = (count / config.sampling_rate for count in (config.num_samples, config.patch_size))
+        if samples / rate < max(token, MIN_SHARE_OF_WINDOW * window):
+            raise ValueError(
+                f"the record has {samples / rate:g} s, of which the model reads windows of {window:g} s: shorter than "
+                f"a tenth of one, or than a token ({token:g} s), it would be classified by padding. Give a longer one."
+            )
 
     @property
     def wanted_leads(self) -> list[str]:
@@ -149,7 +173,7 @@ class ECGRecordPipeline(ChunkPipeline):
 
 class ECGClassificationPipeline(ECGRecordPipeline):
     """
-    Multi-label classification of ECG records.
+    Classification of ECG records, or regression, as the model was trained for.
 
     ```python
     from transformers import pipeline
@@ -165,8 +189,12 @@ class ECGClassificationPipeline(ECGRecordPipeline):
     `score` (probability), `threshold`, and `positive` (score >= threshold). All windows of a record are scored and put
     together as the model's `window_aggregation` says.
 
+    A model of one of several classes (`problem_type` `single_label_classification`) gives scores that sum to 1, no
+    `threshold`, and `positive` for the class of the highest score alone. A regression gives, in the order of the
+    model's labels, dicts with `label`, `name` and `value`, in the unit of the target.
+
     Arguments, of the pipeline or of a call:
-        top_k (`int`, *optional*): Only the labels with the highest scores.
+        top_k (`int`, *optional*): Only the labels with the highest scores; not for a regression.
 
     Raises:
         RuntimeError: at construction, if the model has no trained head.
@@ -183,6 +211,8 @@ class ECGClassificationPipeline(ECGRecordPipeline):
     def _sanitize_parameters(self, top_k: int | None = None, **kwargs) -> tuple[dict, dict, dict]:
         if top_k is not None and top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
+        if top_k is not None and self.model.config.problem_type == REGRESSION:
+            raise ValueError(f"`top_k` is {top_k}, but the values of a regression have no order: leave it out.")
         preprocess, forward, _ = super()._sanitize_parameters(**kwargs)
         return preprocess, forward, _without_none({"top_k": top_k})
 
@@ -193,19 +223,13 @@ class ECGClassificationPipeline(ECGRecordPipeline):
         config = self.model.config
         logits = torch.cat([window["output"] for window in windows]).float()
         self._check_logits(logits, windows[0]["record"])
-        scores = self.model.aggregate_windows(logits[None])[0].sigmoid().tolist()
-        thresholds = config.thresholds or [0.5] * len(scores)
+        scores = scores_of(config.problem_type, self.model.aggregate_windows(logits[None])[0])
         names = config.label_names or {}
-        findings = [
-            {
-                "label": config.id2label[index],
-                "name": names.get(config.id2label[index], config.id2label[index]),
-                "score": score,
-                "threshold": threshold,
-                "positive": score >= threshold,
-            }
-            for index, (score, threshold) in enumerate(zip(scores, thresholds, strict=True))
-        ]
+        findings = [{"label": label, "name": names.get(label, label)} for label in config.labels]
+        for finding, answer in zip(findings, _answers(config, scores), strict=True):
+            finding.update(answer)
+        if config.problem_type == REGRESSION:
+            return findings
         return sorted(findings, key=lambda finding: finding["score"], reverse=True)[:top_k]
 
     def _check_logits(self, logits: torch.Tensor, record: str):
@@ -219,6 +243,21 @@ class ECGClassificationPipeline(ECGRecordPipeline):
                 f"The model `{self.model.name_or_path}` gives NaN or infinite scores for {record}: of {len(labels)} "
                 f"labels, {', '.join(labels[:5])}. Its weights are damaged, or too large for {self.model.dtype}."
             )
+
+
+def _answers(config: ECGTransformerConfig, scores: torch.Tensor) -> list[dict[str, Any]]:
+    """What is said of each label; `scores` (labels,)."""
+    values = scores.tolist()
+    if config.problem_type == REGRESSION:
+        return [{"value": value} for value in values]
+    if config.problem_type == MULTI_LABEL:
+        thresholds = config.thresholds or [0.5] * len(values)
+        return [
+            {"score": score, "threshold": threshold, "positive": score >= threshold}
+            for score, threshold in zip(values, thresholds, strict=True)
+        ]
+    highest = int(scores.argmax())
+    return [{"score": score, "positive": index == highest} for index, score in enumerate(values)]
 
 
 class ECGFeatureExtractionPipeline(ECGRecordPipeline):
@@ -273,13 +312,13 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
             recording["sampling_rate"] = recording["sampling_rate"].item()
     lead_names = recording.get("lead_names")
     shape = np.shape(signal)
-    is_row = len(shape) == 1 and isinstance(record, Mapping) and lead_names is not None
+    is_row = len(shape) == 1 and lead_names is not None
     if not (len(shape) == 2 or is_row) or np.ndim(lead_names) > 1:
         raise ValueError(
             f"One record has shape (leads, samples) and one list of `lead_names`, got {shape} and {lead_names}. Pass "
             "several records as a list."
         )
-    if is_row and np.asarray(signal).dtype.kind in "iu":
+    if is_row and isinstance(record, Mapping) and np.asarray(signal).dtype.kind in "iu":
         recording = {"units": "uV", **recording}
     return {"signal": signal, **recording}
 

@@ -8,7 +8,9 @@ from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..runs.arguments import RunArguments, check_at_least, check_numbers
 
 STAGE_NAMES = ("probe", "finetune")
-EVALUATION_METRICS = ("macro_auroc", "macro_auprc", "f_max", "loss")
+# Of all kinds of targets; `ecg_hf.post_training.targets` says which belong to which.
+EVALUATION_METRICS = ("accuracy", "mae", "r2", "macro_auroc", "macro_auprc", "f_max", "loss")
+LOWER_IS_BETTER = ("mae", "loss")
 
 
 @dataclass
@@ -64,14 +66,21 @@ class PostTrainingArguments(RunArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: `epoch` or `steps`."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best epoch's weights."})
-    metric_for_best_model: str = field(
-        default="macro_auroc",
-        metadata={"help": f"Validation metric that selects the best epoch: {', '.join(EVALUATION_METRICS)}."},
+    metric_for_best_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Validation metric that selects the best epoch. Several labels: macro_auroc (the default), "
+            "macro_auprc, f_max or loss; one of several classes: macro_auroc (the default), accuracy or loss; "
+            "regression: mae (the default), r2 or loss."
+        },
     )
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Fixed: `labels`."})
 
     def __post_init__(self):
         check_numbers(self)
+        # The trainer, which knows the targets, settles it.
+        self.metric_is_open = self.metric_for_best_model is None
+        self.metric_for_best_model = self.metric_for_best_model or "macro_auroc"
         unknown = [name for name in self.stages if name not in STAGE_NAMES]
         if unknown or not self.stages or list(self.stages) != [name for name in STAGE_NAMES if name in self.stages]:
             raise ValueError(
@@ -95,6 +104,7 @@ class PostTrainingArguments(RunArguments):
             raise ValueError("`label_names` must be `labels`: so the column of a data set's labels is called.")
         check_choice("metric_for_best_model", self.metric_for_best_model.removeprefix("eval_"), EVALUATION_METRICS)
         self._check_direction()
+        self.greater_is_better = not self._lower_is_better
         if self.push_to_hub and self.hub_strategy not in ("end", "every_save"):
             raise ValueError("`hub_strategy` must be `end`: half-trained weights are not published.")
         self.hub_strategy = "end"
@@ -105,8 +115,17 @@ class PostTrainingArguments(RunArguments):
                 "its own `output_dir`, whichever stage it was in."
             )
 
+    def choose_by(self, metric: str) -> None:
+        """Let the validation metric `metric` select the best epoch."""
+        self.metric_for_best_model = metric
+        self.greater_is_better = not self._lower_is_better
+
+    @property
+    def _lower_is_better(self) -> bool:
+        return self.metric_for_best_model.removeprefix("eval_") in LOWER_IS_BETTER
+
     def _check_direction(self) -> None:
-        better = not self.metric_for_best_model.endswith("loss")
+        better = not self._lower_is_better
         if self.greater_is_better not in (None, better):
             raise ValueError(
                 f"`greater_is_better` must be {better} for `{self.metric_for_best_model}`: leave it out, or the worst "

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ptbxl.label_order import label_names_of
 from ..runs.columns import label_matrix, rows_of
 from ..runs.windows import RecordWindows
-from .evaluation import with_both_classes
+from .targets import MultiLabel
 
 logger = logging.get_logger(__name__)
 
@@ -36,10 +35,16 @@ def check_is_split(name: str, dataset: object) -> None:
 def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] | None:
     """For each of the model's `labels` its column among those of the records; None where the order is the same.
 
-    Records without names, and with as many labels, count as in order. Raises `ValueError` for other labels.
+    Records without names, and with as many labels, count as in order. Raises `ValueError` for other labels, and for
+    names that are not those of the column.
     """
     length, names = len(dataset[0]["labels"]), label_names_of(dataset)
     remedy = "give it a head for them by `model.replace_head(id2label)`"
+    if names is not None and len(names) != length:
+        raise ValueError(
+            f"The records have {length} labels and {len(names)} names for them ({', '.join(names)}), which are from "
+            "before the column `labels` was replaced: name the new ones by `ecg_hf.name_labels`."
+        )
     if length != len(labels):
         raise ValueError(f"The records have {length} labels, the model {len(labels)}: {remedy}.")
     if names is None and list(labels) != sorted(labels):
@@ -47,8 +52,7 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
             "The records do not name their labels (names are lost in Parquet, pandas and lists of rows): they are "
             f"taken to be in the model's order, {', '.join(labels)}. Name them by `ecg_hf.name_labels`."
         )
-    # Names of another number are from before the column was replaced.
-    if names is None or len(names) != length or names == list(labels):
+    if names is None or names == list(labels):
         return None
     if sorted(names) != sorted(labels):
         raise ValueError(
@@ -90,27 +94,29 @@ def labels_of(dataset: datasets.Dataset, labels: Sequence[str]) -> np.ndarray:
     return matrix if order is None else matrix[:, order]
 
 
-def check_labels(name: str, dataset: datasets.Dataset, label_names: Sequence[str]) -> None:
-    """`ValueError` where a label is neither 0, 1 nor -100; names record and label."""
+def check_labels(name: str, dataset: datasets.Dataset, target: MultiLabel) -> None:
+    """`ValueError` where a label is none of the kind of targets, such as not 0, 1 or -100; names record and label."""
+    label_names = target.config.labels
     labels = labels_of(dataset, label_names)
-    wrong = np.argwhere(~np.isin(labels, (0, 1, UNKNOWN_LABEL)))
+    wrong, expected = target.wrong_labels(labels)
     if len(wrong):
         record, label = map(int, wrong[0])
         ecg_id = dataset[record]["ecg_id"]
         raise ValueError(
-            f"Labels must be 0, 1, or {UNKNOWN_LABEL} for unknown; record {ecg_id} of `{name}` "
+            f"Labels must be {expected}; record {ecg_id} of `{name}` "
             f"has {labels[record, label]:g} for {label_names[label]}, and {len(wrong)} values there are such."
         )
 
 
-def check_can_choose(validation: datasets.Dataset | None, metric: str, labels: Sequence[str]) -> None:
+def check_can_choose(validation: datasets.Dataset | None, metric: str, target: MultiLabel) -> None:
     """`ValueError` where the validation records cannot rank epochs by `metric`."""
     if validation is None:
         raise ValueError("`eval_dataset` is missing: epochs and thresholds are chosen on it.")
-    if metric != "loss" and not with_both_classes(labels_of(validation, labels)).any():
+    if not target.can_rank(labels_of(validation, target.config.labels), metric):
+        undefined = target.undefined.format(f" of the {len(validation)} validation records")
         raise ValueError(
-            f"`{metric}` cannot choose an epoch: no label of the {len(validation)} validation records has both a "
-            "positive and a negative. Give more records, or choose by `--metric_for_best_model loss`."
+            f"`{metric}` cannot choose an epoch: {undefined}. Give more records, or choose by "
+            "`--metric_for_best_model loss`."
         )
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
-import pyarrow as pa
 
-from ..ecg_transformer.common_ecg_transformer import check_choice
+from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, PROBLEM_TYPES, check_choice
 from ..ptbxl import load_ptbxl
 from ..ptbxl.label_order import label_names_of
 from ..ptbxl.labels import task_label_names
@@ -21,7 +20,6 @@ from ..runs.arguments import DataArguments, check_at_least
 from ..runs.columns import is_unknown
 from ..synthetic import simulate_ptbxl
 from ..tables import load_ecg_dataset
-from ..tables.labels import PROBLEM_TYPES
 from ..tables.load import splits_in_words
 from ..tables.split import DEFAULT_FRACTIONS
 
@@ -102,6 +100,8 @@ class TaskArguments(DataArguments):
             raise ValueError(f"`--{given[0]}` is for own records: give their table by `--table`.")
         if not self.reads_ptbxl and self.task is not None:
             raise ValueError("`--task` is for PTB-XL: the labels of own records are its `--label_columns`.")
+        if self.reads_ptbxl and self.problem_type not in (None, MULTI_LABEL):
+            raise ValueError(f"The tasks of PTB-XL are {MULTI_LABEL}, got `problem_type` {self.problem_type}.")
         if self.reads_ptbxl and self.task is None:
             self.task = DEFAULT_TASK
 
@@ -173,7 +173,7 @@ def load_splits(
 
 
 def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> datasets.DatasetDict:
-    wanted = data_args.problem_type or problem_type or PROBLEM_TYPES[0]
+    wanted = data_args.problem_type or problem_type or MULTI_LABEL
     if problem_type is not None and wanted != problem_type:
         raise ValueError(f"`--problem_type` is {wanted}, that of the checkpoint is {problem_type}: leave it out.")
     splits = load_ecg_dataset(
@@ -242,15 +242,19 @@ def _fraction(dataset: datasets.Dataset, fraction: float, seed: int) -> datasets
     """
     if fraction == 1:
         return dataset
-    column = dataset.with_format("arrow")["patient_id"][:].combine_chunks()
-    if pa.types.is_integer(column.type) and not column.null_count:
-        patients = column.to_numpy()
-    else:
-        names = enumerate(column.to_pylist())
-        patients = np.array([f"record {row}" if is_unknown(name) else f"patient {name}" for row, name in names])
+    patients = _patient_numbers(dataset)
     order = np.random.default_rng(seed).permutation(np.unique(patients))
     chosen = order[: max(1, round(fraction * len(order)))]
     return dataset.select(np.flatnonzero(np.isin(patients, chosen)))
+
+
+def _patient_numbers(dataset: datasets.Dataset) -> np.ndarray:
+    """For each record the number of its patient, of those in ascending order; one without a patient is its own."""
+    unknown = [None] * len(dataset)
+    cells = list(dataset["patient_id"]) if "patient_id" in dataset.column_names else unknown
+    known = sorted({cell for cell in cells if not is_unknown(cell)})
+    numbers = {cell: place for place, cell in enumerate(known)}
+    return np.array([numbers.get(cell, len(known) + row) for row, cell in enumerate(cells)])
 
 
 __all__ = [

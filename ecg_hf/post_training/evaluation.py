@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import datasets
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from transformers.trainer_utils import PredictionOutput
 
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
-from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
+from ..ecg_transformer.targets_ecg_transformer import multilabel_loss
 from ..metrics import bootstrap_metrics, calibration_metrics, multilabel_metrics
 from ..runs.columns import is_unknown
 
@@ -20,17 +20,26 @@ class DivergenceError(RuntimeError):
     """The loss or the scores of a stage are no longer finite: nothing can be learned from there on."""
 
 
-def record_losses(window_logits: torch.Tensor, window_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Binary cross entropy of each record: mean over its known labels, then over its windows.
+def _multilabel_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return multilabel_loss(logits, labels), labels != UNKNOWN_LABEL
+
+
+def record_losses(
+    window_logits: torch.Tensor,
+    window_mask: torch.Tensor,
+    labels: torch.Tensor,
+    losses_of: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = _multilabel_losses,
+) -> torch.Tensor:
+    """Loss of each record, by default binary cross entropy: mean over its known labels, then over its windows.
 
     window_logits (records, windows, labels), window_mask (records, windows), labels (records, labels) -> (records,);
-    NaN for a record without a known label.
+    NaN for a record without a known label. `losses_of` is as [`target_losses`] for the kind of targets.
     """
     records, windows, num_labels = window_logits.shape
     repeated = labels[:, None].expand(-1, windows, -1)
-    losses = multilabel_loss(window_logits.reshape(-1, num_labels), repeated.reshape(-1, num_labels))
-    losses = losses.view(records, windows, num_labels).sum(dim=2) * window_mask
-    num_known = (labels != UNKNOWN_LABEL).sum(dim=1)
+    losses, known = losses_of(window_logits.reshape(-1, num_labels), repeated.reshape(-1, num_labels))
+    losses = losses.view(records, windows, -1).sum(dim=2) * window_mask
+    num_known = known.view(records, windows, -1)[:, 0].sum(dim=1)
     return losses.sum(dim=1) / (window_mask.sum(dim=1) * num_known)
 
 
@@ -67,17 +76,29 @@ def split_metrics(
     labels, scores = output.label_ids, probabilities(output.predictions)
     if not with_both_classes(labels).any():
         return None
-    patients = None
-    if "patient_id" in dataset.column_names:
-        patients = pd.array([None if is_unknown(patient) else patient for patient in dataset["patient_id"]])
+    patients = patients_of(dataset)
     metrics = multilabel_metrics(labels, scores, label_names)
     intervals = bootstrap_metrics(labels, scores, num_resamples, groups=patients, label_names=label_names)
-    for name, interval_of in intervals.pop("per_label").items():
+    metrics = metrics_with_intervals(metrics, intervals)
+    metrics["intervals"] |= calibration_metrics(labels, scores, num_resamples, groups=patients)
+    return {"num_records": len(dataset), **metrics}
+
+
+def patients_of(dataset: datasets.Dataset) -> pd.api.extensions.ExtensionArray | None:
+    """The patient of each record, missing where it has none; None where no record has."""
+    if "patient_id" not in dataset.column_names:
+        return None
+    return pd.array([None if is_unknown(patient) else patient for patient in dataset["patient_id"]])
+
+
+def metrics_with_intervals(metrics: dict, intervals: dict[str, dict]) -> dict:
+    """`metrics` with `intervals`, of which those of single labels stand in `per_label` as `<metric>_interval`."""
+    of_labels = intervals.pop("per_label")
+    for name, interval_of in of_labels.items():
         for metric, interval in interval_of.items():
             ends = None if interval is None or interval["low"] is None else [interval["low"], interval["high"]]
             metrics["per_label"][name][f"{metric}_interval"] = ends
-    intervals |= calibration_metrics(labels, scores, num_resamples, groups=patients)
-    return {"num_records": len(dataset), **metrics, "intervals": intervals}
+    return {**metrics, "intervals": intervals}
 
 
 def predictions_table(dataset: datasets.Dataset, labels: Sequence[str], output: PredictionOutput) -> pd.DataFrame:
@@ -88,13 +109,18 @@ def predictions_table(dataset: datasets.Dataset, labels: Sequence[str], output: 
     return pd.concat([ids, scores, truth], axis=1)
 
 
-def choosing_metric(metrics: dict[str, float], name: str) -> float:
-    """The metric `name` that chooses the epoch; `ValueError` if it is NaN, which would never be the best."""
+def choosing_metric(
+    metrics: dict[str, float], name: str, undefined: str = "no label has both a positive and a negative"
+) -> float:
+    """The metric `name` that chooses the epoch; `ValueError` if it is NaN, which would never be the best.
+
+    `undefined` says of what records that is so.
+    """
     value = metrics[name]
     if np.isnan(value):
         raise ValueError(
-            f"`{name}` cannot choose an epoch: it is undefined on the validation records, where no label has both a "
-            "positive and a negative, or the training has diverged. Give more records, or a lower learning rate."
+            f"`{name}` cannot choose an epoch: it is undefined on the validation records, where {undefined}, or the "
+            "training has diverged. Give more records, or a lower learning rate."
         )
     return value
 
@@ -108,6 +134,8 @@ __all__ = [
     "DivergenceError",
     "choosing_metric",
     "evaluation_metrics",
+    "metrics_with_intervals",
+    "patients_of",
     "predictions_table",
     "probabilities",
     "record_losses",

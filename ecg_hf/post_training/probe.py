@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..ecg_transformer.modeling_ecg_transformer import multilabel_loss
 from ..files import whole_file
 from ..runs.statistics import RunningMoments
 from .arguments import PostTrainingArguments
-from .evaluation import DivergenceError, choosing_metric, evaluation_metrics, record_losses, with_both_classes
+from .evaluation import DivergenceError, choosing_metric
+from .targets import MultiLabel
 
 PROBE_EPOCHS, PROBE_STEPS = 20, 1000  # passes by default, and the fewest steps that these make
 PROBE_EVALUATIONS = 50  # the most in one probe: one costs more than a pass over few records
@@ -67,13 +67,15 @@ def fit_linear_probe(
     validation: CachedFeatures,
     aggregate_windows: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     args: PostTrainingArguments,
+    target: MultiLabel,
 ) -> tuple[dict[str, torch.Tensor], list[dict], dict[str, float]]:
     """Fit a linear head on frozen features, starting from zeros -> (state of the head, logs, metrics of its epoch).
 
     AdamW on single windows with a cosine schedule; the epoch is chosen by `args.metric_for_best_model` of the
-    aggregated validation records. The features are standardised for conditioning, and the scaling is folded into the
-    head. A label that the training records do not have in both classes keeps zero weights: the order of the batches
-    would give them a direction, the same for all such labels, and a macro metric would choose the epoch by it.
+    aggregated validation records. `target` is the kind of targets, which has the loss. The features are standardised
+    for conditioning, and the scaling is folded into the head. A label that the training records do not have in both
+    classes keeps zero weights: the order of the batches would give them a direction, the same for all such labels, and
+    a macro metric would choose the epoch by it.
     """
     mean, deviation = train.moments()
     if not np.isfinite(mean).all():
@@ -91,20 +93,18 @@ def fit_linear_probe(
     generator = torch.Generator().manual_seed(args.seed)
     record_of_window = torch.from_numpy(np.repeat(np.arange(len(train.counts)), train.counts))
     labels = torch.from_numpy(train.labels)
-    learnable = torch.from_numpy(with_both_classes(train.labels)).float()[:, None]
+    learnable = torch.from_numpy(target.learnable(train.labels)).float()[:, None]
 
     metric = args.metric_for_best_model.removeprefix("eval_")
-    sign = -1.0 if metric == "loss" else 1.0
+    sign = 1.0 if args.greater_is_better else -1.0
     logs, losses, best, state = [], [], None, None
     progress = tqdm(range(1, epochs + 1), desc="Linear probe", disable=args.disable_tqdm)
     for epoch in progress:
         for rows in torch.randperm(num_windows, generator=generator).split(batch_size):
             rows = rows.sort().values  # reads the file forwards; the order within a batch does not matter
             batch = (torch.from_numpy(train.features[rows.numpy()]) - shift) * scale
-            targets = labels[record_of_window[rows]]
-            loss = multilabel_loss(nn.functional.linear(batch, weight * learnable, bias), targets).sum() / (
-                targets >= 0
-            ).sum().clamp(min=1)
+            logits = target.logits(nn.functional.linear(batch, weight * learnable, bias))
+            loss = target.loss(logits, labels[record_of_window[rows]])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -119,17 +119,18 @@ def fit_linear_probe(
             continue
         folded = {"weight": weight.detach() * learnable * scale}
         folded["bias"] = bias.detach() - folded["weight"] @ shift
-        metrics = _evaluate_head(folded, validation, aggregate_windows)
+        metrics = _evaluate_head(folded, validation, aggregate_windows, target)
         logs.append({"stage": "probe", "epoch": epoch, "loss": float(np.mean(losses))})
         logs.append({"stage": "probe", "epoch": epoch, **{f"eval_{name}": value for name, value in metrics.items()}})
         losses = []
-        if best is None or sign * choosing_metric(metrics, metric) > sign * best[metric]:
+        if best is None or sign * choosing_metric(metrics, metric, target.undefined.format("")) > sign * best[metric]:
             best, state = metrics, folded
-        progress.set_postfix(loss=f"{logs[-2]['loss']:.4f}", macro_auroc=f"{metrics['macro_auroc']:.4f}")
+        shown = target.choosing[0]
+        progress.set_postfix({"loss": f"{logs[-2]['loss']:.4f}", shown: f"{metrics[shown]:.4f}"})
     return state, logs, best
 
 
-def _evaluate_head(head, validation: CachedFeatures, aggregate_windows) -> dict[str, float]:
+def _evaluate_head(head, validation: CachedFeatures, aggregate_windows, target: MultiLabel) -> dict[str, float]:
     logits, losses = [], []
     starts = np.concatenate([[0], np.cumsum(validation.counts)])
     for first in range(0, len(validation.counts), 1024):
@@ -137,11 +138,11 @@ def _evaluate_head(head, validation: CachedFeatures, aggregate_windows) -> dict[
         window_mask = torch.arange(int(counts.max())) < counts[:, None]
         rows = torch.from_numpy(np.array(validation.features[starts[first] : starts[first + len(counts)]]))
         window_logits = rows.new_zeros((*window_mask.shape, len(head["bias"])))
-        window_logits[window_mask] = nn.functional.linear(rows, head["weight"], head["bias"])
+        window_logits[window_mask] = target.logits(nn.functional.linear(rows, head["weight"], head["bias"]))
         labels = torch.from_numpy(validation.labels[first : first + 1024])
         logits.append(aggregate_windows(window_logits, window_mask))
-        losses.append(record_losses(window_logits, window_mask, labels))
-    return evaluation_metrics(validation.labels, torch.cat(logits).numpy(), torch.cat(losses).numpy())
+        losses.append(target.record_losses(window_logits, window_mask, labels))
+    return target.evaluation_metrics(validation.labels, torch.cat(logits).numpy(), torch.cat(losses).numpy())
 
 
 __all__ = ["CachedFeatures", "fit_linear_probe"]

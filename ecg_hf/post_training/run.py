@@ -10,7 +10,7 @@ import datasets
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, check_choice
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, check_choice
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..files import write_atomic
@@ -19,12 +19,13 @@ from ..ptbxl.labels import task_labels
 from ..ptbxl.table import FOLDS
 from ..runs.arguments import ModelArguments, check_at_least, recipe_of
 from ..runs.folder import STAGES_FOLDER
+from ..runs.leads import model_leads, restrict_leads
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from ..runs.statistics import lead_statistics, window_statistics, without_normalisation
 from ..runs.windows import TrainingWindows
 from .arguments import PostTrainingArguments
+from .checks import check_labels
 from .data import TaskArguments, check_splits, data_folder, label_names_in_words, load_splits, most_common_rate
-from .evaluation import predictions_table, split_metrics
 from .trainer import PostTrainer
 
 logger = logging.get_logger(__name__)
@@ -61,27 +62,32 @@ def load_model(
     """The model with a head for the task, and its feature extractor; a new one is normalised by the training split."""
     labels = label_names_of(train)
     id2label, names = dict(enumerate(labels)), label_names_in_words(data_args)
+    problem_type = data_args.problem_type or MULTI_LABEL
     if model_args.model_name_or_path is None:
-        return _new_model(model_args, data_args, train, id2label, names)
+        return _new_model(model_args, data_args, train, id2label, names, problem_type)
     feature_extractor = pretrained_feature_extractor(model_args)
     model = pretrained_model(ECGTransformerForMultiLabel, model_args)
+    if (leads := model_leads(data_args.lead_names, model.config.lead_names)) is not None:
+        model, feature_extractor = restrict_leads(model, feature_extractor, leads)
     if model.head_is_random:
-        model.replace_head(id2label, names)
-    elif sorted(model.config.labels) != sorted(id2label.values()):
+        model.replace_head(id2label, names, problem_type)
+    elif (sorted(model.config.labels), model.config.problem_type) != (sorted(labels), problem_type):
         logger.warning(
             f"`{model_args.model_name_or_path}` was trained for other labels "
             f"({', '.join(model.config.labels[:5])}, ...) than the records have: a new head is put on it."
         )
-        model.replace_head(id2label, names)
+        model.replace_head(id2label, names, problem_type)
     return model, feature_extractor
 
 
-def _new_model(model_args, data_args, train, id2label, names):
+def _new_model(model_args, data_args, train, id2label, names, problem_type):
     labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
     rate = data_args.sampling_rate if data_args.reads_ptbxl else most_common_rate(train)
-    config = new_config(model_args, rate, **labels, label_names=names)
+    if (leads := model_leads(data_args.lead_names, LEAD_NAMES)) is not None:
+        labels["lead_names"] = leads
+    config = new_config(model_args, rate, **labels, label_names=names, problem_type=problem_type)
     if data_args.reads_ptbxl:
-        mean, std = lead_statistics(train, LEAD_NAMES)
+        mean, std = lead_statistics(train, config.lead_names)
     else:
         # Own records may lack leads, or have them at several rates: what counts is what the model will see.
         plain = new_feature_extractor(model_args, config, 0.0, 1.0)
@@ -143,10 +149,13 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
         ),
         feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
     )
+    target = trainer.target
+    check_labels(evaluation_args.split, dataset, target)
     output = trainer.predict(dataset)
-    metrics = split_metrics(dataset, output, labels, evaluation_args.num_bootstrap_resamples)
+    metrics = target.split_metrics(dataset, output, evaluation_args.num_bootstrap_resamples)
     if metrics is None:
-        raise ValueError(f"No label has both a positive and a negative among the {len(dataset)} records: take more.")
+        problem = target.undefined.format("")
+        raise ValueError(f"{problem[0].upper()}{problem[1:]} among the {len(dataset)} records: take more.")
     metrics = {
         "split": evaluation_args.split,
         **({"task": data_args.task} if data_args.reads_ptbxl else {"data": dataset.info.dataset_name}),
@@ -155,7 +164,7 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
     }
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
-        predictions_table(dataset, labels, output).to_csv(output_dir / "predictions.csv", index=False)
+        target.predictions_table(dataset, output).to_csv(output_dir / "predictions.csv", index=False)
         write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 

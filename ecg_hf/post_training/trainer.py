@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -16,36 +17,31 @@ from huggingface_hub import CommitInfo
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_utils import EvalPrediction, PredictionOutput
+from transformers.trainer_utils import EvalPrediction, IntervalStrategy, PredictionOutput
 from transformers.utils import logging
 
 from ..cards import describe_data, folds_of, package_versions, write_model_card
+from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..files import write_atomic
 from ..hub import create_repository, push_model
-from ..metrics import choose_thresholds
 from ..runs.folder import room_for
 from ..runs.provenance import note_posttraining
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from .arguments import PostTrainingArguments
 from .checks import check_can_choose, check_is_split, check_labels, in_order, label_order, labels_of, warn_of_leaks
-from .evaluation import (
-    DivergenceError,
-    choosing_metric,
-    evaluation_metrics,
-    predictions_table,
-    probabilities,
-    record_losses,
-    split_metrics,
-    with_both_classes,
-)
+from .evaluation import DivergenceError, choosing_metric
 from .probe import CachedFeatures, fit_linear_probe
+from .targets import MultiLabel, target_of
 
 logger = logging.get_logger(__name__)
 
-METRIC_NAMES = {"macro_auroc": "macro AUROC", "macro_auprc": "macro AUPRC", "f_max": "F max", "loss": "loss"}
+METRIC_NAMES = {
+    **{"macro_auroc": "macro AUROC", "macro_auprc": "macro AUPRC", "f_max": "F max", "loss": "loss"},
+    **{"accuracy": "accuracy", "mae": "mean absolute error", "r2": "R²"},
+}
 
 
 class PostTrainer(RunTrainer):
@@ -53,8 +49,10 @@ class PostTrainer(RunTrainer):
 
     Args:
         model ([`ECGTransformerForMultiLabel`], *optional*):
-            Pre-trained encoder with a head for the labels of the data. Instead of it `model_init`, a function that
-            makes it, for `hyperparameter_search`, whose trials are fine-tuning alone.
+            Pre-trained encoder with a head for the labels of the data, whose `config.problem_type` says what they are:
+            several labels, one of several classes, or numbers, which are standardised by the training records. Instead
+            of it `model_init`, a function that makes it, for `hyperparameter_search`, whose trials are fine-tuning
+            alone.
         args ([`PostTrainingArguments`]): `stages`, `probe_*` for the probe, the plain fields for fine-tuning.
         train_dataset, eval_dataset, test_dataset (`datasets.Dataset`, *optional*):
             Splits with the columns of [`load_ptbxl`]. Epochs and thresholds are chosen on `eval_dataset`;
@@ -87,6 +85,11 @@ class PostTrainer(RunTrainer):
         if model is not None:
             check_model(model)
             _check_fit(model, feature_extractor, *splits)
+            # Before the recipe and the facts of the run are taken down.
+            labels = None if train_dataset is None else labels_of(train_dataset, model.config.labels)
+            target_of(model.config).prepare(args, labels)
+        if train_dataset is None and eval_dataset is None:
+            args = _without_training(args)
         self.test_dataset = test_dataset
         self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage
         super().__init__(
@@ -102,6 +105,7 @@ class PostTrainer(RunTrainer):
         if model is None:
             check_model(self.model)
             _check_fit(self.model, feature_extractor, *splits)
+            target_of(self.model.config).check_is_prepared(args)
         self.add_callback(_SetDropPath(self))
         self.stage = "finetune"
 
@@ -118,7 +122,12 @@ class PostTrainer(RunTrainer):
         return in_order(EvaluationWindows(dataset, self.processing_class), dataset, self._labels())
 
     def _labels(self) -> list[str]:
-        return self.accelerator.unwrap_model(self.model).config.labels
+        return self.target.config.labels
+
+    @property
+    def target(self) -> MultiLabel:
+        """The kind of targets of the model."""
+        return target_of(self.accelerator.unwrap_model(self.model).config)
 
     def data_fingerprints(self) -> dict[str, str]:
         splits = {"train": self.train_dataset, "validation": self.eval_dataset}
@@ -158,11 +167,11 @@ class PostTrainer(RunTrainer):
         """`ValueError` where the run could not end well, and warnings, before anything is written."""
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
-        check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"), self._labels())
+        check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"), self.target)
         splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
         splits = {name: dataset for name, dataset in splits.items() if dataset is not None}
         for name, dataset in splits.items():
-            check_labels(name, dataset, self._labels())
+            check_labels(name, dataset, self.target)
         batch_size = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < batch_size:
             raise ValueError(
@@ -199,7 +208,7 @@ class PostTrainer(RunTrainer):
         self.state.log_history = log["logs"]
         self.recipe["probe_num_train_epochs"] = log["logs"][-1]["epoch"]
         self._stage_metrics["probe"] = log["best"]
-        return {**_figures("probe", log["best"]), "probe_seconds": log["seconds"]}
+        return {**self._figures("probe", log["best"]), "probe_seconds": log["seconds"]}
 
     def _fit_probe(self, train: pathlib.Path, validation: pathlib.Path) -> tuple[dict, list[dict], dict]:
         """The head is fitted by one process, so that all processes continue from identical weights, or all stop."""
@@ -207,7 +216,11 @@ class PostTrainer(RunTrainer):
         if self.is_world_process_zero():
             try:
                 fitted = fit_linear_probe(
-                    CachedFeatures.read(train), CachedFeatures.read(validation), self._aggregate_windows, self.args
+                    CachedFeatures.read(train),
+                    CachedFeatures.read(validation),
+                    self._aggregate_windows,
+                    self.args,
+                    self.target,
                 )
             except (DivergenceError, ValueError) as error:
                 fitted = error
@@ -229,6 +242,16 @@ class PostTrainer(RunTrainer):
         self.model.head_is_random = False
         self.state.log_history = earlier + self.state.log_history
         return output
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in the library, which counts the values that a loss is divided by, and NaN, an unknown one, with them."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if count is None or self.target.config.problem_type != REGRESSION:
+            return batches, count
+        unknown = sum(batch["labels"].isnan().sum() for batch in batches).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            unknown = self.accelerator.gather(unknown).sum()
+        return batches, (count - unknown).clamp(min=1)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.args.world_size > 1 and not self.is_fsdp_enabled and not isinstance(model, DistributedDataParallel):
@@ -261,7 +284,7 @@ class PostTrainer(RunTrainer):
             if self.is_in_train:
                 self._raise_diverged(count, None)
             raise ValueError(f"{count.capitalize()}: the model's weights are damaged, or their training has diverged.")
-        return evaluation_metrics(prediction.label_ids, logits, losses)
+        return self.target.evaluation_metrics(prediction.label_ids, logits, losses)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
@@ -270,17 +293,22 @@ class PostTrainer(RunTrainer):
             rows = model(**{name: values[window_mask] for name, values in inputs.items()}).logits.float()
         window_logits = rows.new_zeros((*window_mask.shape, rows.shape[-1]))
         window_logits[window_mask] = rows
-        losses = record_losses(window_logits, window_mask, labels)
+        losses = self.target.record_losses(window_logits, window_mask, labels)
         return None, (self._aggregate_windows(window_logits, window_mask), losses), labels
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """As in the library; raises `ValueError` where the metric that chooses the epoch is undefined."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        choosing_metric(metrics, f"{metric_key_prefix}_{self.args.metric_for_best_model.removeprefix('eval_')}")
+        name = f"{metric_key_prefix}_{self.args.metric_for_best_model.removeprefix('eval_')}"
+        choosing_metric(metrics, name, self.target.undefined.format(""))
         return metrics
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
-        """As in the library; `predictions` are the logits (records, labels) of the records, in their order."""
+        """As in the library; `predictions` are the logits (records, labels) of the records, in their order.
+
+        Of one of several classes these are logarithms of the classes' probabilities, of a regression the values in the
+        units of the targets: see `aggregate_windows` of the model.
+        """
         output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
         return output._replace(predictions=output.predictions[0])
 
@@ -320,29 +348,26 @@ class PostTrainer(RunTrainer):
     def _finish(self, results: dict[str, float]) -> dict[str, float]:
         """The better stage, thresholds, metrics, pictures; then all files move into the run's folder, `config.json`
         last."""
-        config = self.model.config
-        labels = config.labels
+        config, target = self.model.config, self.target
         kept, outputs = self._keep_stage(results)
-        config.thresholds = choose_thresholds(
-            outputs["validation"].label_ids, probabilities(outputs["validation"].predictions), labels
-        )
+        target.choose_thresholds(outputs["validation"])
         if self.test_dataset is not None:
             outputs["test"] = self.predict(self.test_dataset)
-        results.update(_macro_metrics(outputs))
+        results.update(_macro_metrics(outputs, target.figures))
         note_posttraining(config, folds_of(self.train_dataset))
         folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         if self.is_world_process_zero():
-            metrics = self._split_metrics(outputs, labels)
+            metrics = self._split_metrics(outputs)
             metrics |= {
                 "kept_stage": kept,
                 "stages": {stage: _without_nan(values) for stage, values in self._stage_metrics.items()},
             }
             if "test" in outputs:
-                predictions = predictions_table(self.test_dataset, labels, outputs["test"])
+                predictions = target.predictions_table(self.test_dataset, outputs["test"])
                 with room_for("the final files", self.run_folder.path):
                     predictions.to_csv(folder / "test_predictions.csv", index=False)
             if "test" in metrics:
-                for name in ("macro_auroc", "macro_auprc"):
+                for name in target.figures:
                     interval = metrics["test"]["intervals"][name]
                     results.update({f"test_{name}_{end}": interval[end] for end in ("low", "high")})
             self.publish_final_files(folder, results, metrics)
@@ -354,9 +379,8 @@ class PostTrainer(RunTrainer):
         the figures of fine-tuning."""
         kept, output = self.args.stages[-1], self.predict(self.eval_dataset, metric_key_prefix="eval")
         if kept == "finetune":
-            names = ("loss", "macro_auroc", "macro_auprc", "f_max")
-            self._stage_metrics[kept] = {name: output.metrics[f"eval_{name}"] for name in names}
-            results.update(_figures(kept, self._stage_metrics[kept]))
+            self._stage_metrics[kept] = {name: output.metrics[f"eval_{name}"] for name in self.target.of_stages}
+            results.update(self._figures(kept, self._stage_metrics[kept]))
             if self._probe_was_better() and self.args.keep_best_stage:
                 kept = "probe"
                 self._return_to_probe()
@@ -385,11 +409,15 @@ class PostTrainer(RunTrainer):
         drop_path_rate = json.loads((folder / "config.json").read_text())["drop_path_rate"]
         self.accelerator.unwrap_model(self.model).set_drop_path_rate(drop_path_rate)
 
-    def _split_metrics(self, outputs: dict[str, PredictionOutput], labels: list[str]) -> dict:
+    def _figures(self, stage: str, metrics: dict[str, float]) -> dict[str, float | None]:
+        """The entries of `all_results.json` of a stage; None for what is undefined."""
+        return _without_nan({f"{stage}_eval_{name}": metrics[name] for name in (*self.target.figures, "loss")})
+
+    def _split_metrics(self, outputs: dict[str, PredictionOutput]) -> dict:
         """What `metrics.json` holds: the data, the metrics of each split that has any, and the versions."""
         datasets_of = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
         metrics = {
-            name: split_metrics(datasets_of[name], output, labels, self.args.num_bootstrap_resamples)
+            name: self.target.split_metrics(datasets_of[name], output, self.args.num_bootstrap_resamples)
             for name, output in outputs.items()
         }
         return {
@@ -402,7 +430,7 @@ class PostTrainer(RunTrainer):
         }
 
     def _unlearnable_labels(self) -> list[str]:
-        learnable = with_both_classes(labels_of(self.train_dataset, self._labels()))
+        learnable = self.target.learnable(labels_of(self.train_dataset, self._labels()))
         return [label for label, known in zip(self.model.config.labels, learnable, strict=True) if not known]
 
     def _warn_of_unlearnable_labels(self) -> None:
@@ -410,7 +438,7 @@ class PostTrainer(RunTrainer):
             logger.warning(
                 f"{len(unlearnable)} of {self.model.config.num_labels} labels are the same in all training records "
                 f"and cannot be learned: {', '.join(unlearnable)}. Macro metrics count them where the evaluation "
-                "records have both classes."
+                "records differ in them."
             )
 
     # ---- The Hub ----
@@ -467,13 +495,21 @@ class _SetDropPath(TrainerCallback):
             self.trainer.accelerator.unwrap_model(self.trainer.model).set_drop_path_rate(args.drop_path_rate)
 
 
-def _macro_metrics(outputs: dict[str, PredictionOutput]) -> dict[str, float | None]:
+def _without_training(args: PostTrainingArguments) -> PostTrainingArguments:
+    """A copy for `predict` and `evaluate` alone: the library asks for records to choose an epoch by."""
+    args = copy.copy(args)
+    args.eval_strategy = args.save_strategy = IntervalStrategy.NO
+    args.load_best_model_at_end = False
+    return args
+
+
+def _macro_metrics(outputs: dict[str, PredictionOutput], names: Sequence[str]) -> dict[str, float | None]:
     """The macro metrics of validation and test; None, with a warning, where no label has both values."""
     prefixes = {"validation": "eval", "test": "test"}
     results = {
         f"{prefixes[split]}_{name}": output.metrics[f"{prefixes[split]}_{name}"]
         for split, output in outputs.items()
-        for name in ("macro_auroc", "macro_auprc")
+        for name in names
     }
     if undefined := [name for name, value in results.items() if np.isnan(value)]:
         logger.warning(f"{', '.join(undefined)}: undefined, no label of the records has both values.")
@@ -490,12 +526,6 @@ def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
     for dataset in splits:
         if dataset is not None:
             label_order(dataset, model.config.labels)
-
-
-def _figures(stage: str, metrics: dict[str, float]) -> dict[str, float | None]:
-    """The entries of `all_results.json` of a stage; None for what is undefined."""
-    names = ("macro_auroc", "macro_auprc", "loss")
-    return _without_nan({f"{stage}_eval_{name}": metrics[name] for name in names})
 
 
 def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:

@@ -52,6 +52,8 @@ def folder_files(
 ) -> list[RecordFile]:
     """All WFDB records in a folder and the folders in it, in the order of their paths; their patients are unknown.
 
+    Links to folders are followed, and each folder is read once, however many lead to it.
+
     Raises `ValueError` for a part of PTB-XL, unless records of its validation and test folds may be among them.
     """
     if not Path(data_dir).is_dir():
@@ -62,11 +64,27 @@ def folder_files(
                 f"`data_dir` {data_dir} is a part of PTB-XL, with records of its validation and test folds: give "
                 f"{parent}, of which the training folds are read, or ask for all by `--allow_test_folds true`."
             )
-    headers = sorted(Path(data_dir).rglob("*.hea"))
+    headers = _headers(data_dir)
     # The segments of a record have headers, but are no records by themselves.
     segments = {path for header in headers if _has_segments(header) for path in _segment_headers(header)}
     headers = [header for header in headers if str(header) not in segments]
     return [RecordFile(number, header.with_suffix(""), None, said) for number, header in enumerate(headers)]
+
+
+def _headers(folder: str | os.PathLike) -> list[Path]:
+    """The headers in a folder and all below, also through links to folders; of several ways to one file the first."""
+    entered, found = set(), {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        real = os.path.realpath(place)
+        if real in entered:  # a link into what was read, or back above itself
+            folders.clear()
+            continue
+        entered.add(real)
+        for name in sorted(names):
+            if name.endswith(".hea"):
+                found.setdefault(os.path.join(real, name), Path(place, name))
+    return sorted(found.values())
 
 
 def _has_segments(header: Path) -> bool:

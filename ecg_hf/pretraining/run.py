@@ -11,6 +11,7 @@ import numpy as np
 from transformers import set_seed
 
 from ..cards import SIMULATED_DEVICE, UNKNOWN_FOLD
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..ptbxl.builder import PTBXL
@@ -18,6 +19,7 @@ from ..ptbxl.labels import encode_labels, task_labels
 from ..ptbxl.table import FOLDS, read_table
 from ..readers.channels import Said, canonical_leads
 from ..runs.arguments import PTBXL_DEFAULT_RATE, DataArguments, ModelArguments, recipe_of
+from ..runs.leads import model_leads, restrict_feature_extractor, restrict_model
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from .arguments import PreTrainingArguments
 from .crops import crop_statistics
@@ -68,7 +70,7 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
         statistics = crop_statistics(dataset, new_feature_extractor(model_args, config, 0.0, 1.0))
         feature_extractor = new_feature_extractor(model_args, config, *statistics)
     set_seed(args.seed)
-    model = _model(model_args, config)
+    model = _model(model_args, record_args, config)
     if model_args.attn_implementation is not None:
         model.set_attn_implementation(model_args.attn_implementation)
     probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
@@ -87,8 +89,13 @@ def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
     """The configuration, and the feature extractor unless it is a new one, which needs the records' statistics."""
     path = model_args.model_name_or_path
     if path is None:
-        return new_config(model_args, record_args.sampling_rate or PTBXL_DEFAULT_RATE), None
-    return ECGTransformerConfig.from_pretrained(path), pretrained_feature_extractor(model_args)
+        leads = model_leads(record_args.lead_names, LEAD_NAMES)
+        fields = {} if leads is None else {"lead_names": leads}
+        return new_config(model_args, record_args.sampling_rate or PTBXL_DEFAULT_RATE, **fields), None
+    config, feature_extractor = ECGTransformerConfig.from_pretrained(path), pretrained_feature_extractor(model_args)
+    if (leads := model_leads(record_args.lead_names, config.lead_names)) is not None:
+        feature_extractor = restrict_feature_extractor(feature_extractor, leads)
+    return config, feature_extractor
 
 
 def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> float:
@@ -103,10 +110,14 @@ def _crop_seconds(args: PreTrainingArguments, config: ECGTransformerConfig) -> f
     return args.crop_seconds
 
 
-def _model(model_args: ModelArguments, config: ECGTransformerConfig) -> ECGTransformerForPreTraining:
+def _model(
+    model_args: ModelArguments, record_args: RecordArguments, config: ECGTransformerConfig
+) -> ECGTransformerForPreTraining:
     if model_args.model_name_or_path is None:
         return ECGTransformerForPreTraining(config)
-    return pretrained_model(ECGTransformerForPreTraining, model_args)
+    model = pretrained_model(ECGTransformerForPreTraining, model_args)
+    leads = model_leads(record_args.lead_names, model.config.lead_names)
+    return model if leads is None else restrict_model(model, leads)
 
 
 # ---- Records ----
@@ -160,7 +171,9 @@ def _seen_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counte
     """How many records are of each fold of PTB-XL; see [`ptbxl_folds`]."""
     if record_args.reads_ptbxl:
         return Counter()  # the table has chosen them
-    return ptbxl_folds(files, (record_args.data_dir, record_args.probe_data_dir))
+    # Of a table `data_dir` is where paths begin, which may be far above the records.
+    searched = record_args.data_dir if record_args.table is None else None
+    return ptbxl_folds(files, (searched, record_args.probe_data_dir))
 
 
 def _assert_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:

@@ -215,9 +215,9 @@ class _Probe(TrainerCallback):
 
 def _description(data: dict, num_records: int) -> str:
     if data["name"] == "PTB-XL":
-        return f"{num_records:,} records of PTB-XL's folds {folds_in_words(data['ptbxl_folds'])}"
+        return f"{num_records:,} records of PTB-XL's {folds_in_words(data['ptbxl_folds'])}"
     known = [fold for fold in data["ptbxl_folds"] if fold != UNKNOWN_FOLD]
-    among = f", among them records of PTB-XL's folds {folds_in_words(known)}" if known else ""
+    among = f", among them records of PTB-XL's {folds_in_words(known)}" if known else ""
     if data.get("num_ptbxl_records") and not known:
         among = f", {data['num_ptbxl_records']:,} of them PTB-XL's, of folds that are not known"
     return f"{num_records:,} {data['name']}{among}"

@@ -107,8 +107,8 @@ def record_of(channels: Sequence[Channel], sampling_rate: float | None, said: Sa
     Raises `RecordError` for a lead that is there twice or missing, channels of different lengths, missing samples
     (NaN), an unknown unit, a contradiction to what the caller says, and values beyond ±32.767 mV.
     """
-    rate = rate_of(sampling_rate, said)
     leads, others = _leads_of(channels, said)
+    rate = rate_of(sampling_rate, said)
     lengths = {name: len(channel.values) for name, channel in leads.items()}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -118,7 +118,7 @@ def record_of(channels: Sequence[Channel], sampling_rate: float | None, said: Sa
     signal = np.empty((len(leads), max(lengths.values())), np.int16 if is_whole else np.float32)
     for row, (name, channel) in enumerate(leads.items()):
         microvolts = _microvolts(name, channel, said)
-        signal[row] = np.rint(microvolts) if is_whole else microvolts
+        signal[row] = np.rint(microvolts, out=microvolts) if is_whole else microvolts
     return Record(signal, rate, tuple(leads), others)
 
 
@@ -166,21 +166,24 @@ def _microvolts(name: str, channel: Channel, said: Said) -> np.ndarray:
     factor = _factor(name, channel)
     if said.units is not None and microvolts_of(said.units, "`units`") != factor:
         raise RecordError(f"lead {name} is in {channel.unit}, and `units` says {said.units}: leave it out.")
-    values = np.asarray(channel.values, dtype=np.float64)
-    if missing := np.count_nonzero(~np.isfinite(values)):
+    values = np.asarray(channel.values)
+    if values.dtype.kind not in "iu" and (missing := np.count_nonzero(~np.isfinite(values))):
         raise RecordError(
             f"lead {name} has missing samples (NaN): {missing} of {len(values)}. Repair it or leave it out."
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        values = (values * (1.0 if channel.scale is None else channel.scale) + channel.offset) * factor
+        # In place: memory that is asked for anew costs more than the arithmetic.
+        microvolts = np.multiply(values, 1.0 if channel.scale is None else channel.scale, dtype=np.float64)
+        microvolts += channel.offset
+        microvolts *= factor
         # As float32 rounds it.
-        peak = np.rint(np.abs(values).max().astype(np.float32))
+        peak = np.rint(np.float32(max(microvolts.max(), -microvolts.min())))
     if not peak <= MAX_MICROVOLTS:
         raise RecordError(
             f"lead {name} reaches {peak / 1000:g} mV, beyond the ±{MAX_MICROVOLTS / 1000} mV that are read; is its "
             f"unit really {channel.unit}?"
         )
-    return values
+    return microvolts
 
 
 def warn_of_other_channels(path: str, others: Sequence[str]) -> None:

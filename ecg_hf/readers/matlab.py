@@ -1,24 +1,49 @@
-"""MATLAB 5 files, as those of CPSC 2018, by scipy."""
+"""MATLAB 5 files, as those of CPSC 2018, by MathWorks' "MAT-File Format".
+
+Only arrays of numbers and a struct of them are read, by bounds that are checked: scipy.io (1.17) ends the process by a
+segmentation fault on files with a damaged type of data.
+"""
 
 from __future__ import annotations
 
-import os
+import math
 import struct
 import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-import scipy.io
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import check_no_part, record_of_array
 from .channels import MAX_FILE_BYTES, Said
-from .sidecar import Stated
+from .sidecar import read_sidecar
 
 _HINT = " CPSC 2018 has 500 Hz, mV and the leads I II III aVR aVL aVF V1 to V6."
-_COMPRESSED = 15
-_NUMERIC = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
-# What scipy is known to raise for damaged files.
-_ERRORS = (ValueError, TypeError, KeyError, IndexError, EOFError, OSError, OverflowError, MemoryError, zlib.error)
+
+# Types of stored data and classes of variables, by their numbers in the format.
+_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
+_NUMBERS = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
+_STRUCT = 2
+_COMPLEX_FLAG = 0x800
+
+
+class _Element(NamedTuple):
+    """Data with the number of their type."""
+
+    type: int
+    data: memoryview
+
+
+class _Variable(NamedTuple):
+    """`kind` is the number of the class; `parts` follow dimensions and name."""
+
+    name: str
+    kind: int
+    is_complex: bool
+    shape: tuple[int, ...]
+    parts: list[_Element]
 
 
 def read(path: str, part: str | None, said: Said) -> Record:
@@ -28,57 +53,136 @@ def read(path: str, part: str | None, said: Said) -> Record:
     from the caller; of other variables and fields nothing is read.
     """
     check_no_part(part)
-    try:
-        _check_unpacked_size(path)
-        name = _signal_name(scipy.io.whosmat(path))
-        values = scipy.io.loadmat(path, variable_names=[name])[name]
-    except RecordError:
-        raise
-    except _ERRORS as error:
-        raise RecordError("it is a damaged or truncated MATLAB file.") from error
-    if values.dtype.names is not None:
-        values = _data_of(values)
-    return record_of_array(values, Stated(), path, said, _HINT)
-
-
-def _check_unpacked_size(path: str) -> None:
-    """Add up what the variables take once they are unpacked, by their first eight bytes."""
-    total, size = 0, os.path.getsize(path)
     with open(path, "rb") as file:
-        order = "<" if file.read(128)[126:] == b"IM" else ">"
-        while len(tag := file.read(8)) == 8:
-            kind, length = struct.unpack(f"{order}II", tag)
-            end = file.tell() + length
-            if kind == _COMPRESSED:
-                inner = zlib.decompressobj().decompress(file.read(min(length, 64)), 8)
-                length = struct.unpack(f"{order}II", inner)[1] if len(inner) == 8 else 0
-            total += length
-            if end > size:
-                raise RecordError("it is a damaged or truncated MATLAB file.")
-            file.seek(end)
-    if total > MAX_FILE_BYTES:
-        raise RecordError(f"it takes {total} bytes unpacked; {MAX_FILE_BYTES} are read at most. Cut it into records.")
+        content = memoryview(file.read())
+    if len(content) < 128 or bytes(content[126:128]) not in (b"IM", b"MI"):
+        raise _damaged("its first 128 bytes")
+    order = "<" if bytes(content[126:128]) == b"IM" else ">"
+    variables = list(_variables(content[128:], order))
+    return record_of_array(_numbers(_signal(variables, order), order), read_sidecar(path), path, said, _HINT)
 
 
-def _signal_name(variables: list[tuple[str, tuple[int, ...], str]]) -> str:
-    if any(name == "ECG" and kind == "struct" and shape == (1, 1) for name, shape, kind in variables):
-        return "ECG"
-    matrices = [name for name, shape, kind in variables if kind in _NUMERIC and len(shape) == 2 and max(shape) > 1]
+def _damaged(what: str) -> RecordError:
+    return RecordError(f"it is a damaged or truncated MATLAB file: {what} cannot be read.")
+
+
+def _variables(data: memoryview, order: str) -> Iterator[_Variable]:
+    total = 0
+    for element in _elements(data, order):
+        if element.type == _COMPRESSED:
+            size = _unpacked_size(element.data, order)
+            total += size
+            if total > MAX_FILE_BYTES:
+                raise RecordError(f"it unpacks to {total} bytes; {MAX_FILE_BYTES} are read at most. Cut it.")
+            element = next(_elements(_unpacked(element.data, size), order), None)
+        if element is None or element.type != _MATRIX:
+            raise _damaged("a variable")
+        yield _variable(element.data, order)
+
+
+def _elements(data: memoryview, order: str) -> Iterator[_Element]:
+    """What stands behind one another in `data`, as slices of it."""
+    position = 0
+    while position < len(data):
+        if len(data) - position < 8:
+            raise _damaged("the end of an element")
+        kind, length = struct.unpack_from(f"{order}II", data, position)
+        start = position + 8
+        if kind >> 16:
+            # Up to four bytes stand in the tag itself.
+            kind, length, start = kind & 0xFFFF, kind >> 16, position + 4
+            position += 8
+        else:
+            position = start + length + (0 if kind == _COMPRESSED else -length % 8)
+        if start + length > min(len(data), position):
+            raise _damaged("the length of an element")
+        yield _Element(kind, data[start : start + length])
+
+
+def _unpacked_size(data: memoryview, order: str) -> int:
+    try:
+        tag = zlib.decompressobj().decompress(data, 8)
+    except zlib.error:
+        tag = b""
+    if len(tag) < 8:
+        raise _damaged("a packed variable")
+    return 8 + struct.unpack_from(f"{order}I", tag, 4)[0]
+
+
+def _unpacked(data: memoryview, size: int) -> memoryview:
+    unpacker = zlib.decompressobj()
+    try:
+        # One byte more, so that it comes to the checksum at the end.
+        content = unpacker.decompress(data, size + 1)
+    except zlib.error:
+        content = b""
+    if len(content) != size or not unpacker.eof:
+        raise _damaged("a packed variable")
+    return memoryview(content)
+
+
+def _variable(data: memoryview, order: str) -> _Variable:
+    parts = list(_elements(data, order))
+    if not parts or parts[0].type != _UINT32 or len(parts[0].data) != 8:
+        raise _damaged("the flags of a variable")
+    flags = struct.unpack_from(f"{order}I", parts[0].data)[0]
+    kind = flags & 0xFF
+    if kind not in (_STRUCT, *_NUMBERS) or [part.type for part in parts[1:3]] != [_INT32, _INT8]:
+        # Of other classes some have no dimensions or name.
+        return _Variable("another", kind, False, (), [])
+    shape = tuple(map(int, _array(parts[1], order)))
+    return _Variable(_text(parts[2].data), kind, bool(flags & _COMPLEX_FLAG), shape, parts[3:])
+
+
+def _array(element: _Element, order: str) -> np.ndarray:
+    dtype = np.dtype(order + _TYPES[element.type]) if element.type in _TYPES else None
+    if dtype is None or len(element.data) % dtype.itemsize:
+        raise _damaged("the type of data")
+    return np.frombuffer(element.data, dtype)
+
+
+def _text(data: memoryview) -> str:
+    return bytes(data).partition(b"\0")[0].decode("latin-1")
+
+
+def _signal(variables: list[_Variable], order: str) -> _Variable:
+    for variable in variables:
+        if variable.name == "ECG" and variable.kind == _STRUCT and variable.shape == (1, 1):
+            return _data_field(variable, order)
+    matrices = [each for each in variables if each.kind in _NUMBERS and len(each.shape) == 2 and max(each.shape) > 1]
     if len(matrices) != 1:
-        listed = ", ".join(f"{name} ({kind})" for name, _, kind in variables[:10]) or "no variable"
-        raise RecordError(
-            f"expected the struct ECG with the field data, or one matrix of numbers, among its variables: {listed}."
-        )
+        expected = "the struct ECG with the field data, or one matrix of numbers"
+        found = ", ".join(f"{each.name} {each.shape}" for each in variables[:10]) or "no variable"
+        raise RecordError(f"expected {expected}, found {found}.")
     return matrices[0]
 
 
-def _data_of(struct_array: np.ndarray) -> np.ndarray:
-    if "data" not in struct_array.dtype.names:
+def _data_field(variable: _Variable, order: str) -> _Variable:
+    if len(variable.parts) < 2 or [part.type for part in variable.parts[:2]] != [_INT32, _INT8]:
+        raise _damaged("its struct ECG")
+    (length, *_), names = [*_array(variable.parts[0], order), 0], variable.parts[1].data
+    if length < 1:
+        raise _damaged("its struct ECG")
+    fields = [_text(names[start : start + length]) for start in range(0, len(names), length)]
+    if "data" not in fields:
         raise RecordError("its struct ECG has no field data.")
-    values = struct_array[0, 0]["data"]
-    if not isinstance(values, np.ndarray) or values.dtype.names is not None:
+    place = 2 + fields.index("data")
+    if place >= len(variable.parts) or variable.parts[place].type != _MATRIX:
+        raise _damaged("its field data")
+    data = _variable(variable.parts[place].data, order)
+    if data.kind not in _NUMBERS:
         raise RecordError("the field data of its struct ECG is no matrix of numbers.")
-    return values
+    return data
+
+
+def _numbers(variable: _Variable, order: str) -> np.ndarray:
+    if variable.is_complex:
+        raise RecordError("it holds complex values; expected real ones.")
+    values = _array(variable.parts[0], order) if variable.parts else np.empty(0)
+    if len(variable.shape) < 2 or min(variable.shape) < 0 or math.prod(variable.shape) != len(values):
+        raise _damaged("the dimensions of its matrix")
+    # Numbers may be stored in fewer bytes than those of their class.
+    return values.astype(_NUMBERS[variable.kind]).reshape(variable.shape, order="F")
 
 
 __all__ = ["read"]

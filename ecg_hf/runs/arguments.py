@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ..cards import TABLES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS
 from ..ptbxl.table import is_ptbxl_folder
 
@@ -58,8 +59,6 @@ MACHINE_FIELDS = ("data_dir", "probe_data_dir", "cache_dir", "num_proc")
 
 PTBXL_DEFAULT_RATE = 100
 """Hz of the files of PTB-XL that are read unless 500 are asked for."""
-
-TABLES = ("table", "validation_table", "test_table")
 
 # Fields that are for own records alone: a recipe has them where they were given.
 OWN_DATA_FIELDS = ("record_column", "max_skipped", "split_fractions", "split_seed")
@@ -257,7 +256,10 @@ class DataArguments:
     units: str | None = field(default=None, metadata={"help": "Unit of own files that do not state it: mV or uV."})
     lead_names: list[str] | None = field(
         default=None,
-        metadata={"help": "Leads of own files that do not name them, in order; of others the leads to take."},
+        metadata={
+            "help": "Leads in order: the names of the channels of files that do not name them; of others the leads to "
+            "take. A model that cannot compute its other leads from them is made one of these leads."
+        },
     )
     max_skipped: float = field(
         default=0.01, metadata={"help": "Largest share of own records that is skipped since they cannot be used."}
@@ -306,7 +308,6 @@ def recipe_of(*groups: object) -> dict:
 
 
 __all__ = [
-    "TABLES",
     "DataArguments",
     "ModelArguments",
     "RunArguments",

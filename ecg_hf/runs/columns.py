@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..ecg_transformer.common_ecg_transformer import check_choice
-from ..ecg_transformer.inputs_ecg_transformer import UNITS_PER_MILLIVOLT
+from ..ecg_transformer.inputs_ecg_transformer import UNITS_PER_MILLIVOLT, canonical_units, unit_named
 
 
 def _is_list_of(test: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
@@ -93,7 +92,7 @@ def units_of(table: pa.Table, units: str | None = None) -> list[str]:
     Raises `ValueError` for another unit, and for other integers without one.
     """
     if units is not None:
-        check_choice("units", units, UNITS_PER_MILLIVOLT)
+        units = canonical_units(units)
     given = table["units"].to_pylist() if units is None and "units" in table.column_names else [units] * len(table)
     kind = table.schema.field("signal").type.value_type
     default = "mV" if pa.types.is_floating(kind) else None
@@ -106,9 +105,9 @@ def units_of(table: pa.Table, units: str | None = None) -> list[str]:
                 f"The column `signal` holds integers ({kind}), and nothing tells their unit for record {ecg_id}: add "
                 'a column `units` with "mV" or "uV".'
             )
-        if unit not in UNITS_PER_MILLIVOLT:
+        if unit_named(unit) is None:
             raise ValueError(f'The column `units` is {unit!r} for record {ecg_id}; it must be "mV" or "uV".')
-    return found
+    return [unit_named(unit) for unit in found]
 
 
 def signals_of(table: pa.Table, units: str | None = None) -> tuple[list[np.ndarray], str]:

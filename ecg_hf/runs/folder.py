@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -20,6 +19,14 @@ from transformers.utils import logging
 
 from ..files import write_atomic
 
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError(
+        "Training needs Linux or macOS: the folder of a run is locked by `fcntl`, which this system lacks. On Windows "
+        "use WSL; models are loaded and records classified everywhere."
+    ) from error
+
 logger = logging.get_logger(__name__)
 
 STAGES_FOLDER = "_stages"
@@ -28,6 +35,9 @@ LOCK_FILE = "lock"
 
 # To be raised whenever the record of a run gets other entries, so that an older run is refused by this reason.
 RECORD_VERSION = 3
+
+_SHOWN = 80
+"""Characters of a value in a message."""
 
 _HELD_LOCKS: set[int] = set()
 
@@ -205,7 +215,19 @@ def differences(stored: dict, given: dict, path: str = "") -> Iterator[str]:
         if isinstance(old, dict) and isinstance(new, dict):
             yield from differences(old, new, f"{path}{key}.")
         elif old != new:
-            yield f"`{path}{key}` was {old}, now {new}"
+            yield f"`{path}{key}` was {_changed(old, new)}"
+
+
+def _changed(old: object, new: object) -> str:
+    """Two values in a message; of long ones where they begin to differ."""
+    texts = [str(old), str(new)]
+    if max(map(len, texts)) <= _SHOWN:
+        return f"{texts[0]}, now {texts[1]}"
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        places = [place for place, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1]]
+        first = _changed(old[places[0]], new[places[0]])
+        return f"{first} at place {places[0]}, the first of {len(places)} of {len(old)} values that differ"
+    return ", now ".join(text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ..." for text in texts)
 
 
 def last_complete_checkpoint(folder: str | os.PathLike, world_size: int) -> str | None:

@@ -6,7 +6,6 @@ import warnings
 
 from transformers import PreTrainedModel
 
-from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS, ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from .arguments import ModelArguments
@@ -18,7 +17,7 @@ def new_config(model_args: ModelArguments, sampling_rate: float, **fields) -> EC
     preset = PRESETS.get(model_args.architecture, {})
     rate = model_args.model_sampling_rate or preset.get("sampling_rate", sampling_rate)
     given = {"num_samples": model_args.window_seconds and round(model_args.window_seconds * rate)}
-    given |= {"patch_size": model_args.patch_size, "pooling": model_args.pooling}
+    given |= {name: getattr(model_args, name) for name in ("patch_size", "pooling")}
     # For presets that are sizes only: windows of 2.5 s and tokens of 100 ms, the measured recipe at 100 Hz.
     defaults = {"num_samples": round(2.5 * rate), "patch_size": round(rate / 10), "pooling": "mean"}
     return ECGTransformerConfig.from_preset(
@@ -37,7 +36,7 @@ def new_feature_extractor(
     return ECGTransformerFeatureExtractor(
         sampling_rate=config.sampling_rate,
         num_samples=config.num_samples,
-        lead_names=list(LEAD_NAMES),
+        lead_names=list(config.lead_names),
         mean=mean,
         std=std,
         clip=10.0,

@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pathlib
 import signal
 import sys
 import threading
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+MODULE = "ecg_hf.cli"
+SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "training"
+
+
+def is_command() -> bool:
+    """Whether this process was started as `ecg-hf`, by `python -m ecg_hf.cli`, or as a script of `training/`."""
+    if multiprocessing.parent_process() is not None:
+        return False  # a worker, which has the arguments of its parent
+    if "-m" in sys.orig_argv[:-1] and sys.orig_argv[sys.orig_argv.index("-m") + 1] == MODULE:
+        return True
+    started = pathlib.Path(sys.argv[0])
+    return started.stem == "ecg-hf" or started.resolve().parent == SCRIPTS
+
+
+def end_while_loading() -> None:
+    """From now on a signal ends a command at once, with a line and the exit code, until its run begins.
+
+    Loading torch takes a second or two, in which an exception could be lost within a library. Without effect in a
+    process that is no command, and outside the main thread.
+    """
+    if is_command() and threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _end_now)
+
+
+def end_as_usual() -> None:
+    """Undo `end_while_loading`."""
+    for number, usual in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
+        if signal.getsignal(number) is _end_now:
+            signal.signal(number, usual)
+
+
+def _end_now(number: int, frame: FrameType | None) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:
+        # Not by `print`, whose buffer may be in use where the signal came.
+        os.write(2, f"\nStopped by {signal.Signals(number).name} before the run began.\n".encode())
+    os._exit(128 + number)
 
 
 class EndsBySignal:
@@ -25,6 +65,7 @@ class EndsBySignal:
 
     def __enter__(self) -> EndsBySignal:
         if threading.current_thread() is threading.main_thread():
+            end_as_usual()
             self._previous = {number: signal.signal(number, self._stop) for number in SIGNALS}
         return self
 
@@ -58,4 +99,4 @@ class EndsBySignal:
         )
 
 
-__all__ = ["EndsBySignal"]
+__all__ = ["EndsBySignal", "end_as_usual", "end_while_loading", "is_command"]

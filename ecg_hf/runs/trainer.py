@@ -149,6 +149,8 @@ class RunTrainer(Trainer):
         """
         found = None
         if self.is_world_process_zero():
+            # Windows are made by the extractor as it is now, whatever it was when the trainer was made.
+            self._facts["feature_extractor"] = json.loads(self.processing_class.to_json_string())
             try:
                 if isinstance(resume, str):
                     source = RunFolder.of_checkpoint(resume)

@@ -11,13 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL, check_choice
+from ..ecg_transformer.common_ecg_transformer import (
+    MULTI_LABEL,
+    PROBLEM_TYPES,
+    REGRESSION,
+    SINGLE_LABEL,
+    UNKNOWN_LABEL,
+    check_choice,
+)
 from .store import NAMED_IN_A_MESSAGE
 from .table import Table, is_empty, number_of_cell
 
 logger = logging.getLogger(__name__)
 
-PROBLEM_TYPES = ("multi_label_classification", "single_label_classification", "regression")
 _CODE_SEPARATORS = ";|,"
 
 _TRUE_OR_FALSE = {"true": 1.0, "false": 0.0}
@@ -27,7 +33,7 @@ def table_labels(
     table: Table,
     label_columns: str | Sequence[str] | None,
     label_column: str | None,
-    problem_type: str = PROBLEM_TYPES[0],
+    problem_type: str = MULTI_LABEL,
     labels: Sequence[str] | None = None,
 ) -> tuple[list[str], np.ndarray]:
     """Names of the labels, and float32 (rows, labels) as the column `labels` of a data set has them.
@@ -44,7 +50,7 @@ def table_labels(
     check_choice("problem_type", problem_type, PROBLEM_TYPES)
     if (label_columns is None) == (label_column is None):
         raise ValueError("Give either `label_columns`, one for each label, or `label_column`, one with all of them.")
-    if problem_type == "regression":
+    if problem_type == REGRESSION:
         names = [label_column] if label_columns is None else matching_columns(table, label_columns)
         return names, np.stack([_numbers(table, name) for name in names], axis=1)
     if label_columns is not None:
@@ -52,9 +58,9 @@ def table_labels(
             raise ValueError("`labels` is for one `label_column`; with `label_columns` their names are the labels.")
         names = matching_columns(table, label_columns)
         matrix = np.stack([_zeros_and_ones(table, name) for name in names], axis=1)
-        return names, _one_hot(table, matrix) if problem_type == "single_label_classification" else matrix
+        return names, _one_hot(table, matrix) if problem_type == SINGLE_LABEL else matrix
     column = table.column("label_column", label_column)
-    if problem_type == "single_label_classification":
+    if problem_type == SINGLE_LABEL:
         cells = [None if _is_blank(cell) else [_name(cell)] for cell in column]
     else:
         cells = _codes(column)
@@ -180,9 +186,9 @@ def _report_others(table: Table, name: str, others: dict[str, int], problem_type
     common = sorted(others, key=others.get, reverse=True)[:NAMED_IN_A_MESSAGE]
     listed = ", ".join(f"{code!r} ({others[code]} rows)" for code in common)
     text = f"The label column `{name}` of {table.name} has {len(others)} labels beside those asked for: {listed}"
-    if problem_type == "single_label_classification":
+    if problem_type == SINGLE_LABEL:
         raise ValueError(f"{text}. Each record must have one of the classes, or an empty cell.")
     logger.warning(f"{text}. They are not learned or judged.")
 
 
-__all__ = ["PROBLEM_TYPES", "matching_columns", "table_labels"]
+__all__ = ["matching_columns", "table_labels"]

@@ -11,8 +11,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION
 from ..ptbxl.label_order import label_names_of, name_labels
-from .labels import PROBLEM_TYPES, table_labels
+from .labels import table_labels
 from .split import DEFAULT_FRACTIONS, split_by_patient
 from .store import Source, Stored, report, store_records
 from .table import SPLITS, Table, TableLike, names_of_patients, open_table, source_of, splits_of
@@ -52,7 +53,7 @@ def load_ecg_dataset(
     split_column: str | None = None,
     validation_table: TableLike | None = None,
     test_table: TableLike | None = None,
-    problem_type: str = PROBLEM_TYPES[0],
+    problem_type: str = MULTI_LABEL,
     labels: Sequence[str] | None = None,
     sampling_rate: float | None = None,
     units: str | None = None,
@@ -102,7 +103,7 @@ def load_ecg_dataset(
     tables = _tables(table, validation_table, test_table, record_column, data_dir)
     if split_column is not None and len(tables) > 1:
         raise ValueError("Give either `split_column` or tables of the splits, not both.")
-    if labels is None and label_column is not None and problem_type != "regression":
+    if labels is None and label_column is not None and problem_type != REGRESSION:
         labels = _all_labels(tables, label_column, problem_type)
     parts = {}
     for name, part in tables.items():
@@ -157,7 +158,7 @@ def build_splits(
     parts: Mapping[str, Own],
     *,
     data_name: str = OWN_RECORDS,
-    problem_type: str = PROBLEM_TYPES[0],
+    problem_type: str = MULTI_LABEL,
     split_fractions: Sequence[float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     max_skipped: float = DEFAULT_MAX_SKIPPED,
@@ -174,7 +175,7 @@ def build_splits(
         split = own.split
         if split is None:
             fractions = _fractions_of(name, parts.keys(), split_fractions)
-            split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == "regression")
+            split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == REGRESSION)
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
         report(stored, len(own.source), cache_dir)

@@ -300,8 +300,8 @@ def report(stored: Stored, num_records: int, cache_dir: str | os.PathLike | None
     write_atomic(path, text)
     named = "\n".join(list(stored.skipped.values())[:NAMED_IN_A_MESSAGE])
     logger.warning(
-        f"{len(stored.skipped)} of {num_records} records cannot be used and are skipped; all are named in {path}:\n"
-        f"{named}"
+        f"{len(stored.skipped)} of {num_records} records are skipped, since they cannot be used; all are named in "
+        f"{path}:\n{named}"
     )
 
 

@@ -128,8 +128,9 @@ def _saved_dataset(path: Path) -> datasets.Dataset | datasets.DatasetDict:
     try:
         return datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
-        raise ValueError(
-            f"`{path}` is a folder, and none that `datasets` saved: give a CSV or Parquet file, or that folder."
+        raise FileNotFoundError(
+            f"The table {path} is not a regular file, and no folder that `datasets` saved: give a CSV or Parquet "
+            "file, or such a folder."
         ) from error
 
 
@@ -274,7 +275,7 @@ def source_of(
         [path is None for path in inside],
         f"is outside of the folder {base} (give a folder above all records as `data_dir`)",
     )
-    return Files(inside, said), paths
+    return Files([_bare(path) for path in inside], said), paths
 
 
 def _refuse_rows(table: Table, name: str, column: pd.Series, wrong: Iterable[bool], what: str) -> None:
@@ -295,6 +296,12 @@ def _inside(base: str, path: str) -> str | None:
     """The path of a record, or None if it is outside of `base`; links inside it are followed."""
     full = os.path.normpath(os.path.join(base, os.path.expanduser(path)))
     return full if full.startswith(base.rstrip(os.sep) + os.sep) and "\0" not in full else None
+
+
+def _bare(path: str) -> str:
+    """Without the ending of a WFDB record, any of which names it."""
+    stem, ending = os.path.splitext(path)
+    return stem if ending in (".hea", ".dat", ".mat") and os.path.isfile(f"{stem}.hea") else path
 
 
 def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> list[Said]:

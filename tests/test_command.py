@@ -1,0 +1,173 @@
+"""How the command line ends: with a line for what its user can mend, with a traceback for a fault, by a signal."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ecg_hf import ECGTransformerConfig, cli
+from ecg_hf.ecg_transformer.wfdb_ecg_transformer import RecordError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def error_of(capsys, *argv, code=2) -> str:
+    """The one line with which a command ends."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in argv])
+    assert ended.value.code == code
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("ecg-hf: error: ")
+    return line.removeprefix("ecg-hf: error: ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ("train", "--output_dir", "x", "--learning_rat", 1),
+            "Did you mean `--learning_rate`?",
+        ),
+        (("train", "--output_dir", "x", "--learning_rate", "abc"), "invalid float value: 'abc'"),
+        (("train", "--output_dir", "x", "--zzzzzzz=3"), "no flag `--zzzzzzz`. `--help` lists all"),
+        (("train", "--output_dir", "x", "stray"), "`stray` belongs to no flag"),
+        (("train", "--output_dir", "x", "--train_fraction", 2), r"`train_fraction` must lie in \(0, 1\], got 2.0"),
+        (("train", "--output_dir", "x", "--use_cpu", "true"), "Give one source of records: `--table`"),
+        (("pretrain", "--output_dir", "x", "--data_dir", "nowhere", "--use_cpu", "true"), "nowhere"),
+        (("evaluate", "--output_dir", "x", "--model_name_or_path", "y", "--split", "tset"), "`split` must be one of"),
+        (("classify", "--model", "m", "--topk", 3, "record"), "no flag `--topk`. Did you mean `--top_k`"),
+        (("classify", "--model", "./nowhere", "record"), "nowhere"),
+        (("convert", "nowhere.pt", "--output_dir", "x"), "nowhere.pt"),
+        (("convert", "nowhere.pt", "--output_dir", "x", "--source", "ecg"), "invalid choice: 'ecg'"),
+        (("prepare-ptbxl", "--data_dir", "nowhere", "--output_dir", "x"), "nowhere"),
+        (("release", "nowhere", "--output_dir", "x"), "`nowhere` lacks `config.json`"),
+        (("train", "--config"), "`--config` needs the name"),
+        (("train", "--config", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    assert re.search(message, error_of(capsys, *argv))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [1\n", "expected ',' or ']'"), ("- a\n", "`name: value` lines")])
+def test_a_config_that_is_no_table_is_one_message(text, message, capsys, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--config", str(tmp_path / "recipe.yaml")])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.startswith("ecg-hf: error: ") and "Traceback" not in printed
+    assert message in printed and "recipe.yaml" in printed
+
+
+def test_a_number_of_a_checkpoint_that_is_not_finite_is_one_line(capsys, tmp_path):
+    import json
+
+    fields = ECGTransformerConfig().to_dict() | {"layer_norm_eps": float("nan")}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    line = error_of(capsys, "classify", "--model", tmp_path, "record")
+    assert line == "`layer_norm_eps` must be above 0 and finite, got nan."
+
+
+@pytest.mark.parametrize("debug_first", [True, False])
+def test_debug_shows_the_traceback(debug_first, tmp_path):
+    argv = ["release", str(tmp_path), "--output_dir", "x"]
+    argv.insert(0 if debug_first else len(argv), "--debug")
+    with pytest.raises(FileNotFoundError, match="lacks `config.json`"):
+        cli.main(argv)
+
+
+def test_the_debug_of_the_library_goes_on_to_it(capsys, monkeypatch):
+    seen = []
+    monkeypatch.setitem(cli.COMMANDS, "train", cli.train)
+    monkeypatch.setattr("ecg_hf.post_training.run.post_train", lambda *args: seen.append(args[-1].debug) or {})
+    cli.main(["train", "--output_dir", "x", "--use_cpu", "true", "--debug", "underflow_overflow"])
+    assert [option.value for option in seen[0]] == ["underflow_overflow"]
+
+
+FAULTS = {
+    ValueError: lambda argv: int("x"),
+    TypeError: lambda argv: len(3),
+    KeyError: lambda argv: {}["x"],
+    AttributeError: lambda argv: None.x,
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_keeps_its_traceback(kind, monkeypatch):
+    def release(argv):
+        FAULTS[kind](argv)
+
+    monkeypatch.setitem(cli.COMMANDS, "release", release)
+    with pytest.raises(kind):
+        cli.main(["release"])
+
+
+def test_a_call_within_the_package_that_goes_wrong_is_a_fault(monkeypatch):
+    from ecg_hf import simulate_ptbxl
+
+    monkeypatch.setitem(cli.COMMANDS, "release", lambda argv: simulate_ptbxl([], "x", seed=1))
+    with pytest.raises(TypeError):
+        cli.main(["release"])
+
+
+def test_a_damaged_record_ends_with_its_own_code(capsys, monkeypatch, tmp_path):
+    (tmp_path / "r.hea").write_text("r 1 100\n")
+
+    def release(argv):
+        from ecg_hf.ecg_transformer.wfdb_ecg_transformer import read_record
+
+        read_record(argv[0])
+
+    monkeypatch.setitem(cli.COMMANDS, "release", release)
+    with pytest.raises(RecordError):
+        release([str(tmp_path / "r")])
+    assert str(tmp_path / "r") in error_of(capsys, "release", tmp_path / "r", code=1)
+
+
+# ---- Signals before the run began ----
+
+
+def ended(command: list[str], seconds: float, number: signal.Signals, folder) -> tuple[int, str]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+    time.sleep(seconds)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.4, 0.9, 1.5])
+def test_a_signal_while_the_libraries_load_is_one_line(number, seconds, tmp_path):
+    started = [sys.executable, "-m", "ecg_hf.cli", "train", "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    code, errors = ended(started, seconds, number, tmp_path)
+    assert code == 128 + number and errors.split("\n")[-2] == f"Stopped by {number.name} before the run began."
+    assert "Traceback" not in errors
+
+
+def test_the_script_of_a_launcher_ends_so_too(tmp_path):
+    script = [sys.executable, str(ROOT / "training/pretrain.py"), "--output_dir", str(tmp_path / "run")]
+    code, errors = ended(script, 0.6, signal.SIGTERM, tmp_path)
+    assert code == 143 and errors.strip() == "Stopped by SIGTERM before the run began."
+
+
+def test_importing_the_package_leaves_the_handlers_of_others_alone():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_command_that_is_no_run_stops_with_one_line(capsys, monkeypatch):
+    def release(argv):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setitem(cli.COMMANDS, "release", release)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["release"])
+    assert stopped.value.code == 130 and capsys.readouterr().err == "\nStopped by SIGINT.\n"
