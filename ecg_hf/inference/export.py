@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import logging
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,15 +179,16 @@ def metadata_of(exported: Exported) -> dict[str, str]:
 
 def _write_float32(exported: Exported, output: Path) -> OnnxFile:
     onnx, inputs = _need("onnx"), exported.random_inputs(2)
-    program = torch.onnx.export(
-        exported.scores,
-        inputs,
-        dynamo=True,
-        dynamic_shapes=({0: "batch"},) * len(inputs),
-        input_names=exported.input_names,
-        output_names=[exported.scores.output_name],
-        verbose=False,
-    )
+    with _quiet():
+        program = torch.onnx.export(
+            exported.scores,
+            inputs,
+            dynamo=True,
+            dynamic_shapes=({0: "batch"},) * len(inputs),
+            input_names=exported.input_names,
+            output_names=[exported.scores.output_name],
+            verbose=False,
+        )
     proto = program.model_proto
     onnx.helper.set_model_props(proto, metadata_of(exported))
     with whole_file(output) as unfinished:
@@ -203,11 +207,25 @@ def _write_int8(exported: Exported, source: Path) -> OnnxFile:
     quantization = _need("onnxruntime.quantization")
     output = source.with_suffix(".int8.onnx")
     with whole_file(output) as unfinished:
-        quantization.quantize_dynamic(
-            source, unfinished, weight_type=quantization.QuantType.QInt8, op_types_to_quantize=_QUANTIZED
-        )
+        with _quiet():
+            quantization.quantize_dynamic(
+                source, unfinished, weight_type=quantization.QuantType.QInt8, op_types_to_quantize=_QUANTIZED
+            )
         difference = largest_difference(exported, unfinished)
     return OnnxFile(output, output.stat().st_size / 1e6, difference)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice of the exporters, on operators of torchvision and the like: what they made is checked."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _need(package: str):
