@@ -117,7 +117,8 @@ class ECGRecordPipeline(ChunkPipeline):
 
     def _check_length(self, recording: dict[str, Any]) -> None:
         """`ValueError` for a record of which the model would see little but padding."""
-        leads = len(recording.get("lead_names") or ())
+        lead_names = recording.get("lead_names")
+        leads = 0 if lead_names is None else len(lead_names)
         rate = recording.get("sampling_rate")
         samples = np.shape(recording["signal"])[-1]
         if np.ndim(recording["signal"]) == 1:
