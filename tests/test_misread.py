@@ -133,6 +133,13 @@ def test_folders_are_read_through_links_and_each_file_once(tmp_path):
     assert len(load_records(folder_files(folder), 2.5, tmp_path / "cache")) == 3
 
 
+def test_test_folds_behind_a_link_are_refused(simulated_folder, tmp_path):
+    folder = own_records(tmp_path / "data", 1)
+    (folder / "more").symlink_to(simulated_folder / "records100")
+    with pytest.raises(ValueError, match="not known to be of its training folds .*16 of fold 10, 16 of fold 9"):
+        run_cli(folder, tmp_path / "cache", tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A run of one epoch on eight records."""
