@@ -316,6 +316,13 @@ def test_one_label_of_any_type_and_a_last_batch_of_one(simulated_splits, tmp_pat
         assert trainer.predict(splits["test"].select([0])).predictions.shape == (1, 1)
 
 
+def test_single_numbers_as_labels_are_refused_by_their_type(simulated_splits, tmp_path):
+    train = simulated_splits["train"]
+    numbers = train.remove_columns("labels").add_column("labels", [int(labels[0]) for labels in train["labels"]])
+    with pytest.raises(ValueError, match="`labels` has the type int64; it must be a list of numbers"):
+        make_trainer({**simulated_splits, "train": numbers}, tmp_path, model=small_model(["CD"]))
+
+
 # ---- Heads of other forms ----
 
 OTHER_HEADS = [
