@@ -12,10 +12,12 @@ FEW_POSITIVES = 20
 
 
 class CardMetric(NamedTuple):
-    """A metric in the metadata and in the lines on the stages: its name on the Hub, and in words."""
+    """A metric in the metadata and in the lines on the stages: its name on the Hub, in words, and its digits there."""
 
     hub_name: str
     title: str
+    digits: str = ".4f"  # of the metadata
+    few_digits: str = ".3f"  # of the text
 
 
 class CardTarget(NamedTuple):
@@ -53,8 +55,9 @@ _TARGETS = {
         "Regression from ECGs",
         ("ecg-regression", "regression"),
         {
-            "mae": CardMetric("mae", "mean absolute error"),
-            "rmse": CardMetric("rmse", "root mean squared error"),
+            # In the unit of a target, which may be large or small.
+            "mae": CardMetric("mae", "mean absolute error", ".4g", ".3g"),
+            "rmse": CardMetric("rmse", "root mean squared error", ".4g", ".3g"),
             "r2": CardMetric("r_squared", "R²"),
         },
     ),

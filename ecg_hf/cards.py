@@ -475,8 +475,10 @@ def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
             dataset_config=facts["task"],
             dataset_split=split,
             metric_type=metric.hub_name,
-            metric_name=", ".join([metric.title, *_interval_in_words(interval), f"{values['num_records']} records"]),
-            metric_value=round(interval["value"], 4),
+            metric_name=", ".join(
+                [metric.title, *_interval_in_words(interval, metric.digits), f"{values['num_records']} records"]
+            ),
+            metric_value=float(format(interval["value"], metric.digits)),
         )
         for split, values in facts["splits"].items()
         for metric, interval in ((metric, values["intervals"][name]) for name, metric in target.metrics.items())
@@ -537,26 +539,24 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: str = ".3f") -> str:
+    return "undefined" if value is None else format(value, digits)
 
 
-def _figure(value: float | None, limits: Iterable[float] | None) -> str:
+def _figure(value: float | None, limits: Iterable[float] | None, digits: str = ".3f") -> str:
     """A value with its interval, where there is one."""
-    if value is None:
-        return "undefined"
-    if limits is None:
-        return f"{value:.3f}"
+    if value is None or limits is None:
+        return _number(value, digits)
     low, high = limits
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:{digits}} [{low:{digits}}, {high:{digits}}]"
 
 
-def _interval(values: Mapping[str, float]) -> str:
-    return _figure(values["value"], None if values["low"] is None else (values["low"], values["high"]))
+def _interval(values: Mapping[str, float], digits: str = ".3f") -> str:
+    return _figure(values["value"], None if values["low"] is None else (values["low"], values["high"]), digits)
 
 
-def _interval_in_words(values: Mapping[str, float]) -> list[str]:
-    return [] if values["low"] is None else [f"95 % interval {values['low']:.4f} to {values['high']:.4f}"]
+def _interval_in_words(values: Mapping[str, float], digits: str) -> list[str]:
+    return [] if values["low"] is None else [f"95 % interval {values['low']:{digits}} to {values['high']:{digits}}"]
 
 
 def _write_card(path: Path, new: str, published: str | None) -> str:

@@ -205,20 +205,12 @@ def plot(argv: Sequence[str] | None = None) -> None:
 
 
 def export(argv: Sequence[str] | None = None) -> dict:
-    """Write a classifier as ONNX, from windows to probabilities, checked against the model."""
-    from .inference.export import export_onnx
+    """Write a trained model as ONNX, from windows to probabilities, checked against the model."""
+    from .inference.export_run import ExportArguments
+    from .inference.export_run import export as run
+    from .post_training.run import TaskArguments
 
-    parser = Parser(prog="ecg-hf export", description=export.__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
-    parser.add_argument("--output", required=True, help="X.onnx; preprocessor_config.json goes beside it")
-    parser.add_argument("--int8", action="store_true", help="also write X.int8.onnx, with weights of 8 bits")
-    parser.add_argument("--data_dir", help="PTB-XL folder, to state the macro AUROC of the files")
-    parser.add_argument("--task", default="superdiagnostic", help="of PTB-XL, whose labels the model gives")
-    parser.add_argument("--data_sampling_rate", type=int, default=100, help="of PTB-XL: 100 or 500 (Hz)")
-    parser.add_argument("--split", default="validation", help="of PTB-XL: train, validation or test")
-    parser.add_argument("--cache_dir", help="where `datasets` keeps the Arrow copy")
-    arguments = parser.parse_args(argv)
-    report = export_onnx(**vars(arguments))
+    report = run(*parse_arguments(argv, ExportArguments, TaskArguments))
     print(report["text"])
     return report
 

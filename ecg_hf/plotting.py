@@ -42,10 +42,10 @@ HEADER, FOOTER = 10, 10
 PULSE_FOOT, PULSE_WIDTH = 1, 5  # a calibration pulse of 0.2 s
 TRACE_START = 20
 LABEL_HEIGHT = 5
-MIN_EXTENT, MAX_EXTENT = 6, 25  # of a trace above and below its baseline
+MIN_EXTENT, MAX_EXTENT = 6, 50  # of a trace above and below its baseline
 
 # To the right of the paper: verdict, score with threshold, name
-FINDINGS_WIDTH, FINDING_HEIGHT = 130, 5
+FINDING_HEIGHT, LETTER_WIDTH = 5, 1.8  # of bold letters
 FINDING_COLUMNS = (5, 20, 47)
 MAX_FINDINGS, MAX_FINDING_LETTERS = 20, 46
 
@@ -108,7 +108,7 @@ def plot_ecg(
     lines = _finding_lines(findings or ())
     baselines, heights, height = _place_rows(rows, HEADER + FOOTER + len(lines) * FINDING_HEIGHT)
     paper_width = max(MIN_PAPER_WIDTH, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
-    width = paper_width + (FINDINGS_WIDTH if lines else 0)
+    width = paper_width + _findings_width(lines)
 
     figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=DOTS_PER_INCH)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
@@ -251,7 +251,7 @@ def _arrange_leads(signal: np.ndarray, sampling_rate: float, lead_names: Sequenc
 def _place_rows(rows: list[list[_Lead]], min_height: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Baseline of each row (mm from the bottom), space above it for the traces, and the height of the paper.
 
-    Baselines lie on strong lines. Each row has space for its traces; only a trace beyond 2.5 mV can overlap others.
+    Baselines lie on strong lines. Each row has space for its traces; only a trace beyond 5 mV can overlap others.
     """
     baselines, heights, end = [], [], HEADER
     for row in rows:
@@ -300,6 +300,12 @@ def _cells_of(finding: Mapping) -> tuple[str, str, str]:
         return "", f"{finding['value']:.4g}", text
     threshold = f" ({finding['threshold']:.3f})" if "threshold" in finding else ""
     return "present" if finding["positive"] else "absent", f"{finding['score']:.3f}{threshold}", text
+
+
+def _findings_width(lines: Sequence[tuple[tuple[str, str, str], bool]]) -> float:
+    if not lines:
+        return 0
+    return FINDING_COLUMNS[-1] + LETTER_WIDTH * max(len(cells[-1]) for cells, _ in lines) + SIDE_MARGIN
 
 
 def _draw_findings(axes: Axes, lines: Sequence[tuple[tuple[str, str, str], bool]], left: float, height: float) -> None:

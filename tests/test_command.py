@@ -35,7 +35,7 @@ def error_of(capsys, *argv, code=2) -> str:
         (("train", "--output_dir", "x", "--zzzzzzz=3"), "no flag `--zzzzzzz`. `--help` lists all"),
         (("train", "--output_dir", "x", "stray"), "`stray` belongs to no flag"),
         (("train", "--output_dir", "x", "--train_fraction", 2), r"`train_fraction` must lie in \(0, 1\], got 2.0"),
-        (("train", "--output_dir", "x", "--use_cpu", "true"), "Give either `--data_dir`"),
+        (("train", "--output_dir", "x", "--use_cpu", "true"), "Give one source of records: `--table`"),
         (("pretrain", "--output_dir", "x", "--data_dir", "nowhere", "--use_cpu", "true"), "nowhere"),
         (("evaluate", "--output_dir", "x", "--model_name_or_path", "y", "--split", "tset"), "`split` must be one of"),
         (("classify", "--model", "m", "--topk", 3, "record"), "no flag `--topk`. Did you mean `--top_k`"),

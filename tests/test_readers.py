@@ -512,7 +512,7 @@ def test_damaged_arrays_are_refused(tmp_path, millivolts):
     refused(write(tmp_path / "rec.npy", content.replace(b"'descr'", b"'decsr'")), "header is damaged", **SAID)
     refused(write(tmp_path / "rec.npy", content.replace(b"<f8", b"<q9")), "NumPy", **SAID)
     for place in range(10, 70):
-        damaged = content[:place] + b"(" + content[place + 1 :]
+        damaged = content[:place] + b"[" + content[place + 1 :]
         refused(write(tmp_path / "rec.npy", damaged), "NumPy", **SAID)
     huge = content.replace(b"(12, 200), }    ", b"(12, 1000000000)}")
     assert huge != content
@@ -575,6 +575,21 @@ def test_a_damaged_json_is_refused(tmp_path, millivolts, content, part):
     write(tmp_path / "rec.json", content)
     said = {name: value for name, value in SAID.items() if f'"{name}"' not in str(content)}
     refused(path, part, **said)
+
+
+def test_a_json_that_contradicts_its_file_is_refused(tmp_path, millivolts):
+    path = write(tmp_path / "rec.csv", table_text(millivolts, header=[f"{name} (mV)" for name in LEAD_NAMES]))
+    beside = tmp_path / "rec.json"
+    write(beside, json.dumps({"lead_names": LEAD_NAMES[::-1], "units": "mv", "sampling_rate": 250}))
+    assert read(path).lead_names == LEAD_NAMES
+    write(beside, json.dumps({"lead_names": LEAD_NAMES[:3]}))
+    refused(path, "other leads", sampling_rate=250)
+    write(beside, json.dumps({"units": "uV"}))
+    refused(path, "lead I is in mV", "says uV", sampling_rate=250)
+    with h5py.File(tmp_path / "rec.h5", "w") as file:
+        file["ecg"] = millivolts
+        file.attrs.update({"units": "mV"})
+    refused(tmp_path / "rec.h5", "its `units` is another", "rec.json", **SAID)
 
 
 def test_a_json_that_is_a_pipe_is_not_opened(tmp_path, millivolts):
@@ -686,9 +701,11 @@ def test_other_columns_are_left_out_with_a_note(tmp_path, millivolts):
     ("text", "parts"),
     [
         ("I,II\n1,2\n1,Eve\n1,2", ["line 3, column 2 is not a number", "commas"]),
+        ('I;II\n"1,5";2\n"1";"Eve"\n1,5;2', ["line 3, column 2"]),
         ("I,II\n1,2\n1\n1,2", ["line 3 has 1 cells", "commas", "expected 2"]),
         ("I,II\n1,2\n1,2\n1,2\n1", ["line 5 has 1 cells"]),
         ("I,II\n1,2\n1,\n1,2", ["lead II has missing samples (NaN): 1 of 3"]),
+        ("I,II\nnan,nan\n1,2\n1,2", ["lead I has missing samples (NaN): 1 of 3"]),
         ("I,II\n1,2\n1,inf\n1,2", ["lead II has missing samples"]),
         ("I,II\n1,2\n1,1_0\n1,2", ["line 3, column 2"]),
         ("I;II\n1,5;2,5\n1.5;2.5\n1,5;2,5", ["a point", "a comma", "semicolons"]),
@@ -704,6 +721,11 @@ def test_other_columns_are_left_out_with_a_note(tmp_path, millivolts):
 def test_text_that_is_no_record_is_refused(tmp_path, text, parts):
     message = refused(write(tmp_path / "rec.csv", text), *parts, sampling_rate=250, units="mV")
     assert "Eve" not in message
+
+
+def test_numbers_may_stand_in_quotes(tmp_path):
+    path = write(tmp_path / "rec.csv", '"I";"II"\n"0,5"; "1"\n0,5;1,25\n')
+    np.testing.assert_array_equal(read(path, sampling_rate=9, units="mV").signal, [[500, 500], [1000, 1250]])
 
 
 def test_text_in_mv_is_exact(tmp_path):

@@ -57,10 +57,13 @@ ALLOWED = {
         "metrics",
         "pipelines",
         "plotting",
+        "post_training",
         "pretraining",
         "ptbxl",
         "readers",
+        "runs",
         "tables",
+        "version",
     },
     # The faces of the package.
     "__init__": None,

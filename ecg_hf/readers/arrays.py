@@ -23,7 +23,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     # NumPy parses a header as the text of a Python literal.
     except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise RecordError(f"it is no NumPy file that can be read ({_reason(error)}).") from error
-    return record_of_array(values, Stated(), path, said)
+    return record_of_array(values, read_sidecar(path), path, said)
 
 
 def _reason(error: Exception) -> str:
@@ -39,14 +39,13 @@ def record_of_array(values: np.ndarray, stated: Stated, path: str, said: Said, h
     Args:
         values: numbers of one record, (leads, samples) or (samples, leads), told apart by the number of names; for a
             single lead also (samples,). Integers are voltages in whole units.
-        stated: what the file says; what it lacks is taken from the JSON beside it, then from the caller.
+        stated: what the file and the JSON beside it say; what both lack is taken from the caller.
         path: of the file.
         said: what the caller says.
         hint: appended to the message about what nobody says.
     """
     if values.dtype.kind not in "fiu":
         raise RecordError(f"it holds values of the type {values.dtype.name[:40]}; expected real floats or integers.")
-    stated = _completed(stated, path)
     names = stated.lead_names or said.lead_names
     needed = {
         "sampling_rate": said.sampling_rate if stated.sampling_rate is None else stated.sampling_rate,
@@ -62,11 +61,6 @@ def record_of_array(values: np.ndarray, stated: Stated, path: str, said: Said, h
     rows = _rows(values, len(names))
     channels = [Channel(name, row, needed["units"], scale) for name, row in zip(names, rows, strict=True)]
     return record_of(channels, stated.sampling_rate, said)
-
-
-def _completed(stated: Stated, path: str) -> Stated:
-    beside = read_sidecar(path)
-    return Stated(*(other if own is None else own for own, other in zip(stated, beside, strict=True)))
 
 
 def _rows(values: np.ndarray, count: int) -> np.ndarray:

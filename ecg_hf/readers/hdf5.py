@@ -12,7 +12,7 @@ from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import record_of_array
 from .channels import MAX_FILE_BYTES, Said
 from .formats import need
-from .sidecar import Stated, stated_by
+from .sidecar import Stated, completed, read_sidecar, stated_by
 
 SIGNALS = ("tracings", "ecg")
 """Names of data sets that hold signals: CODE-15 % and SaMi-Trop, SPH."""
@@ -43,7 +43,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
         raise RecordError(
             "it is a damaged or truncated HDF5 file, or packed in a way that h5py cannot read."
         ) from error
-    return record_of_array(values, stated, path, said, _HINT)
+    return record_of_array(values, completed(stated, read_sidecar(path), path), path, said, _HINT)
 
 
 def _data_set(h5py, file, name: str):

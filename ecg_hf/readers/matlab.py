@@ -17,7 +17,7 @@ import numpy as np
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import check_no_part, record_of_array
 from .channels import MAX_FILE_BYTES, Said
-from .sidecar import Stated
+from .sidecar import read_sidecar
 
 _HINT = " CPSC 2018 has 500 Hz, mV and the leads I II III aVR aVL aVF V1 to V6."
 
@@ -59,7 +59,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
         raise _damaged("its first 128 bytes")
     order = "<" if bytes(content[126:128]) == b"IM" else ">"
     variables = list(_variables(content[128:], order))
-    return record_of_array(_numbers(_signal(variables, order), order), Stated(), path, said, _HINT)
+    return record_of_array(_numbers(_signal(variables, order), order), read_sidecar(path), path, said, _HINT)
 
 
 def _damaged(what: str) -> RecordError:

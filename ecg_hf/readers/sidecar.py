@@ -67,4 +67,14 @@ def stated_by(fields: Mapping[str, Any], where: str) -> Stated:
     return Stated(rate, units, None if names is None else tuple(names))
 
 
-__all__ = ["Stated", "read_sidecar", "sidecar_path", "stated_by"]
+def completed(stated: Stated, beside: Stated, path: str) -> Stated:
+    """What a file states, and for the rest what the JSON beside it does; `RecordError` where they differ."""
+    for name, own, other in zip(Stated._fields, stated, beside, strict=True):
+        if None not in (own, other) and own != other:
+            raise RecordError(
+                f"its `{name}` is another than that of {os.path.basename(sidecar_path(path))} beside it."
+            )
+    return Stated(*(other if own is None else own for own, other in zip(stated, beside, strict=True)))
+
+
+__all__ = ["Stated", "completed", "read_sidecar", "sidecar_path", "stated_by"]

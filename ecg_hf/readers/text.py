@@ -14,8 +14,8 @@ import numpy as np
 from ..ecg_transformer.common_ecg_transformer import MICROVOLTS
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import check_no_part, record_of_array
-from .channels import Channel, Said, canonical_lead, record_of
-from .sidecar import read_sidecar
+from .channels import Channel, Said, canonical_lead, microvolts_of, record_of
+from .sidecar import Stated, read_sidecar
 
 MAX_TEXT_BYTES = 2**28
 """The largest text that is read: half an hour of twelve leads at 1000 Hz has some 2e8 bytes."""
@@ -106,7 +106,11 @@ def _layout(lines: list[tuple[int, str]]) -> tuple[str | None, int]:
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
-    return [cell.strip().strip("\"'").strip() for cell in line.split(separator)]
+    return [_bare_cell(cell) for cell in line.split(separator)]
+
+
+def _bare_cell(cell: str) -> str:
+    return cell.strip().strip("\"'").strip()
 
 
 def _separated_by(separator: str | None) -> str:
@@ -127,9 +131,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _number(cell: str) -> float:
-    if "_" in cell:
-        raise ValueError
-    return float(cell or "nan")
+    return _plain_number(_bare_cell(cell) or "nan")
 
 
 def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None) -> np.ndarray:
@@ -139,17 +141,27 @@ def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None) ->
         raise RecordError(f"it has numbers with a point and numbers with a comma{_separated_by(separator)}.")
     values = np.empty((len(lines), width))
     for row, (number, line) in enumerate(lines):
-        cells = _cells(line, separator)
+        cells = (line.replace(",", ".") if has_commas else line).split(separator)
         if len(cells) != width:
             raise RecordError(f"line {number} has {len(cells)} cells{_separated_by(separator)}, expected {width}.")
-        for column, cell in enumerate(cells):
-            try:
-                values[row, column] = _number(cell.replace(",", ".") if has_commas else cell)
-            except ValueError:
-                raise RecordError(
-                    f"line {number}, column {column + 1} is not a number{_separated_by(separator)}."
-                ) from None
+        try:
+            values[row] = list(map(_plain_number, cells))
+        except ValueError:
+            values[row] = [_checked_number(*each, number, separator) for each in enumerate(cells, 1)]
     return values
+
+
+def _plain_number(cell: str) -> float:
+    # "1_000" is a number for Python alone.
+    return float(cell if "_" not in cell else "")
+
+
+def _checked_number(column: int, cell: str, line: int, separator: str | None) -> float:
+    """A number that may stand in quotes, NaN for an empty cell. What stands there otherwise may be a name."""
+    try:
+        return _number(cell)
+    except ValueError:
+        raise RecordError(f"line {line}, column {column} is not a number{_separated_by(separator)}.") from None
 
 
 def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, tuple[str | None, ...]]:
@@ -182,6 +194,7 @@ def _bare(cell: str) -> tuple[str, str | None]:
 def _named(table: _Table, path: str, said: Said) -> Record:
     beside = read_sidecar(path)
     unit_of_all = beside.units or said.units
+    _check_header(table, beside)
     channels = []
     for place, (name, unit) in enumerate(zip(table.names, table.units, strict=True)):
         column = table.values[:, place]
@@ -190,6 +203,18 @@ def _named(table: _Table, path: str, said: Said) -> Record:
         elif not ((canonical_lead(name) or name == "") and np.isnan(column).all()):
             channels.append(Channel(name or f"column {place + 1}", column, unit or unit_of_all))
     return record_of(channels, beside.sampling_rate, said)
+
+
+def _check_header(table: _Table, beside: Stated) -> None:
+    """`RecordError` where the JSON beside the file says other leads or another unit than the header."""
+    leads = {canonical_lead(name) for name in table.names} - {None}
+    if beside.lead_names is not None and leads != set(map(canonical_lead, beside.lead_names)) - {None}:
+        raise RecordError("its header has other leads than the `lead_names` of the JSON beside it.")
+    for name, unit in zip(table.names, table.units, strict=True):
+        if beside.units and unit and canonical_lead(name):
+            where = f"lead {name}"
+            if microvolts_of(unit, where) != microvolts_of(beside.units, "`units` of the JSON beside it"):
+                raise RecordError(f"{where} is in {unit}, and the JSON beside the file says {beside.units}.")
 
 
 def _unnamed(table: _Table, path: str, said: Said) -> Record:

@@ -211,6 +211,13 @@ class ModelArguments:
     pooling: str | None = field(
         default=None, metadata={"help": "What a new model's head reads; default: the architecture's, else `mean`."}
     )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "sdpa (the default), eager or flash_attention_2. On a CPU, windows of few tokens train twice as "
+            "fast with eager in bfloat16."
+        },
+    )
 
     def __post_init__(self):
         of_new_models = ("model_sampling_rate", "window_seconds", "patch_size", "pooling")

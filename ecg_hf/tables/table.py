@@ -120,7 +120,7 @@ def _begins_with(path: Path, mark: bytes) -> bool:
 def _parquet(path: Path) -> datasets.Dataset:
     try:
         return datasets.Dataset.from_parquet(str(path))
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(f"The table {path} is not a whole Parquet file: write or download it again.") from error
 
 
