@@ -688,6 +688,15 @@ def test_a_lead_without_values_is_missing(tmp_path, millivolts):
     assert read(trailing, **SAID).lead_names == LEAD_NAMES
 
 
+@pytest.mark.parametrize("time", [None, "0,004"])
+def test_decimal_commas_between_commas_are_refused_by_the_separator(tmp_path, millivolts, time):
+    names = [*([] if time is None else ["time"]), *LEAD_NAMES]
+    header, *lines = table_text(millivolts, decimal=",").split("\n")
+    text = "\n".join([",".join(names), *(line if time is None else f"{time},{line}" for line in lines)])
+    for said in (SAID, {"sampling_rate": 250, "units": "mV"}):
+        refused(write(tmp_path / "rec.csv", text), f"line 1 names {len(names)} columns", "semicolons or tabs", **said)
+
+
 def test_other_columns_are_left_out_with_a_note(tmp_path, millivolts):
     path = write(tmp_path / "rec.csv", table_text(millivolts[:3], header=["index", "I", "Resp"]))
     with pytest.warns(UserWarning, match="index, Resp"):

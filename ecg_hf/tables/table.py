@@ -165,7 +165,8 @@ def _read_csv(path: Path, folder: Path) -> Table:
                 column_types=dict.fromkeys(_header(path, separator), pa.string()), strings_can_be_null=False
             ),
         )
-    except pa.ArrowInvalid as error:
+        table = table.rename_columns([name.strip() for name in table.column_names])
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         # What follows the first line of the message quotes cells, which may be a patient's.
         reason = str(error).partition("\n")[0].partition(": ")
         detail = reason[2].partition(":")[0] if reason[0].startswith("CSV parse error") else reason[0]
