@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..files import whole_file
-from .answers import Report, answers
+from .answers import Report, answers, record_pipeline
 from .output import check_batch_size, check_output
 from .sources import Facts, find_records
 
@@ -48,9 +48,7 @@ def embed_records(
     check_batch_size(batch_size)
     items = find_records(records, facts or Facts(), record_column, data_dir)
 
-    from transformers import pipeline
-
-    extractor = pipeline("feature-extraction", model=model, device=device)
+    extractor = record_pipeline("feature-extraction", model, device=device)
     report = Report(len(items), "embedded")
     names, vectors = [], []
     for name, vector in report.answered(answers(extractor, items, batch_size, return_tensors=True)):
