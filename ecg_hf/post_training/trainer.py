@@ -7,7 +7,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import datasets
 import numpy as np
@@ -353,7 +353,7 @@ class PostTrainer(RunTrainer):
         target.choose_thresholds(outputs["validation"])
         if self.test_dataset is not None:
             outputs["test"] = self.predict(self.test_dataset)
-        results.update(_macro_metrics(outputs, target.figures))
+        results.update(_macro_metrics(outputs, target))
         note_posttraining(config, folds_of(self.train_dataset))
         folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         if self.is_world_process_zero():
@@ -503,16 +503,17 @@ def _without_training(args: PostTrainingArguments) -> PostTrainingArguments:
     return args
 
 
-def _macro_metrics(outputs: dict[str, PredictionOutput], names: Sequence[str]) -> dict[str, float | None]:
-    """The macro metrics of validation and test; None, with a warning, where no label has both values."""
+def _macro_metrics(outputs: dict[str, PredictionOutput], target: MultiLabel) -> dict[str, float | None]:
+    """The macro metrics of validation and test; None, with a warning, where the records do not define them."""
     prefixes = {"validation": "eval", "test": "test"}
     results = {
         f"{prefixes[split]}_{name}": output.metrics[f"{prefixes[split]}_{name}"]
         for split, output in outputs.items()
-        for name in names
+        for name in target.figures
     }
     if undefined := [name for name, value in results.items() if np.isnan(value)]:
-        logger.warning(f"{', '.join(undefined)}: undefined, no label of the records has both values.")
+        reason = target.undefined.format(" of the records")
+        logger.warning(f"{', '.join(undefined)}: undefined, {reason}.")
     return _without_nan(results)
 
 
