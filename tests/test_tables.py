@@ -138,6 +138,22 @@ def test_decimal_commas_are_numbers_and_never_thousands(folder, cache, tmp_path)
 # ---- Records that are signals ----
 
 
+def test_blanks_around_names_and_cells_do_not_matter(folder, cache):
+    rows = [f" {path} ; {af} " for path, af in zip(frame()["path"], frame()["AF"], strict=True)]
+    (folder / "blanks.csv").write_text("\n".join([" path ; AF", *rows]))
+    found = load_ecg_dataset(folder / "blanks.csv", label_columns=["AF"], cache_dir=cache)
+    (folder / "plain.csv").write_text(frame()[["path", "AF"]].to_csv(index=False))
+    plain = load_ecg_dataset(folder / "plain.csv", label_columns=["AF"], cache_dir=cache)
+    assert rows_of(found) == rows_of(plain)
+
+
+def test_a_table_in_latin_1_is_refused_by_its_name(folder):
+    text = frame().rename(columns={"who": "Größe"}).to_csv(index=False, sep=";")
+    (folder / "latin.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"The table .*latin.csv cannot be read \(.*: it must be UTF-8 with a header"):
+        load_ecg_dataset(folder / "latin.csv", label_columns=["AF"])
+
+
 def test_signals_in_a_data_set_are_read_in_their_unit(cache):
     rng = np.random.default_rng(0)
     signals = rng.normal(0, 0.3, (30, 3, 500)).astype(np.float32)
