@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..command import without_progress_bars
 from .sources import Item
 
 NAMED_IN_A_MESSAGE = 10
@@ -28,14 +27,6 @@ class Answer:
     problem: str | None = None
     notes: list[str] = field(default_factory=list)
     windows: list[dict] = field(default_factory=list, repr=False)
-
-
-def record_pipeline(task: str, model: str, **options):
-    """The library's pipeline of ECG records, made without its progress bars."""
-    from transformers import pipeline
-
-    with without_progress_bars():
-        return pipeline(task, model=model, **options)
 
 
 def answers(pipeline, items: Sequence[Item], batch_size: int, **postprocess) -> Iterator[Answer]:
@@ -130,4 +121,4 @@ def _with_name(name: str, text: str) -> str:
     return text if name in text else f"{name}: {text}"
 
 
-__all__ = ["Answer", "Report", "answers", "record_pipeline"]
+__all__ = ["Answer", "Report", "answers"]
