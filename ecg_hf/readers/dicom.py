@@ -44,7 +44,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     for group in groups:
         definitions = _items(group, "ChannelDefinitionSequence")
         names = [_channel_name(definition) for definition in definitions]
-        taken = [index for index, name in enumerate(names) if is_taken(name, said)]
+        taken = {index for index, name in enumerate(names) if is_taken(name, said)}
         samples = _samples(group, len(definitions)) if taken else None
         for index, (name, definition) in enumerate(zip(names, definitions, strict=True)):
             if index not in taken:
