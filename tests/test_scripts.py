@@ -187,6 +187,7 @@ def test_a_run_from_its_own_recipe_gives_the_same_weights(simulated_folder, simu
         "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
     }
     few = {"max_train_records": 48, "max_eval_records": 8, "per_device_train_batch_size": 16}
+    few["window_stride_seconds"] = 2.5
     train(simulated_folder, simulated_cache, tmp_path / "first", architecture="tiny", **few, **unusual)
     recipe = yaml.safe_load((tmp_path / "first/recipe.yaml").read_text())
     assert recipe["lr_scheduler_kwargs"] == {"min_lr": 0.0001} and recipe["optim_args"] == "amsgrad=True"

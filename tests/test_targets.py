@@ -144,6 +144,18 @@ def test_a_regression_gives_values_in_the_unit_of_the_target_and_learns_standard
         model(**inputs, labels=labels[:, 0])
 
 
+@pytest.mark.parametrize("kind", [SINGLE, REGRESSION])
+def test_the_graph_of_a_model_is_whole(kind):
+    scale = {"target_mean": [1.0, 2.0], "target_std": [3.0, 4.0]} if kind == REGRESSION else {}
+    model = small_model(["a", "b"], problem_type=kind, **scale).eval()
+    inputs = {"input_values": torch.randn(2, 12, 250)}
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**inputs, labels=labels).loss, model(**inputs, labels=labels).loss)
+    exported = torch.export.export(model, (), inputs).module()
+    torch.testing.assert_close(exported(**inputs).logits, model(**inputs).logits)
+
+
 @pytest.mark.parametrize("rule", ["mean_logit", "mean_probability"])
 def test_the_classes_of_a_record_are_the_mean_of_those_of_its_windows(rule):
     model = small_model(CLASSES, problem_type=SINGLE, window_aggregation=rule, temperature=2.0)

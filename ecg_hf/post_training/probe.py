@@ -77,26 +77,20 @@ def fit_linear_probe(
     classes keeps zero weights: the order of the batches would give them a direction, the same for all such labels, and
     a macro metric would choose the epoch by it.
     """
-    mean, deviation = train.moments()
-    if not np.isfinite(mean).all():
-        raise ValueError("The encoder gives features that are not finite: its weights are damaged, or have diverged.")
-    scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
-    shift = torch.from_numpy(mean).float()
-    weight = torch.zeros(train.labels.shape[1], len(mean), requires_grad=True)
+    scale, shift = _standardisation(train)
+    weight = torch.zeros(train.labels.shape[1], len(shift), requires_grad=True)
     bias = torch.zeros(train.labels.shape[1], requires_grad=True)
     optimizer = torch.optim.AdamW([weight, bias], lr=args.probe_learning_rate, weight_decay=args.probe_weight_decay)
     num_windows, batch_size = len(train.features), args.probe_train_batch_size
     steps_of_epoch = -(-num_windows // batch_size)
     epochs = args.probe_num_train_epochs or max(PROBE_EPOCHS, -(-PROBE_STEPS // steps_of_epoch))
-    evaluation_epochs = -(-epochs // PROBE_EVALUATIONS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps_of_epoch * epochs)
     generator = torch.Generator().manual_seed(args.seed)
     record_of_window = torch.from_numpy(np.repeat(np.arange(len(train.counts)), train.counts))
     labels = torch.from_numpy(train.labels)
     learnable = torch.from_numpy(target.learnable(train.labels)).float()[:, None]
 
-    metric = args.metric_for_best_model.removeprefix("eval_")
-    sign = 1.0 if args.greater_is_better else -1.0
+    metric, sign = args.metric_for_best_model.removeprefix("eval_"), 1.0 if args.greater_is_better else -1.0
     logs, losses, best, state = [], [], None, None
     progress = tqdm(range(1, epochs + 1), desc="Linear probe", disable=args.disable_tqdm)
     for epoch in progress:
@@ -115,7 +109,7 @@ def fit_linear_probe(
                 f"The probe has diverged: in its epoch {epoch} the loss is {losses[-1]:.3g}. Use a lower "
                 f"`probe_learning_rate` than {args.probe_learning_rate:g}."
             )
-        if epoch % evaluation_epochs and epoch < epochs:
+        if epoch % -(-epochs // PROBE_EVALUATIONS) and epoch < epochs:
             continue
         folded = {"weight": weight.detach() * learnable * scale}
         folded["bias"] = bias.detach() - folded["weight"] @ shift
@@ -128,6 +122,15 @@ def fit_linear_probe(
         shown = target.choosing[0]
         progress.set_postfix({"loss": f"{logs[-2]['loss']:.4f}", shown: f"{metrics[shown]:.4f}"})
     return state, logs, best
+
+
+def _standardisation(train: CachedFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor (hidden,) and mean (hidden,) of the features."""
+    mean, deviation = train.moments()
+    if not np.isfinite(mean).all():
+        raise ValueError("The encoder gives features that are not finite: its weights are damaged, or have diverged.")
+    scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
+    return scale, torch.from_numpy(mean).float()
 
 
 def _evaluate_head(head, validation: CachedFeatures, aggregate_windows, target: MultiLabel) -> dict[str, float]:

@@ -67,7 +67,9 @@ def _waveforms(pydicom, path: str, data: bytes) -> list:
     except _faults():
         raise RecordError("its DICOM file meta information cannot be read: the file is cut or damaged.") from None
     if syntax not in _TRANSFER_SYNTAXES:
-        name = getattr(syntax, "name", "not stated")
+        # A name that is not in pydicom's list may be anything, the patient's in a damaged file.
+        is_known = isinstance(syntax, pydicom.uid.UID) and syntax.name != syntax
+        name = syntax.name if is_known else "missing or not known"
         raise RecordError(
             f"its transfer syntax is {name}; expected implicit or explicit VR little endian: convert it."
         )
@@ -90,18 +92,19 @@ def _rhythms(groups: list) -> list:
 
 
 def _channel_name(definition) -> str:
-    """The lead by its code (SCP-ECG's numbers, which MDC shares), else the meaning as the file spells it."""
+    """The lead by its code (SCP-ECG's numbers, which MDC shares), else the meaning as the file spells it, at most 64
+    letters of it, which DICOM allows."""
     source = _first(definition, "ChannelSourceSequence")
     if source is None:
-        return str(_value(definition, "ChannelLabel") or "?")
+        return str(_value(definition, "ChannelLabel") or "?")[:64]
     code, scheme = str(_value(source, "CodeValue") or ""), str(_value(source, "CodingSchemeDesignator") or "")
     match = _LEAD_CODE.fullmatch(code.strip())
-    meaning = str(_value(source, "CodeMeaning") or code or "?")
+    meaning = str(_value(source, "CodeMeaning") or code or "?")[:64]
     if match is None or scheme.strip().upper() not in _LEAD_SCHEMES:
         return meaning
     lead = _LEAD_CODES.get(int(match[1]))
     # A meaning that contradicts its code must not make a lead of what is none.
-    return lead or (code if canonical_lead(meaning) else meaning)
+    return lead or (code[:64] if canonical_lead(meaning) else meaning)
 
 
 def _samples(group, num_channels: int) -> np.ndarray:

@@ -173,8 +173,10 @@ def build_splits(
     rows_of: dict[str, list[datasets.Dataset]] = {}
     for name, own in parts.items():
         split = own.split
-        if split is None:
-            fractions = _fractions_of(name, parts.keys(), split_fractions)
+        if name != "train":
+            split = np.full(len(own.ids), name)
+        elif split is None:
+            fractions = _fractions_of(parts.keys(), split_fractions)
             split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == REGRESSION)
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
@@ -194,11 +196,8 @@ def build_splits(
     return splits
 
 
-def _fractions_of(name: str, given: Iterable[str], fractions: Sequence[float]) -> Sequence[float]:
-    """The shares of a part in train, validation and test: the splits that have a part of their own take nothing of
-    it."""
-    if name != "train":
-        return [float(split == name) for split in SPLITS]
+def _fractions_of(given: Iterable[str], fractions: Sequence[float]) -> Sequence[float]:
+    """The shares of the training part in each split: those that have a part of their own take nothing of it."""
     if "validation" in given:
         return (1.0, 0.0, 0.0)
     if "test" not in given:
