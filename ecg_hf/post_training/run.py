@@ -61,7 +61,7 @@ def load_model(
 ) -> tuple[ECGTransformerForMultiLabel, ECGTransformerFeatureExtractor]:
     """The model with a head for the task, and its feature extractor; a new one is normalised by the training split."""
     labels = label_names_of(train)
-    id2label, names = dict(enumerate(labels)), label_names_in_words(data_args)
+    id2label, names = dict(enumerate(labels)), label_names_in_words(data_args, labels)
     problem_type = data_args.problem_type or MULTI_LABEL
     if model_args.model_name_or_path is None:
         return _new_model(model_args, data_args, train, id2label, names, problem_type)
