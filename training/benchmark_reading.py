@@ -25,6 +25,7 @@ from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.synthetic import simulate_ecg
 
 RATE, SECONDS = 500, 10
+CODES = dict(zip(LEAD_NAMES, (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), strict=True))
 FORMATS = ("challenge", "wfdb", "edf", "dicom")
 
 
@@ -81,7 +82,7 @@ def _write_dicom(folder: pathlib.Path, name: str, signal: np.ndarray) -> str:
     channels = []
     for lead in LEAD_NAMES:
         channel = Dataset()
-        channel.ChannelSourceSequence = Items([code(f"5.6.3-9-{lead}", "SCPECG", f"Lead {lead}")])
+        channel.ChannelSourceSequence = Items([code(f"5.6.3-9-{CODES[lead]}", "SCPECG", f"Lead {lead}")])
         channel.ChannelSensitivity, channel.ChannelSensitivityCorrectionFactor, channel.ChannelBaseline = "1", "1", "0"
         channel.ChannelSensitivityUnitsSequence = Items([code("uV", "UCUM", "microvolt")])
         channel.WaveformBitsStored, channel.ChannelSampleSkew = 16, "0"
@@ -111,7 +112,7 @@ _WRITERS: dict[str, Callable[[pathlib.Path, str, np.ndarray], str]] = {
 
 
 def _by_library(kind: str, paths: Sequence[str]) -> None:
-    """Each record by the format's own library, as µV or mV in an array."""
+    """Each record by the format's own library: its voltages in an array, its leads and their unit."""
     if kind == "edf":
         import edfio
 
@@ -120,8 +121,13 @@ def _by_library(kind: str, paths: Sequence[str]) -> None:
     elif kind == "dicom":
         import pydicom
 
+        # Of which lead a column is, and in what unit, stands in the channel definitions.
         for path in paths:
-            pydicom.dcmread(path).waveform_array(0)
+            dataset = pydicom.dcmread(path)
+            dataset.waveform_array(0)
+            for channel in dataset.WaveformSequence[0].ChannelDefinitionSequence:
+                channel.ChannelSourceSequence[0].CodeMeaning  # noqa: B018
+                channel.ChannelSensitivityUnitsSequence[0].CodeValue  # noqa: B018
     else:
         import wfdb
 
