@@ -30,6 +30,7 @@ from ..runs.folder import room_for
 from ..runs.provenance import note_posttraining
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows
+from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
 from .checks import check_can_choose, check_is_split, check_labels, in_order, label_order, labels_of, warn_of_leaks
 from .evaluation import DivergenceError, choosing_metric
@@ -179,7 +180,7 @@ class PostTrainer(RunTrainer):
                 "`dataloader_drop_last` drops it: set it to false, or `per_device_train_batch_size` lower."
             )
         if self.is_world_process_zero():
-            warn_of_leaks(splits)
+            warn_of_leaks(splits, self.model.config.labels)
 
     def _probe(self, resume: bool) -> dict[str, float]:
         self.enter_stage("probe")
@@ -434,7 +435,10 @@ class PostTrainer(RunTrainer):
         return [label for label, known in zip(self.model.config.labels, learnable, strict=True) if not known]
 
     def _warn_of_unlearnable_labels(self) -> None:
-        if self.is_world_process_zero() and (unlearnable := self._unlearnable_labels()):
+        # Of own records it was said when they were loaded.
+        if not self.is_world_process_zero() or were_guarded([self.train_dataset]):
+            return
+        if unlearnable := self._unlearnable_labels():
             logger.warning(
                 f"{len(unlearnable)} of {self.model.config.num_labels} labels are the same in all training records "
                 f"and cannot be learned: {', '.join(unlearnable)}. Macro metrics count them where the evaluation "
