@@ -284,8 +284,8 @@ def _tracings(file: Any, path: str) -> Any:
     return data
 
 
-def _ids_of_part(path: str) -> tuple[np.ndarray, bool]:
-    """The `exam_id` of each row, and whether the last row is zeros behind the last exam."""
+def _ids_of_part(path: str) -> np.ndarray:
+    """The `exam_id` of each row, without the row of zeros behind the last exam."""
     with _open(path) as file:
         data = _tracings(file, path)
         ids = data_set(need("h5py", "HDF5"), file, "exam_id")
@@ -293,7 +293,8 @@ def _ids_of_part(path: str) -> tuple[np.ndarray, bool]:
             found = "none" if ids is None else f"{ids.shape} of the type {ids.dtype}"
             raise ValueError(f"{path} must have a data set `exam_id` of {len(data)} whole numbers, found {found}.")
         try:
-            return ids[()].astype(np.int64), len(data) > 0 and not data[len(data) - 1].any()
+            has_zeros = len(data) > 0 and not data[len(data) - 1].any()
+            return ids[: len(data) - has_zeros].astype(np.int64)
         except OSError as error:
             raise ValueError(f"{path} is damaged: download it again.") from error
 
@@ -302,9 +303,9 @@ def _join(exam_ids: np.ndarray, paths: list[str], said: Said) -> _Joined:
     """The rows of the parts whose exams are in the table, each exam once."""
     parts, rows, ids, num_unknown = [], [], [], 0
     for part, path in enumerate(paths):
-        of_part, has_zeros = _ids_of_part(path)
+        of_part = _ids_of_part(path)
         known = np.isin(of_part, exam_ids)
-        num_unknown += np.count_nonzero(~known) - (has_zeros and len(of_part) > 0 and not known[-1])
+        num_unknown += np.count_nonzero(~known)
         rows.append(np.flatnonzero(known))
         ids.append(of_part[known])
         parts.append(np.full(len(ids[-1]), part, np.int32))
