@@ -46,6 +46,8 @@ _LAZY = {
     "ECGCollator": "ecg_transformer.collator_ecg_transformer",
     "PTBXL": "ptbxl",
     "load_ptbxl": "ptbxl",
+    "load_challenge": "tables",
+    "load_code15": "tables",
     "load_ecg_dataset": "tables",
     "Record": "readers",
     "RecordError": "readers",

@@ -25,6 +25,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
+from .card_stages import STAGE_TITLES, own_settings, stage_recipes
 from .card_targets import card_target, target_facts
 from .card_text import (
     dump_metadata,
@@ -39,6 +40,7 @@ from .files import read_text, write_atomic
 from .plotting import plot_label_metrics
 from .ptbxl.parquet import describe_parquet
 from .ptbxl.table import FOLDS
+from .seen_data import PTBXL_TRAINING, UNKNOWN_FOLD, UNNAMED_RECORDS, joined, judged, saw
 from .version import __version__
 
 logger = logging.getLogger(__name__)
@@ -55,13 +57,6 @@ TABLES = ("table", "validation_table", "test_table")
 """Fields of a recipe that name tables of own records."""
 
 DATA_NAMES = {"ptbxl": "PTB-XL"}
-OWN_RECORDS = "own records"
-UNNAMED_RECORDS = "unnamed records"
-PTBXL_TRAINING = "PTB-XL's folds 1 to 8"
-"""How the provenance of a checkpoint names PTB-XL's training folds."""
-UNKNOWN_FOLD = "unknown"
-"""Among the folds of PTB-XL in a provenance: records of which it is not known whether, and where, they are in it."""
-STAGE_TITLES = {"probe": "Preview linear probing", "finetune": "Fine-tuning with stochastic depth"}
 SIMULATED_DEVICE = "simulated"
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
@@ -163,7 +158,7 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
         "base_id": _hub_id(base),
         "base_source": provenance.get("source"),
         "base_license": provenance.get("license"),
-        "pretraining_data": _joined(provenance.get("pretraining_data")),
+        "pretraining_data": joined(provenance.get("pretraining_data")),
         "license": _license(provenance.get("license")) if base or provenance.get("license") else CODE_LICENSE,
         "provenance": provenance,
         "test_folds": sorted({9, 10} & set(provenance.get("ptbxl_folds") or ())),
@@ -173,20 +168,16 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
     return facts, metrics, results
 
 
-def _joined(names: Iterable[str] | str | None) -> str | None:
-    return names if names is None or isinstance(names, str) else ", ".join(names)
-
-
 def _encoder_facts(folder: Path, repo_id: str | None, title: str | None) -> dict[str, Any]:
     facts, metrics, results = _facts(folder, repo_id)
     return {
         **facts,
         "model_name": repo_id.split("/")[-1] if repo_id else title or folder.absolute().name,
         "results": results,
-        "settings": _own_settings(facts["recipe"], "crop_seconds", "crops_per_record"),
+        "settings": own_settings(facts["recipe"], "crop_seconds", "crops_per_record"),
         "command": _pretraining_command(facts, repo_id, results["world_size"], "probe" in metrics),
         "probe": metrics.get("probe"),
-        "saw_ptbxl": _saw(facts["provenance"], {"name": "PTB-XL"}),
+        "saw_ptbxl": saw(facts["provenance"], {"name": "PTB-XL"}),
         "seen_folds": _seen_folds(facts),
     }
 
@@ -209,9 +200,9 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "splits": splits,
         "split": split,
         "split_metrics": splits[split],
-        "saw_evaluation_data": _saw(facts["provenance"], metrics["data"]),
-        "judged_folds": _judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
-        "stages": _stage_recipes(recipe, results, metrics.get("stages", {})),
+        "saw_evaluation_data": saw(facts["provenance"], metrics["data"]),
+        "judged_folds": judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
+        "stages": stage_recipes(recipe, results, metrics.get("stages", {})),
         "kept_stage": STAGE_TITLES.get(metrics.get("kept_stage")),
         "command": _command(facts, repo_id, results["world_size"]),
         "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],
@@ -257,43 +248,11 @@ def _license(name: str | None) -> str:
     return identifier if identifier in HUB_LICENSES else "other"
 
 
-def _saw(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> bool | None:
-    """Whether the pre-training data include the evaluation data; None if that is not known."""
-    text, data_name = _joined(provenance.get("pretraining_data")), data["name"]
-    folds = provenance.get("ptbxl_folds")
-    if data_name == "PTB-XL" and folds is not None:
-        judged = _judged(data)
-        if judged & set(folds) - {UNKNOWN_FOLD}:
-            return True
-        if UNKNOWN_FOLD not in judged | set(folds):
-            return False
-    others = (text or "").replace(PTBXL_TRAINING, "").casefold()
-    # The PhysioNet/CinC Challenges of 2020 and 2021 contain PTB-XL.
-    challenge = data_name == "PTB-XL" and re.search(r"(challenge|cinc)\W{0,3}(20)?2[01]\b", others)
-    if text and (data_name.casefold() in others or challenge):
-        return True
-    # Records without a name may be any.
-    if (
-        not text
-        or UNKNOWN_FOLD in (folds or ())
-        or OWN_RECORDS in others
-        or data_name.startswith((OWN_RECORDS, UNNAMED_RECORDS))
-    ):
-        return None
-    return False
-
-
 def _seen_folds(facts: Mapping[str, Any]) -> str | None:
     """The folds of PTB-XL that an encoder saw, in words; runs that did not record them had the official ones."""
     default = FOLDS["train"] if facts["data"]["name"] == "PTB-XL" else ()
     folds = [fold for fold in facts["provenance"].get("ptbxl_folds", default) if fold != UNKNOWN_FOLD]
     return folds_in_words(folds) if folds else None
-
-
-def _judged(data: Mapping[str, Any]) -> set[int | str]:
-    """The folds of PTB-XL that a model was evaluated on; runs that did not record them had the official ones."""
-    of_split = data.get("ptbxl_folds", {"validation": [9], "test": [10]})
-    return {fold for split, folds in of_split.items() if split != "train" for fold in folds}
 
 
 def preprocessing_in_words(extractor: Mapping[str, Any]) -> list[str]:
@@ -350,38 +309,6 @@ def _normalisation(extractor: Mapping[str, Any]) -> str:
 def _span(values: list[float], name: str) -> str:
     low, high = f"{min(values):.4f}", f"{max(values):.4f}"
     return f"{name} {low}" if low == high else f"{name} {low} to {high}"
-
-
-def _stage_recipes(recipe: dict, results: dict, metrics: Mapping[str, dict]) -> list[dict[str, Any]]:
-    """Name, settings, duration and, where the run recorded them, validation metrics of each stage."""
-    shared = ("stages", "seed", "metric_for_best_model")
-    probe = {name.removeprefix("probe_"): value for name, value in recipe.items() if name.startswith("probe_")}
-    finetune = {
-        name: value
-        for name, value in _own_settings(recipe, "stages").items()
-        if not name.startswith("probe_") and name not in shared
-    }
-    settings = {"probe": probe, "finetune": finetune}
-    return [
-        {
-            "title": STAGE_TITLES[stage],
-            "settings": settings[stage],
-            "seconds": results.get(f"{stage}_seconds"),
-            "metrics": metrics.get(stage),
-        }
-        for stage in recipe["stages"]
-    ]
-
-
-def _own_settings(recipe: dict, *first: str) -> dict[str, Any]:
-    """The best known fields of the training itself: from the first of `first` that is there to `seed`.
-
-    Before them stand facts of model and data, after them fields that are seldom changed.
-    """
-    names = list(recipe)
-    start = min(names.index(name) for name in first if name in recipe)
-    shown = names[start : names.index("seed") + 1]
-    return {name: recipe[name] for name in shown if recipe[name] is not None}
 
 
 def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str | None:

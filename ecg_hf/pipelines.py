@@ -30,9 +30,6 @@ def read_for_model(path: str | os.PathLike, wanted: Sequence[str], said: dict) -
     names = said.get("lead_names")
     names = None if names is None else canonical_lead_names(names)
     path = os.fspath(path)
-    # A file of signals is read by the header that describes it, whatever its bytes look like.
-    header = f"{path.removesuffix('.mat')}.hea"
-    path = header if path.endswith(".mat") and os.path.isfile(header) else path
     record = read_leads(path, Said(said.get("sampling_rate"), said.get("units"), names, frozenset(wanted)))
     warn_of_other_channels(path, record.other_channels)
     return dataclasses.replace(record, signal=whole_microvolts(record))

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from small_models import LABELS, small_extractor, small_model
 from test_post_training import extractor, make_trainer
-from test_pretraining import make_trainer as make_pretrainer
+from test_pretraining import arguments as pretraining_arguments
+from test_pretraining import extractor as pretraining_extractor
 from test_pretraining import own_records, run_cli
+from test_pretraining import small_model as small_encoder
 from transformers.utils import logging
 
-from ecg_hf import ECGCollator, PostTrainer, PostTrainingArguments, cli, name_labels
+from ecg_hf import ECGCollator, PostTrainer, PostTrainingArguments, PreTrainer, cli, name_labels
 from ecg_hf.cards import write_model_card
 from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
 from ecg_hf.post_training.run import TaskArguments, load_splits
@@ -131,6 +133,13 @@ def test_folders_are_read_through_links_and_each_file_once(tmp_path):
     assert len(load_records(folder_files(folder), 2.5, tmp_path / "cache")) == 3
 
 
+def test_test_folds_behind_a_link_are_refused(simulated_folder, tmp_path):
+    folder = own_records(tmp_path / "data", 1)
+    (folder / "more").symlink_to(simulated_folder / "records100")
+    with pytest.raises(ValueError, match="not known to be of its training folds .*16 of fold 10, 16 of fold 9"):
+        run_cli(folder, tmp_path / "cache", tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A run of one epoch on eight records."""
@@ -157,11 +166,15 @@ def test_the_card_of_an_encoder_names_the_folds_that_it_saw(encoder, tmp_path, f
 
 @pytest.mark.parametrize(("folds", "words"), [([3], "PTB-XL's fold 3"), ([1, 2, 3], "PTB-XL's folds 1 to 3")])
 def test_the_records_of_a_pre_training_are_described_in_words(simulated_splits, tmp_path, folds, words):
-    train = simulated_splits["train"].filter(lambda record: record["strat_fold"] in folds)
-    trainer = make_pretrainer(train, tmp_path / "run", max_steps=1, per_device_train_batch_size=8)
-    trainer.pretrain()
-    text = json.loads((tmp_path / "run/config.json").read_text())["provenance"]["pretraining_data"]
-    assert text.endswith(words)
+    data = {"name": "PTB-XL", "ptbxl_folds": folds}
+    trainer = PreTrainer(
+        model=small_encoder(),
+        args=pretraining_arguments(tmp_path / "run", per_device_train_batch_size=8),
+        train_dataset=simulated_splits["validation"],
+        feature_extractor=pretraining_extractor(),
+        data=data,
+    )
+    assert trainer.model.config.provenance["pretraining_data"] == f"15 records of {words}"
 
 
 # ---- Runs ----
@@ -225,7 +238,7 @@ def test_a_share_of_patients_that_are_texts_or_unknown(simulated_splits, monkeyp
 
     def chosen(train, fraction):
         monkeypatch.setattr(
-            "ecg_hf.post_training.run.load_ptbxl", lambda *args, **kwargs: {**simulated_splits, "train": train}
+            "ecg_hf.post_training.data.load_ptbxl", lambda *args, **kwargs: {**simulated_splits, "train": train}
         )
         return load_splits("x", TaskArguments(data_dir="x", train_fraction=fraction), seed=0)["train"]
 

@@ -504,6 +504,37 @@ def test_labels_that_contradict_each_other_are_refused(trained):
         AutoConfig.from_pretrained(trained, id2label={0: "x", 1: "y"}, num_labels=4)
 
 
+@pytest.mark.parametrize(
+    ("id2label", "message"),
+    [
+        ({0: "a", 2: "b"}, "`id2label` must have the ids 0 to 1, one for each output, got 0, 2"),
+        ({1: "a", 2: "b"}, "must have the ids 0 to 1, one for each output, got 1, 2"),
+        ({0: "a", 1: "b", 2: "a"}, "`id2label` names a label twice: a"),
+    ],
+)
+def test_ids_with_gaps_and_names_that_are_there_twice_are_refused(trained, id2label, message):
+    label2id = {name: index for index, name in id2label.items()}
+    model = small_model()
+    before = dict(model.config.id2label)
+    for make in (
+        lambda: small_config(id2label=id2label, label2id=label2id),
+        lambda: AutoConfig.from_pretrained(trained, id2label=id2label),
+        lambda: model.replace_head(id2label),
+    ):
+        with pytest.raises(Exception, match=message):
+            make()
+    assert model.config.id2label == before
+
+
+def test_ids_of_a_json_file_are_put_in_order_by_number():
+    labels = [f"L{index:02}" for index in range(12)]
+    as_text = {str(index): labels[index] for index in sorted(range(12), key=str)}  # 0, 1, 10, 11, 2, ...
+    model = small_model()
+    model.replace_head(as_text)
+    config = small_config(id2label=as_text, label2id={name: int(index) for index, name in as_text.items()})
+    assert model.config.labels == config.labels == labels
+
+
 # ---- Configuration ----
 
 

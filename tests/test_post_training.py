@@ -29,6 +29,7 @@ from ecg_hf import (
     name_labels,
 )
 from ecg_hf.metrics import macro_auroc
+from ecg_hf.post_training import probe
 from ecg_hf.post_training import trainer as trainer_module
 from ecg_hf.post_training.evaluation import record_losses
 from ecg_hf.runs.folder import last_complete_checkpoint
@@ -315,6 +316,13 @@ def test_one_label_of_any_type_and_a_last_batch_of_one(simulated_splits, tmp_pat
         assert trainer.predict(splits["test"].select([0])).predictions.shape == (1, 1)
 
 
+def test_single_numbers_as_labels_are_refused_by_their_type(simulated_splits, tmp_path):
+    train = simulated_splits["train"]
+    numbers = train.remove_columns("labels").add_column("labels", [int(labels[0]) for labels in train["labels"]])
+    with pytest.raises(ValueError, match="`labels` has the type int64; it must be a list of numbers"):
+        make_trainer({**simulated_splits, "train": numbers}, tmp_path, model=small_model(["CD"]))
+
+
 # ---- Heads of other forms ----
 
 OTHER_HEADS = [
@@ -392,6 +400,30 @@ def test_the_best_epoch_is_the_first_of_the_best_by_the_metric_asked_for(simulat
     trainer.compute_metrics = evaluation
     trainer.train()
     assert same_weights(trainer.model.state_dict(), seen[epoch])
+
+
+@pytest.mark.parametrize(("metric", "epoch"), [("macro_auroc", 2), ("macro_auprc", 3), ("loss", 4), ("eval_loss", 4)])
+def test_the_probe_keeps_the_first_of_its_best_epochs(simulated_splits, tmp_path, monkeypatch, metric, epoch):
+    scripted = {
+        "macro_auroc": [0.70, 0.90, 0.90, 0.80],
+        "macro_auprc": [0.1, 0.2, 0.5, 0.4],
+        "loss": [0.5, 0.3, 0.4, 0.2],
+        "f_max": [0.5] * 4,
+    }
+    heads = []
+
+    def evaluation(head, *args):
+        heads.append(head["weight"].clone())
+        return {name: values[len(heads) - 1] for name, values in scripted.items()}
+
+    monkeypatch.setattr(probe, "_evaluate_head", evaluation)
+    trainer = make_trainer(
+        simulated_splits, tmp_path / "run", stages=["probe"], probe_num_train_epochs=4, metric_for_best_model=metric
+    )
+    results = trainer.post_train()
+    assert results["probe_eval_macro_auroc"] == scripted["macro_auroc"][epoch - 1]
+    kept = weights_of(tmp_path / "run")["classifier.weight"]
+    assert [torch.equal(kept, head) for head in heads] == [number == epoch for number in range(1, 5)]
 
 
 @pytest.mark.parametrize(

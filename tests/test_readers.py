@@ -144,6 +144,8 @@ def test_what_is_no_file_is_refused_without_opening_it(tmp_path):
     write(tmp_path / "file.npy", b"x")
     refused(tmp_path / "file.npy" / "within.npy", "no such file", kind=FileNotFoundError)
     refused(tmp_path / ("x" * 300), "cannot be opened")
+    with pytest.raises(RecordError, match="NUL"):
+        read_ecg("rec\0.csv")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -412,6 +414,10 @@ def test_a_challenge_mat_needs_its_header(tmp_path):
     lines = [f"rec.mat 16+24 1000/mV 16 0 1 9 0 {name}" for name in LEAD_NAMES]
     write(tmp_path / "rec.hea", "\n".join(["rec 12 500 9", *lines]))
     np.testing.assert_array_equal(read(tmp_path / "rec.mat").signal, np.ones((12, 9)))
+    # Samples alone, in a file of this ending.
+    write(tmp_path / "rec.hea", "\n".join(["rec 12 500 9", *(line.replace("+24", "") for line in lines)]))
+    np.ones((9, 12), "<i2").tofile(tmp_path / "rec.mat")
+    np.testing.assert_array_equal(read(tmp_path / "rec.mat").signal, np.ones((12, 9)))
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real records are not there")
@@ -561,6 +567,7 @@ def test_a_json_may_state_a_part(tmp_path, millivolts):
         ("[1]", "must be an object"),
         ('{"sampling_rate": "fast"}', "`sampling_rate` must be a number"),
         ('{"sampling_rate": true}', "`sampling_rate` must be a number"),
+        ('{"sampling_rate": 1' + "0" * 400 + "}", "`sampling_rate` must be a number"),
         ('{"sampling_rate": 0}', "above 0"),
         ('{"sampling_rate": NaN}', "above 0"),
         ('{"units": 3}', "`units` must be"),
@@ -679,6 +686,15 @@ def test_a_lead_without_values_is_missing(tmp_path, millivolts):
     refused(unnamed, "no lead aVR", **SAID)
     trailing = write(tmp_path / "trailing.csv", table_text(millivolts, header=None).replace("\n", ",\n"))
     assert read(trailing, **SAID).lead_names == LEAD_NAMES
+
+
+@pytest.mark.parametrize("time", [None, "0,004"])
+def test_decimal_commas_between_commas_are_refused_by_the_separator(tmp_path, millivolts, time):
+    names = [*([] if time is None else ["time"]), *LEAD_NAMES]
+    header, *lines = table_text(millivolts, decimal=",").split("\n")
+    text = "\n".join([",".join(names), *(line if time is None else f"{time},{line}" for line in lines)])
+    for said in (SAID, {"sampling_rate": 250, "units": "mV"}):
+        refused(write(tmp_path / "rec.csv", text), f"line 1 names {len(names)} columns", "semicolons or tabs", **said)
 
 
 def test_other_columns_are_left_out_with_a_note(tmp_path, millivolts):

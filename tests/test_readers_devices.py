@@ -216,6 +216,7 @@ def test_leads_of_edf_have_one_rate_unless_they_are_not_wanted(tmp_path, digital
         ({"duration": "nan"}, "duration of a data record is no number"),
         ({"duration": "1e-999"}, "no sampling rate"),
         ({"duration": ""}, "is no number"),
+        ({"duration": b"1  \xa0"}, "is no number"),
         ({"records": 9}, "cut or damaged"),
         ({"records": 11}, "cut or damaged"),
         ({"records": 99999999}, "cut or damaged"),
@@ -454,9 +455,16 @@ def test_other_transfer_syntaxes_are_refused_by_name(tmp_path, digital, syntax, 
     assert "transfer syntax" in message and name in message
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_a_transfer_syntax_that_is_none_is_not_told(tmp_path, digital):
+    path = write_dicom(tmp_path, dicom_group(digital))
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", PATIENT.encode().ljust(20), 1))
+    assert "transfer syntax is missing or not known" in read_error(path)
+
+
 def test_dicom_without_waveforms_is_refused(tmp_path):
     assert "no WaveformSequence" in read_error(write_dicom(tmp_path))
-    assert "transfer syntax is not stated" in read_error(write(tmp_path, b"\0" * 128 + b"DICM", "rec.dcm"))
+    assert "transfer syntax is missing or not known" in read_error(write(tmp_path, b"\0" * 128 + b"DICM", "rec.dcm"))
     damaged = b"\0" * 128 + b"DICM\2\0\0\0UL\3\0abc"
     assert "meta information cannot be read" in read_error(write(tmp_path, damaged, "rec.dcm"))
 
@@ -777,6 +785,19 @@ def files(tmp_path, digital):
     return [edf_file, bdf_file, cut_file, dicom_file, implicit, muse_file, aecg_file]
 
 
+def damage(whole, rng):
+    """Some bytes changed, cut out or there twice; half of it in the first quarter, where the headers are."""
+    changed, limit = bytearray(whole), len(whole) // rng.choice([1, 4])
+    kind, start, length = rng.integers(3), rng.integers(limit), rng.integers(1, 64)
+    if kind == 0:
+        changed[start : start + 1 + length % 3] = rng.bytes(1 + length % 3)
+    elif kind == 1:
+        del changed[start : start + length]
+    else:
+        changed[start:start] = changed[start : start + length]
+    return bytes(changed)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_file_is_a_record_or_an_error(tmp_path, files):
     rng = np.random.default_rng(2)
@@ -784,13 +805,7 @@ def test_a_damaged_file_is_a_record_or_an_error(tmp_path, files):
     for path in files:
         whole = path.read_bytes()
         damaged = [whole[:length] for length in [0, 1, *rng.integers(2, len(whole), 40)]]
-        for _ in range(150):
-            changed = bytearray(whole)
-            # Most of a file is samples: half of the flips go to its first quarter, where the headers are.
-            limit = len(whole) // rng.choice([1, 4])
-            for at in rng.integers(0, limit, rng.integers(1, 4)):
-                changed[at] = rng.integers(256)
-            damaged.append(bytes(changed))
+        damaged += [damage(whole, rng) for _ in range(150)]
         for data, said in zip(damaged, itertools.cycle([Said(), Said(500.0, "uV"), Said(lead_names=("I",))])):
             broken = write(tmp_path, data, "broken")
             try:

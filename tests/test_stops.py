@@ -108,7 +108,8 @@ def waiting_run(command):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_signal_ends_the_command_with_one_line(simulated_folder, simulated_cache, tmp_path, number, workers):
     places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
-    command = flags(**{**QUICK, "max_steps": 4, **places, "dataloader_num_workers": workers})
+    few = {"max_train_records": 64, "window_stride_seconds": 2.5}
+    command = flags(**{**QUICK, "max_steps": 4, **places, **few, "dataloader_num_workers": workers})
     process = Forked(tmp_path / "command", waiting_run, command)
     process.wait_for("waiting")
     os.kill(process.pid, number)
@@ -144,7 +145,7 @@ def test_handlers_are_given_back_and_other_errors_are_their_own(tmp_path):
 def test_a_signal_ends_all_processes(simulated_folder, simulated_cache, tmp_path):
     """Both wait in their third step until each has got its signal."""
     places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
-    command = flags(**{**QUICK, **places, "max_steps": 4})
+    command = flags(**{**QUICK, **places, "max_steps": 4, "max_train_records": 64, "window_stride_seconds": 2.5})
     processes = launch_forked(tmp_path / "command", waiting_run, command)
     for process in processes:
         process.wait_for("waiting")

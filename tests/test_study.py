@@ -23,6 +23,7 @@ GRID = {
         "per_device_train_batch_size": 16,
         "probe_num_train_epochs": 2,
         "num_bootstrap_resamples": 10,
+        "window_stride_seconds": 2.5,
     },
     "by_fraction": {0.5: {"max_steps": 1}},
     "search": {"learning_rate": [0.001, 0.01]},

@@ -144,6 +144,18 @@ def test_a_regression_gives_values_in_the_unit_of_the_target_and_learns_standard
         model(**inputs, labels=labels[:, 0])
 
 
+@pytest.mark.parametrize("kind", [SINGLE, REGRESSION])
+def test_the_graph_of_a_model_is_whole(kind):
+    scale = {"target_mean": [1.0, 2.0], "target_std": [3.0, 4.0]} if kind == REGRESSION else {}
+    model = small_model(["a", "b"], problem_type=kind, **scale).eval()
+    inputs = {"input_values": torch.randn(2, 12, 250)}
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**inputs, labels=labels).loss, model(**inputs, labels=labels).loss)
+    exported = torch.export.export(model, (), inputs).module()
+    torch.testing.assert_close(exported(**inputs).logits, model(**inputs).logits)
+
+
 @pytest.mark.parametrize("rule", ["mean_logit", "mean_probability"])
 def test_the_classes_of_a_record_are_the_mean_of_those_of_its_windows(rule):
     model = small_model(CLASSES, problem_type=SINGLE, window_aggregation=rule, temperature=2.0)
@@ -537,3 +549,23 @@ def test_models_of_a_search_must_know_the_scale(tmp_path):
     fields |= {"eval_dataset": splits["validation"]}
     with pytest.raises(ValueError, match="models of `model_init` need `config.target_mean` and `config.target_std`"):
         PostTrainer(model_init=lambda: model_for(REGRESSION), train_dataset=splits["train"], **fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "undefined"),
+    [
+        (REGRESSION, [50.0, 0.001], {"test_r2"}),
+        (REGRESSION, [NAN, NAN], {"test_r2", "test_mae", "test_rmse"}),
+        (SINGLE, [-100.0, -100.0, -100.0], {"test_accuracy", "test_macro_auroc", "test_macro_auprc"}),
+    ],
+)
+def test_metrics_that_the_test_records_do_not_define_are_none_and_named(kind, label, undefined, tmp_path, caplog):
+    splits = splits_of(kind)
+    splits["test"] = splits["test"].map(lambda row: {"labels": label})
+    results = trainer_of(kind, tmp_path / "run", splits, stages=["probe"], probe_num_train_epochs=2).post_train()
+    ends = ("_low", "_high")
+    assert {name for name in results if results[name] is None and not name.endswith(ends)} == undefined
+    assert "undefined, no target of the records" in caplog.text or "undefined, the known classes of" in caplog.text
+    for name in ("all_results.json", "metrics.json"):
+        assert "NaN" not in (tmp_path / "run" / name).read_text()
+    assert ("| undefined |" in (tmp_path / "run/README.md").read_text()) == (undefined == {"test_r2"})

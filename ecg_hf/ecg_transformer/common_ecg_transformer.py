@@ -1,4 +1,4 @@
-"""Shared definitions: lead names, units, and the markers of unknown values."""
+"""Shared definitions: lead names, units, the markers of unknown values, and checks of arguments."""
 
 from collections.abc import Iterable
 
@@ -32,6 +32,16 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(str, choices))}, got `{value}`.")
 
 
+def check_id2label(id2label: dict[int, str]) -> None:
+    """`ValueError` unless each output of a head has one name, and no two the same."""
+    if set(id2label) != set(range(len(id2label))):
+        ids = ", ".join(map(repr, id2label))
+        raise ValueError(f"`id2label` must have the ids 0 to {len(id2label) - 1}, one for each output, got {ids}.")
+    names = list(id2label.values())
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(f"`id2label` names a label twice: {', '.join(twice)}. Each output needs a name of its own.")
+
+
 __all__ = [
     "LEAD_NAMES",
     "MAX_MICROVOLTS",
@@ -43,4 +53,5 @@ __all__ = [
     "SINGLE_LABEL",
     "UNKNOWN_LABEL",
     "check_choice",
+    "check_id2label",
 ]

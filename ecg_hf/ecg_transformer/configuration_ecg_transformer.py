@@ -9,7 +9,15 @@ import warnings
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL, check_choice
+from .common_ecg_transformer import (
+    LEAD_NAMES,
+    MULTI_LABEL,
+    PROBLEM_TYPES,
+    REGRESSION,
+    SINGLE_LABEL,
+    check_choice,
+    check_id2label,
+)
 
 WINDOW_AGGREGATIONS = ("mean_logit", "mean_probability", "max_probability")
 
@@ -470,6 +478,7 @@ class ECGTransformerConfig(PreTrainedConfig):
         check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
         if (self.classifier_type == "mlp") != (self.classifier_hidden_size is not None):
             raise ValueError("`classifier_hidden_size` is for `classifier_type` `mlp`, where it is required.")
+        check_id2label(self.id2label)
         num_labels = len(self.id2label)
         if {name: index for index, name in self.id2label.items()} != self.label2id:
             raise ValueError("`id2label` and `label2id` must be inverse to each other: give both.")

@@ -26,7 +26,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .common_ecg_transformer import PROBLEM_TYPES, check_choice
+from .common_ecg_transformer import PROBLEM_TYPES, check_choice, check_id2label
 from .configuration_ecg_transformer import (
     AUTO_MAP,
     CUSTOM_PIPELINES,
@@ -348,13 +348,15 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         """Replace the head by a random linear one for other labels, classes or targets, by default of the same kind.
 
         Thresholds, temperature and the mean and deviation of targets are reset. Trained pooling weights are kept: they
-        belong to the backbone. Raises `ValueError` for an unknown `problem_type`.
+        belong to the backbone. Raises `ValueError` for an unknown `problem_type`, and for ids that are not 0, 1, ...
+        or names that are there twice.
         """
-        config = self.config
+        config, id2label = self.config, {int(index): name for index, name in id2label.items()}
+        check_id2label(id2label)
         if problem_type is not None:
             check_choice("problem_type", problem_type, PROBLEM_TYPES)
             config.problem_type = problem_type
-        config.id2label = dict(id2label)
+        config.id2label = id2label
         config.label2id = {name: index for index, name in config.id2label.items()}
         config.label_names, config.thresholds = label_names, None
         config.temperature, config.window_aggregation = 1.0, "mean_logit"

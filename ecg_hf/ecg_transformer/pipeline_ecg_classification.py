@@ -117,11 +117,9 @@ class ECGRecordPipeline(ChunkPipeline):
 
     def _check_length(self, recording: dict[str, Any]) -> None:
         """`ValueError` for a record of which the model would see little but padding."""
-        leads = len(recording.get("lead_names") or ())
-        rate = recording.get("sampling_rate")
-        samples = np.shape(recording["signal"])[-1]
+        rate, samples = recording.get("sampling_rate"), np.shape(recording["signal"])[-1]
         if np.ndim(recording["signal"]) == 1:
-            samples //= max(leads, 1)
+            samples //= max(len(recording["lead_names"]), 1)
         if not samples or not isinstance(rate, numbers.Real) or not rate > 0:
             return  # refused by the feature extractor
         config = self.model.config

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import logging
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..command import without_progress_bars
+from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..files import whole_file, write_atomic
@@ -24,9 +29,9 @@ MAX_DIFFERENCE = 1e-4
 CHECKED_BATCHES = (1, 2, 7)
 
 _ACTIVATIONS = {
-    "multi_label_classification": ("probabilities", torch.nn.Sigmoid()),
-    "single_label_classification": ("probabilities", torch.nn.Softmax(dim=-1)),
-    "regression": ("values", torch.nn.Identity()),
+    MULTI_LABEL: ("probabilities", torch.nn.Sigmoid()),
+    SINGLE_LABEL: ("probabilities", torch.nn.Softmax(dim=-1)),
+    REGRESSION: ("values", torch.nn.Identity()),
 }
 _QUANTIZED = ["MatMul", "Gemm"]
 """Operations whose weights get 8 bits: the linear layers. Convolutions in int8 are slower than in float32."""
@@ -125,7 +130,8 @@ def check_export(output: str | os.PathLike) -> None:
 
 def load_exported(path: str) -> Exported:
     """The model in evaluation mode and float32, with its feature extractor."""
-    model = ECGTransformerForMultiLabel.from_pretrained(path)
+    with without_progress_bars():
+        model = ECGTransformerForMultiLabel.from_pretrained(path)
     if model.head_is_random:
         raise ValueError(f"`{path}` has no trained head: post-train it before it is exported.")
     return Exported(WindowScores(model.float().eval()).eval(), ECGTransformerFeatureExtractor.from_pretrained(path))
@@ -144,20 +150,20 @@ def run_session(session, inputs: Sequence[torch.Tensor]) -> np.ndarray:
 
 def largest_difference(exported: Exported, path: str | os.PathLike) -> float:
     """Between file and model, over random windows in batches of `CHECKED_BATCHES`; relative to values above 1."""
-    session, largest = session_of(path), 0.0
+    session, largest = session_of(path), []
     for batch in CHECKED_BATCHES:
         inputs = exported.random_inputs(batch, seed=batch)
         with torch.no_grad():
             expected = exported.scores(*inputs).numpy()
         differences = np.abs(run_session(session, inputs) - expected) / np.maximum(np.abs(expected), 1)
-        largest = max(largest, float(differences.max()))
-    return largest
+        largest.append(differences.max())
+    return float(np.max(largest))  # NaN if one is
 
 
 def metadata_of(exported: Exported) -> dict[str, str]:
     """What stands in the file beside the weights; numbers, lists and dicts as JSON."""
     config, extractor = exported.scores.model.config, exported.extractor
-    is_multi_label = config.problem_type == "multi_label_classification"
+    is_multi_label = config.problem_type == MULTI_LABEL
     entries: dict[str, Any] = {
         "labels": config.labels,
         "label_names": config.label_names,
@@ -175,15 +181,16 @@ def metadata_of(exported: Exported) -> dict[str, str]:
 
 def _write_float32(exported: Exported, output: Path) -> OnnxFile:
     onnx, inputs = _need("onnx"), exported.random_inputs(2)
-    program = torch.onnx.export(
-        exported.scores,
-        inputs,
-        dynamo=True,
-        dynamic_shapes=({0: "batch"},) * len(inputs),
-        input_names=exported.input_names,
-        output_names=[exported.scores.output_name],
-        verbose=False,
-    )
+    with _quiet():
+        program = torch.onnx.export(
+            exported.scores,
+            inputs,
+            dynamo=True,
+            dynamic_shapes=({0: "batch"},) * len(inputs),
+            input_names=exported.input_names,
+            output_names=[exported.scores.output_name],
+            verbose=False,
+        )
     proto = program.model_proto
     onnx.helper.set_model_props(proto, metadata_of(exported))
     with whole_file(output) as unfinished:
@@ -202,11 +209,25 @@ def _write_int8(exported: Exported, source: Path) -> OnnxFile:
     quantization = _need("onnxruntime.quantization")
     output = source.with_suffix(".int8.onnx")
     with whole_file(output) as unfinished:
-        quantization.quantize_dynamic(
-            source, unfinished, weight_type=quantization.QuantType.QInt8, op_types_to_quantize=_QUANTIZED
-        )
+        with _quiet():
+            quantization.quantize_dynamic(
+                source, unfinished, weight_type=quantization.QuantType.QInt8, op_types_to_quantize=_QUANTIZED
+            )
         difference = largest_difference(exported, unfinished)
     return OnnxFile(output, output.stat().st_size / 1e6, difference)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice of the exporters, on operators of torchvision and the like: what they made is checked."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _need(package: str):

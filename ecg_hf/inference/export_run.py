@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import datasets
 import torch
 
-from ..ecg_transformer.common_ecg_transformer import check_choice
+from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, check_choice
 from ..metrics import multilabel_metrics
 from ..post_training.data import TaskArguments, check_splits, data_folder, has_table, load_splits
 from ..ptbxl.label_order import label_names_of
@@ -56,13 +56,9 @@ def export(args: ExportArguments, data_args: TaskArguments) -> dict:
 def macro_auroc(exported: Exported, dataset: datasets.Dataset, session=None) -> float:
     """Over the records of a data set, by an `onnxruntime` session, or by the model itself.
 
-    Raises `ValueError` where the data set lacks labels of the model, or no label has both a positive and a negative.
+    Raises `ValueError` where no label has both a positive and a negative.
     """
-    labels = exported.scores.model.config.labels
-    names = label_names_of(dataset) or []
-    if missing := [label for label in labels if label not in names]:
-        raise ValueError(f"The records have no label {', '.join(missing)}; they have {', '.join(names)}.")
-    columns = [names.index(label) for label in labels]
+    columns = _columns_of_labels(exported, dataset)
     windows = EvaluationWindows(dataset, exported.extractor)
     scores, truth = [], []
     for start in range(0, len(dataset), _RECORDS_PER_BATCH):
@@ -70,6 +66,15 @@ def macro_auroc(exported: Exported, dataset: datasets.Dataset, session=None) -> 
         scores.append(_record_logits(exported, batch, session))
         truth.append(batch["labels"][:, columns])
     return multilabel_metrics(torch.cat(truth).numpy(), torch.cat(scores).numpy())["macro_auroc"]
+
+
+def _columns_of_labels(exported: Exported, dataset: datasets.Dataset) -> list[int]:
+    """For each label of the model its column; `ValueError` where the data set lacks one."""
+    names = label_names_of(dataset) or []
+    labels = exported.scores.model.config.labels
+    if missing := [label for label in labels if label not in names]:
+        raise ValueError(f"The records have no label {', '.join(missing)}; they have {', '.join(names)}.")
+    return [names.index(label) for label in labels]
 
 
 def _record_logits(exported: Exported, batch: dict[str, torch.Tensor], session) -> torch.Tensor:
@@ -82,7 +87,7 @@ def _record_logits(exported: Exported, batch: dict[str, torch.Tensor], session) 
     with torch.no_grad():
         found = exported.scores(*inputs) if session is None else torch.from_numpy(run_session(session, inputs))
     found = found.clamp(_SMALLEST, 1 - _SMALLEST)
-    is_multi_label = model.config.problem_type == "multi_label_classification"
+    is_multi_label = model.config.problem_type == MULTI_LABEL
     logits = (found.logit() if is_multi_label else found.log()) * model.config.temperature
     windows = logits.new_zeros((*mask.shape, logits.shape[-1]))
     windows[mask] = logits
@@ -95,11 +100,12 @@ def _records(exported: Exported, args: ExportArguments, data_args: TaskArguments
     if not has_table(data_args) and data_args.data_dir is None and data_args.dataset_name is None:
         return None
     config = exported.scores.model.config
-    if config.problem_type == "regression":
+    if config.problem_type == REGRESSION:
         raise ValueError("Values of a regression have no AUROC: leave the records out.")
     folder = data_folder(data_args, args.output)
     splits = load_splits(folder, data_args, seed=0, labels=config.labels, problem_type=config.problem_type)
     check_splits(splits, [args.split], data_args)
+    _columns_of_labels(exported, splits[args.split])
     return splits[args.split]
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers.utils import logging
 
 from ..ptbxl.label_order import label_names_of
-from ..runs.columns import label_matrix
+from ..runs.columns import check_columns, label_matrix
 from ..runs.windows import RecordWindows
 from ..tables.guards import were_guarded
 from ..tables.leaks import identities_of, leaks_in_words
@@ -37,8 +37,9 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
     """For each of the model's `labels` its column among those of the records; None where the order is the same.
 
     Records without names, and with as many labels, count as in order. Raises `ValueError` for other labels, and for
-    names that are not those of the column.
+    names that are not those of the column, or a column that holds no lists.
     """
+    check_columns(dataset, ["labels"])
     length, names = len(dataset[0]["labels"]), label_names_of(dataset)
     remedy = "give it a head for them by `model.replace_head(id2label)`"
     if names is not None and len(names) != length:

@@ -22,6 +22,7 @@ from ..synthetic import simulate_ptbxl
 from ..tables import load_ecg_dataset
 from ..tables.load import splits_in_words
 from ..tables.split import DEFAULT_FRACTIONS
+from .own_folders import check_arguments, load_folder, names_of_folder
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class TaskArguments(DataArguments):
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "PTB-XL folder in PhysioNet's layout, or PhysioNet's zip. Beside `--table`: where paths begin."
+            "help": "PTB-XL folder in PhysioNet's layout, or PhysioNet's zip; a folder of a PhysioNet/CinC Challenge "
+            "(headers with `#Dx`), or CODE-15 %'s. Beside `--table`: where paths begin."
         },
     )
     dataset_name: str | None = field(
@@ -60,7 +62,11 @@ class TaskArguments(DataArguments):
         default=None, metadata={"help": "Or one column: of lists or codes separated by ; | or , or of classes."}
     )
     labels: list[str] | None = field(
-        default=None, metadata={"help": "Labels of `--label_column`, in order; by default all that occur."}
+        default=None,
+        metadata={
+            "help": "Labels of `--label_column`, in order; by default all that occur. Of a Challenge's folder codes, "
+            "abbreviations, or `scored`; of CODE-15 % columns of its table."
+        },
     )
     problem_type: str | None = field(
         default=None, metadata={"help": f"{', '.join(PROBLEM_TYPES)}; by default the first, or the checkpoint's."}
@@ -99,7 +105,12 @@ class TaskArguments(DataArguments):
         if given:
             raise ValueError(f"`--{given[0]}` is for own records: give their table by `--table`.")
         if not self.reads_ptbxl and self.task is not None:
-            raise ValueError("`--task` is for PTB-XL: the labels of own records are its `--label_columns`.")
+            raise ValueError(
+                "`--task` is for PTB-XL: the labels of own records are `--label_columns` of their table, of a folder "
+                "`--labels`."
+            )
+        if self.reads_own_folder:
+            check_arguments(self)
         if self.reads_ptbxl and self.problem_type not in (None, MULTI_LABEL):
             raise ValueError(f"The tasks of PTB-XL are {MULTI_LABEL}, got `problem_type` {self.problem_type}.")
         if self.reads_ptbxl and self.task is None:
@@ -108,6 +119,11 @@ class TaskArguments(DataArguments):
     @property
     def reads_ptbxl(self) -> bool:
         return self.test_table is None and super().reads_ptbxl
+
+    @property
+    def reads_own_folder(self) -> bool:
+        """Whether `data_dir` is to hold records and labels of another set than PTB-XL."""
+        return not self.reads_ptbxl and not has_table(self)
 
 
 def data_folder(data_args: TaskArguments, output_dir: str) -> str | None:
@@ -147,7 +163,9 @@ def load_splits(
     `labels` and `problem_type` are those of a trained model that the records are to be judged by.
     """
     if has_table(data_args):
-        splits = _load_table(data_dir, data_args, labels, problem_type)
+        splits = _load_table(data_dir, data_args, labels, _wanted_problem_type(data_args, problem_type))
+    elif data_args.reads_own_folder:
+        splits = load_folder(data_dir, data_args, labels, _wanted_problem_type(data_args, problem_type))
     elif data_dir is None:
         splits = load_ptbxl_parquet(
             data_args.dataset_name, data_args.task, data_args.sampling_rate, cache_dir=data_args.cache_dir
@@ -160,6 +178,8 @@ def load_splits(
             cache_dir=data_args.cache_dir,
             skip_missing_records=data_args.skip_missing_records,
         )
+    if not data_args.reads_ptbxl:
+        logger.warning("The records by split:\n%s", splits_in_words(splits))
     if "train" in splits:
         splits["train"] = _fraction(splits["train"], data_args.train_fraction, seed)
     limits = {
@@ -172,11 +192,16 @@ def load_splits(
     return splits
 
 
-def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> datasets.DatasetDict:
+def _wanted_problem_type(data_args: TaskArguments, problem_type: str | None) -> str:
+    """What the arguments say, which must not contradict `problem_type`, that of a trained model."""
     wanted = data_args.problem_type or problem_type or MULTI_LABEL
     if problem_type is not None and wanted != problem_type:
         raise ValueError(f"`--problem_type` is {wanted}, that of the checkpoint is {problem_type}: leave it out.")
-    splits = load_ecg_dataset(
+    return wanted
+
+
+def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> datasets.DatasetDict:
+    return load_ecg_dataset(
         data_args.table,
         record_column=data_args.record_column,
         label_columns=data_args.label_columns,
@@ -185,7 +210,7 @@ def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> dat
         split_column=data_args.split_column,
         validation_table=data_args.validation_table,
         test_table=data_args.test_table,
-        problem_type=wanted,
+        problem_type=problem_type,
         labels=data_args.labels or (labels if data_args.label_column is not None else None),
         sampling_rate=data_args.sampling_rate,
         units=data_args.units,
@@ -197,13 +222,13 @@ def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> dat
         num_proc=data_args.num_proc,
         cache_dir=data_args.cache_dir,
     )
-    logger.warning("The records by split:\n%s", splits_in_words(splits))
-    return splits
 
 
-def label_names_in_words(data_args: TaskArguments) -> dict[str, str] | None:
+def label_names_in_words(data_args: TaskArguments, labels: Sequence[str]) -> dict[str, str] | None:
     """Full names of the labels, where they are known."""
-    return task_label_names(data_args.task) if data_args.reads_ptbxl else None
+    if data_args.reads_ptbxl:
+        return task_label_names(data_args.task)
+    return (names_of_folder(data_args.data_dir, labels) or None) if data_args.reads_own_folder else None
 
 
 def check_splits(splits: datasets.DatasetDict, names: Iterable[str], data_args: TaskArguments) -> None:

@@ -1,65 +1,21 @@
-"""The linear probe of post-training: features of the frozen backbone, cached in files, and a head fitted on them."""
+"""The linear probe of post-training: a head fitted on cached features of the frozen backbone."""
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..files import whole_file
-from ..runs.statistics import RunningMoments
 from .arguments import PostTrainingArguments
 from .evaluation import DivergenceError, choosing_metric
+from .features import CachedFeatures
 from .targets import MultiLabel
 
 PROBE_EPOCHS, PROBE_STEPS = 20, 1000  # passes by default, and the fewest steps that these make
 PROBE_EVALUATIONS = 50  # the most in one probe: one costs more than a pass over few records
-
-
-@dataclass
-class CachedFeatures:
-    """Pooled features of all evaluation windows of a split, mapped from a file.
-
-    features: float32 (windows, hidden), the windows of a record one after another; counts: int64 (records,);
-    labels: float32 (records, labels).
-    """
-
-    features: np.ndarray
-    counts: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def write(cls, folder: pathlib.Path, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]):
-        """Write batches of (features (records, windows, hidden), mask (records, windows), labels) as they come."""
-        folder.mkdir(parents=True, exist_ok=True)
-        counts, labels = [], []
-        with open(folder / "features.bin", "wb") as file:
-            for features, mask, batch_labels in batches:
-                file.write(np.ascontiguousarray(features[mask], dtype=np.float32).data)
-                counts.append(mask.sum(axis=1))
-                labels.append(batch_labels)
-        # Written last, and complete: its presence says that the features are.
-        with whole_file(folder / "records.npz") as unfinished:
-            np.savez(unfinished, counts=np.concatenate(counts), labels=np.concatenate(labels))
-
-    @classmethod
-    def read(cls, folder: pathlib.Path) -> CachedFeatures:
-        with np.load(folder / "records.npz") as records:
-            counts, labels = records["counts"], records["labels"]
-        values = np.memmap(folder / "features.bin", dtype=np.float32, mode="r")
-        return cls(values.reshape(counts.sum(), -1), counts, labels)
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each feature, in one pass that holds a chunk at a time."""
-        moments = RunningMoments(self.features.shape[1])
-        for start in range(0, len(self.features), 8192):
-            moments.add(self.features[start : start + 8192], axis=1)
-        return moments.mean(), moments.std()
 
 
 def fit_linear_probe(
@@ -77,26 +33,20 @@ def fit_linear_probe(
     classes keeps zero weights: the order of the batches would give them a direction, the same for all such labels, and
     a macro metric would choose the epoch by it.
     """
-    mean, deviation = train.moments()
-    if not np.isfinite(mean).all():
-        raise ValueError("The encoder gives features that are not finite: its weights are damaged, or have diverged.")
-    scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
-    shift = torch.from_numpy(mean).float()
-    weight = torch.zeros(train.labels.shape[1], len(mean), requires_grad=True)
+    scale, shift = _standardisation(train)
+    weight = torch.zeros(train.labels.shape[1], len(shift), requires_grad=True)
     bias = torch.zeros(train.labels.shape[1], requires_grad=True)
     optimizer = torch.optim.AdamW([weight, bias], lr=args.probe_learning_rate, weight_decay=args.probe_weight_decay)
     num_windows, batch_size = len(train.features), args.probe_train_batch_size
     steps_of_epoch = -(-num_windows // batch_size)
     epochs = args.probe_num_train_epochs or max(PROBE_EPOCHS, -(-PROBE_STEPS // steps_of_epoch))
-    evaluation_epochs = -(-epochs // PROBE_EVALUATIONS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps_of_epoch * epochs)
     generator = torch.Generator().manual_seed(args.seed)
     record_of_window = torch.from_numpy(np.repeat(np.arange(len(train.counts)), train.counts))
     labels = torch.from_numpy(train.labels)
     learnable = torch.from_numpy(target.learnable(train.labels)).float()[:, None]
 
-    metric = args.metric_for_best_model.removeprefix("eval_")
-    sign = 1.0 if args.greater_is_better else -1.0
+    metric, sign = args.metric_for_best_model.removeprefix("eval_"), 1.0 if args.greater_is_better else -1.0
     logs, losses, best, state = [], [], None, None
     progress = tqdm(range(1, epochs + 1), desc="Linear probe", disable=args.disable_tqdm)
     for epoch in progress:
@@ -115,7 +65,7 @@ def fit_linear_probe(
                 f"The probe has diverged: in its epoch {epoch} the loss is {losses[-1]:.3g}. Use a lower "
                 f"`probe_learning_rate` than {args.probe_learning_rate:g}."
             )
-        if epoch % evaluation_epochs and epoch < epochs:
+        if epoch % -(-epochs // PROBE_EVALUATIONS) and epoch < epochs:
             continue
         folded = {"weight": weight.detach() * learnable * scale}
         folded["bias"] = bias.detach() - folded["weight"] @ shift
@@ -128,6 +78,15 @@ def fit_linear_probe(
         shown = target.choosing[0]
         progress.set_postfix({"loss": f"{logs[-2]['loss']:.4f}", shown: f"{metrics[shown]:.4f}"})
     return state, logs, best
+
+
+def _standardisation(train: CachedFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor (hidden,) and mean (hidden,) of the features."""
+    mean, deviation = train.moments()
+    if not np.isfinite(mean).all():
+        raise ValueError("The encoder gives features that are not finite: its weights are damaged, or have diverged.")
+    scale = torch.from_numpy(1.0 / np.where(deviation > 1e-8, deviation, 1.0)).float()
+    return scale, torch.from_numpy(mean).float()
 
 
 def _evaluate_head(head, validation: CachedFeatures, aggregate_windows, target: MultiLabel) -> dict[str, float]:
@@ -145,4 +104,4 @@ def _evaluate_head(head, validation: CachedFeatures, aggregate_windows, target: 
     return target.evaluation_metrics(validation.labels, torch.cat(logits).numpy(), torch.cat(losses).numpy())
 
 
-__all__ = ["CachedFeatures", "fit_linear_probe"]
+__all__ = ["fit_linear_probe"]

@@ -39,6 +39,13 @@ def post_train(model_args: ModelArguments, data_args: TaskArguments, args: PostT
 
 def make_trainer(model_args: ModelArguments, data_args: TaskArguments, args: PostTrainingArguments) -> PostTrainer:
     """The records and the model that the arguments ask for, ready to train."""
+    if args.feature_cache is None and data_args.cache_dir is not None:
+        args.feature_cache = str(pathlib.Path(data_args.cache_dir) / "features")
+    if "lora" in args.stages and model_args.model_name_or_path is None:
+        logger.warning(
+            "The stage `lora` keeps the encoder's weights, and these are random: give a pre-trained one by "
+            "`--model_name_or_path`."
+        )
     with args.main_process_first(desc="reading the records"):
         splits = load_splits(data_folder(data_args, args.output_dir), data_args, args.seed)
     check_splits(splits, FOLDS if data_args.evaluate_test else ("train", "validation"), data_args)
@@ -62,7 +69,7 @@ def load_model(
 ) -> tuple[ECGTransformerForMultiLabel, ECGTransformerFeatureExtractor]:
     """The model with a head for the task, and its feature extractor; a new one is normalised by the training split."""
     labels = label_names_of(train)
-    id2label, names = dict(enumerate(labels)), label_names_in_words(data_args)
+    id2label, names = dict(enumerate(labels)), label_names_in_words(data_args, labels)
     problem_type = data_args.problem_type or MULTI_LABEL
     if model_args.model_name_or_path is None:
         return _new_model(model_args, data_args, train, id2label, names, problem_type)

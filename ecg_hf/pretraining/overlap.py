@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..cards import UNKNOWN_FOLD
+from ..ptbxl.copies import ecg_id_of_header
 from ..ptbxl.table import FILENAME_COLUMNS, FOLDS, TABLE_NAME, read_table
 from .records import RecordFile
-
-# The files of PTB-XL, and the names that PhysioNet/CinC 2020 and 2021 gave to those at 500 Hz: HR and the ecg_id.
-_NAMES = re.compile(r"(?:HR(?P<challenge>\d{5})|(?P<id>\d{5})_(?:lr|hr))", re.IGNORECASE)
-# The beginning of a header of ten seconds in twelve leads, as WFDB writes it.
-_HEADER = re.compile(r"(?P<name>\S+)[ \t]+12[ \t]+(?P<rate>[0-9.]+)\S*[ \t]+(?P<length>\d+)")
-_SECONDS = 10
 
 
 def ptbxl_folds(files: Sequence[RecordFile], folders: Iterable[str | os.PathLike | None]) -> Counter[int | str]:
@@ -102,19 +96,7 @@ def _ecg_id(header: str) -> int | None:
         return None  # reported when the record is read
     with open(header, "rb") as file:
         text = file.read(2**16).decode("latin-1")
-    lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    first = _HEADER.match(next(lines, "").strip())
-    # Whatever rate they were resampled to.
-    if first is None or abs(int(first["length"]) - _SECONDS * float(first["rate"])) > 1:
-        return None
-    for name in (os.path.basename(header).removesuffix(".hea"), first["name"]):
-        match = _NAMES.fullmatch(name)
-        if match is None:
-            continue
-        if match["id"]:
-            return int(match["id"])
-        return int(match["challenge"])
-    return None
+    return ecg_id_of_header(os.path.basename(header).removesuffix(".hea"), text)
 
 
 __all__ = ["ptbxl_folds", "refuse_test_folds"]

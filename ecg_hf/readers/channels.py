@@ -49,7 +49,7 @@ class Said:
         units: ``"mV"``, ``"uV"`` or another unit of voltage.
         lead_names: the leads in order: the names of the channels of a file that does not name them, and those to take
             from a file that does.
-        wanted: the leads to take, of those that the file has; others may be damaged. None for all of the twelve.
+        wanted: the leads to take, of those that the file has; others may be damaged.
     """
 
     sampling_rate: float | None = None

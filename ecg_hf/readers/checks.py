@@ -13,6 +13,7 @@ from .channels import MAX_FILE_BYTES, Said, canonical_lead
 # Only 0 to 9 count, not the digits of other alphabets, and neither "nan" nor "1_000".
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,6})?")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_BLANKS = " \t\r\n"
 
 
 def bytes_of(path: str, part: str | None, limit: int = MAX_FILE_BYTES) -> bytes:
@@ -44,7 +45,7 @@ def number(text: str, where: str) -> float:
 
     A text that is no number may be one from elsewhere in a damaged header, such as the patient's name.
     """
-    match = _NUMBER.fullmatch(text.strip())
+    match = _NUMBER.fullmatch(text.strip(_BLANKS))
     if match is None or not math.isfinite(float(match[0])):
         raise RecordError(f"its {where} is no number.")
     return float(match[0])
@@ -52,7 +53,7 @@ def number(text: str, where: str) -> float:
 
 def integer(text: str, where: str) -> int:
     """A whole number from its text; `RecordError` that names the field otherwise."""
-    match = _INTEGER.fullmatch(text.strip())
+    match = _INTEGER.fullmatch(text.strip(_BLANKS))
     if match is None:
         raise RecordError(f"its {where} is no whole number.")
     return int(match[0])

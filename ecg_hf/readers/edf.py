@@ -32,6 +32,10 @@ class _Signal(NamedTuple):
     digital: tuple[str, str]
     samples: int
 
+    @property
+    def is_annotations(self) -> bool:
+        return self.label.rstrip() in _ANNOTATIONS
+
 
 class _Header(NamedTuple):
     """`duration` is that of a data record, in s, as a decimal fraction; `num_bytes` is the header's own length."""
@@ -65,10 +69,10 @@ def read(path: str, part: str | None, said: Said) -> Record:
     # edfio leaves out the annotations of its format.
     dropped = _ANNOTATIONS[header.sample_bytes == 3]
     stored = open_file(data, header_encoding="latin-1").signals
-    signals = [signal for signal in header.signals if signal.label != dropped]
+    signals = [signal for signal in header.signals if signal.label.rstrip() != dropped]
     rates, channels = {}, []
     for signal, samples in zip(signals, stored, strict=True):
-        if signal.label in _ANNOTATIONS:
+        if signal.is_annotations:
             continue
         if is_taken(signal.label, said):
             rates[signal.label] = float(Decimal(signal.samples) / header.duration)
@@ -142,7 +146,7 @@ def _check_contiguous(data: bytes, header: _Header) -> None:
     """Raises `RecordError` unless the times of the data records, kept in the first annotations, follow each other."""
     before, widths = 0, [header.sample_bytes * signal.samples for signal in header.signals]
     for signal, width in zip(header.signals, widths, strict=True):
-        if signal.label in _ANNOTATIONS:
+        if signal.is_annotations:
             break
         before += width
     else:
@@ -159,8 +163,8 @@ def _check_contiguous(data: bytes, header: _Header) -> None:
 
 
 def _text(field: bytes) -> str:
-    """ASCII by the specification; real files have Latin-1. edfio strips the same end to know its annotations."""
-    return field.decode("latin-1").rstrip()
+    """ASCII by the specification; real files have Latin-1."""
+    return field.decode("latin-1").rstrip(" ")
 
 
 def _unit(text: str) -> str:

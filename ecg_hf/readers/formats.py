@@ -91,7 +91,9 @@ def reader_of(path: str) -> Reader:
         return _module("wfdb_records").read
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
-    name = _format_of(head, size, path)
+    # A signal file of a record may have this ending, too.
+    is_signal = ending == ".mat" and not head.startswith(b"MATLAB ") and os.path.lexists(f"{stem}.hea")
+    name = "wfdb_records" if is_signal else _format_of(head, size, path)
     # A file of HDF5 may hold any number of records, and its reader looks at the one that is asked for.
     if size > MAX_FILE_BYTES and name != "hdf5":
         raise RecordError(f"it has {size} bytes; {MAX_FILE_BYTES} are read at most. Cut it into records.")
@@ -135,7 +137,9 @@ def _format_of(head: bytes, size: int, path: str) -> str:
     if _is_scp(head, size):
         raise RecordError(f"it is an SCP-ECG file, which is not read: {_CONVERT}.")
     if _is_matlab_4(head):
-        return _challenge(path)
+        header = os.path.splitext(path)[0] + ".hea"
+        kind = "a MATLAB 4 file, as those of the PhysioNet challenges"
+        raise MissingFileError(f"it is {kind}, but its header {header} does not exist.")
     text = _text_of(head)
     if text is None:
         return _without_mark(path)
@@ -156,15 +160,6 @@ def _is_matlab_4(head: bytes) -> bool:
     kind, rows, columns, is_complex, name_length = struct.unpack("<5i", head[:20])
     known = kind in range(0, 60, 10) and is_complex in (0, 1)
     return known and 0 < name_length <= 64 and rows > 0 and columns > 0
-
-
-def _challenge(path: str) -> str:
-    header = os.path.splitext(path)[0] + ".hea"
-    if not os.path.lexists(header):
-        raise MissingFileError(
-            f"it is a MATLAB 4 file, as those of the PhysioNet challenges, but its header {header} does not exist."
-        )
-    return "wfdb_records"
 
 
 def _text_of(head: bytes) -> str | None:

@@ -46,7 +46,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     return record_of_array(values, completed(stated, read_sidecar(path), path), path, said, _HINT)
 
 
-def _data_set(h5py, file, name: str):
+def data_set(h5py, file, name: str):
     """A data set that lies in the file itself; None if there is none of that name."""
     link = file.get(name, getlink=True)
     if link is None:
@@ -64,7 +64,7 @@ def _data_set(h5py, file, name: str):
 
 
 def _signals(h5py, file):
-    found = {name: data for name in SIGNALS if (data := _data_set(h5py, file, name)) is not None}
+    found = {name: data for name in SIGNALS if (data := data_set(h5py, file, name)) is not None}
     if len(found) != 1:
         expected = f"expected one of the data sets {' and '.join(SIGNALS)}"
         names = ", ".join(list(file)[:10]) or "nothing"
@@ -96,7 +96,7 @@ def _row(h5py, file, count: int, part: str | None) -> int:
         if not re.fullmatch("[0-9]{1,18}", value) or int(value) >= count:
             raise RecordError(f"row={value[:40]} must be a whole number from 0 to {count - 1}.")
         return int(value)
-    ids = _data_set(h5py, file, field)
+    ids = data_set(h5py, file, field)
     if ids is None or ids.shape != (count,) or count * ids.dtype.itemsize > MAX_FILE_BYTES:
         raise RecordError(f"it has no data set {field[:40]} of {count} ids.")
     rows = np.flatnonzero(_texts(ids) == value)
@@ -124,4 +124,4 @@ def _stated(h5py, file, data) -> Stated:
     return stated_by(fields, "its attributes")
 
 
-__all__ = ["SIGNALS", "read"]
+__all__ = ["SIGNALS", "data_set", "read"]

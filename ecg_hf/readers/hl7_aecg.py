@@ -34,7 +34,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     rates, channels = {}, []
     for sequence in children(_rhythm(root), "component", "sequence"):
         code, value = child(sequence, "code"), child(sequence, "value")
-        name = "?" if code is None else code.get("code") or "?"
+        name = "?" if code is None else (code.get("code") or "?")[:64]
         if name in _TIMES:
             rates[name] = _rate(name, value)
         elif is_taken(name, said):

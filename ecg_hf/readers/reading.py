@@ -59,6 +59,8 @@ def read_ecg(
 def read_leads(path: str | os.PathLike, said: Said) -> Record:
     """As `read_ecg`, with what the caller says of the file in one object, and without the warning."""
     path = os.fspath(path)
+    if "\0" in path:
+        raise RecordError(f"Record {path!r}: a path has no NUL characters.")
     file, part = _split(path)
     try:
         return reader_of(file)(file, part, said)

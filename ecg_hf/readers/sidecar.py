@@ -58,7 +58,7 @@ def read_sidecar(path: str) -> Stated:
 def stated_by(fields: Mapping[str, Any], where: str) -> Stated:
     """The fields `sampling_rate`, `units` and `lead_names` of a mapping; `RecordError` for one of another type."""
     rate, units, names = (fields.get(name) for name in Stated._fields)
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float))):
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate > 1e9):
         raise RecordError(f"{where}: `sampling_rate` must be a number of Hz.")
     if units is not None and not isinstance(units, str):
         raise RecordError(f"{where}: `units` must be a text, such as mV.")

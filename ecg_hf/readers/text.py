@@ -83,6 +83,12 @@ def _parse(lines: list[tuple[int, str]]) -> _Table:
         cells = _cells(line, separator)
         if all(map(_is_number, cells)):
             raise RecordError(f"line {number} has {len(cells)} numbers{_separated_by(separator)}, expected {width}.")
+        if separator == "," and len(cells) + 1 < width <= 2 * len(cells) and _names_leads(cells):
+            raise RecordError(
+                f"line {number} names {len(cells)} columns, and the numbers below have {width} cells (separated by "
+                "commas): with decimal commas they cannot be told apart. Save it with semicolons or tabs between the "
+                "columns."
+            )
     header = [cells for _, line in lines[:start] if len(cells := _cells(line, separator)) == width]
     values = _numbers(lines[start:], width, separator)
     if not header and width > 2 and np.array_equal(values[0], np.arange(width)):
@@ -160,7 +166,7 @@ def _checked_number(column: int, cell: str, line: int, separator: str | None) ->
 
 def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, tuple[str | None, ...]]:
     """The last line with a name of a lead, and the units in brackets behind the names or in a line of their own."""
-    named = [place for place, cells in enumerate(header) if any(canonical_lead(_bare(cell)[0]) for cell in cells)]
+    named = [place for place, cells in enumerate(header) if _names_leads(cells)]
     if not named:
         return None, ()
     names, units = zip(*map(_bare, header[named[-1]]), strict=True)
@@ -169,6 +175,10 @@ def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, t
         if all(cell == "" or _is_unit(cell) for cell in below):
             units = tuple(unit or other or None for unit, other in zip(units, below, strict=True))
     return names, units
+
+
+def _names_leads(cells: list[str]) -> bool:
+    return any(canonical_lead(_bare(cell)[0]) for cell in cells)
 
 
 def _is_unit(text: str) -> bool:

@@ -79,7 +79,7 @@ def restrict_feature_extractor(
     rows = _rows(feature_extractor.lead_names, lead_names)
     fields = feature_extractor.to_dict()
     for name in ("lead_names", "mean", "std"):
-        if isinstance(fields[name], list):
+        if isinstance(fields[name], (list, tuple)):
             fields[name] = [fields[name][row] for row in rows]
     return ECGTransformerFeatureExtractor.from_dict(fields)
 

@@ -176,8 +176,10 @@ def build_splits(
     guarded = []
     for name, own in parts.items():
         split = own.split
-        if split is None:
-            fractions = _fractions_of(name, parts.keys(), split_fractions)
+        if name != "train":
+            split = np.full(len(own.ids), name)
+        elif split is None:
+            fractions = _fractions_of(parts.keys(), split_fractions)
             split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == REGRESSION)
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
@@ -203,14 +205,17 @@ def build_splits(
 def _guarded(own: Own, stored: Stored, split: np.ndarray) -> Guarded:
     """What the guards look at of the records that were read."""
     source, rows = own.source, stored.rows
-    # Floats without a unit are mV in the rows of a data set; files without one state it themselves.
-    default = "mV" if isinstance(source, Rows) else None
+    units = [None] * len(rows)  # files state it themselves
+    if isinstance(source, Files | Rows):
+        # Floats without a unit are mV in the rows of a data set.
+        default = "mV" if isinstance(source, Rows) else None
+        units = [source.said[row].units or default for row in rows]
     return Guarded(
         ids=[own.ids[row] for row in rows],
         patients=[own.patients[row] for row in rows],
         split=split[rows],
         labels=own.labels[rows],
-        units=[source.said[row].units or default for row in rows],
+        units=units,
         folders=[_folders(source.paths[row]) if isinstance(source, Files) else () for row in rows],
         facts=facts_of(stored.files),
     )
@@ -223,11 +228,8 @@ def _folders(path: str) -> tuple[str, ...]:
     return folders if of_many else folders[:-1]
 
 
-def _fractions_of(name: str, given: Iterable[str], fractions: Sequence[float]) -> Sequence[float]:
-    """The shares of a part in train, validation and test: the splits that have a part of their own take nothing of
-    it."""
-    if name != "train":
-        return [float(split == name) for split in SPLITS]
+def _fractions_of(given: Iterable[str], fractions: Sequence[float]) -> Sequence[float]:
+    """The shares of the training part in each split: those that have a part of their own take nothing of it."""
     if "validation" in given:
         return (1.0, 0.0, 0.0)
     if "test" not in given:

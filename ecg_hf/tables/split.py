@@ -11,7 +11,7 @@ from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from .table import SPLITS
 
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
-_QUANTILES = 10
+_MAX_QUANTILES = 10
 
 
 def split_by_patient(
@@ -25,7 +25,8 @@ def split_by_patient(
 
     The labels of a patient are those of any of the records, and patients are distributed by iterative stratification
     (Sechidis, Tsoumakas and Vlahavas 2011), so that each split gets its share of each label, the rare ones first. For
-    a regression the labels are the tenths of the patients' mean targets.
+    a regression the labels are the tenths of the patients' mean targets, or fewer parts, of which each split can have
+    a patient.
 
     Args:
         patients: the patient of each record; None is a patient of its own.
@@ -33,7 +34,7 @@ def split_by_patient(
         fractions: shares of the patients in train, validation and test; 0 leaves a split out.
         seed: the same seed gives the same split of the same records.
 
-    Raises `ValueError` for fractions that are no shares, or fewer patients than splits.
+    Raises `ValueError` for fractions that are no shares, and where a split would have no patient.
     """
     shares = np.asarray(fractions, dtype=np.float64)
     if shares.shape != (len(SPLITS),) or (shares < 0).any() or shares[0] == 0 or not np.isclose(shares.sum(), 1):
@@ -49,26 +50,32 @@ def split_by_patient(
             "patient stay together: give more, or a split of your own."
         )
     if is_regression:
-        strata = _tenths(labels, patient_of, len(known))
+        num_parts = int(np.clip(len(known) * shares[shares > 0].min(), 1, _MAX_QUANTILES))
+        strata = _quantiles(labels, patient_of, len(known), num_parts)
     else:
         strata = np.zeros((len(known), labels.shape[1]), dtype=bool)
         rows, columns = np.nonzero((labels != 0) & (labels != UNKNOWN_LABEL))
         strata[patient_of[rows], columns] = True
     random_state = np.random.RandomState(seed)
     split_of = IterativeStratification(labels=strata, r=shares, random_state=random_state)
+    if empty := [name for index, name in enumerate(SPLITS) if shares[index] and not (split_of == index).any()]:
+        raise ValueError(
+            f"{len(known)} patients are too few for a split that is stratified over the labels: {', '.join(empty)} "
+            "would have no record. Give more, or a split of your own."
+        )
     return np.array(SPLITS)[split_of[patient_of]]
 
 
-def _tenths(targets: np.ndarray, patient_of: np.ndarray, num_patients: int) -> np.ndarray:
-    """(patients, targets x tenths): in which tenth of all patients a patient's mean target lies."""
+def _quantiles(targets: np.ndarray, patient_of: np.ndarray, num_patients: int, num_parts: int) -> np.ndarray:
+    """(patients, targets x parts): in which of equal parts of all patients a patient's mean target lies."""
     strata = []
     for values in targets.T:
         is_known = np.isfinite(values)
         counts = np.bincount(patient_of[is_known], minlength=num_patients)
         means = np.bincount(patient_of[is_known], values[is_known], num_patients) / np.maximum(counts, 1)
-        edges = np.quantile(means[counts > 0], np.linspace(0, 1, _QUANTILES + 1)[1:-1]) if counts.any() else []
-        tenth = np.searchsorted(edges, means)
-        strata.append((tenth[:, None] == np.arange(_QUANTILES)) & (counts > 0)[:, None])
+        edges = np.quantile(means[counts > 0], np.linspace(0, 1, num_parts + 1)[1:-1]) if counts.any() else []
+        part = np.searchsorted(edges, means)
+        strata.append((part[:, None] == np.arange(num_parts)) & (counts > 0)[:, None])
     return np.concatenate(strata, axis=1)
 
 

@@ -252,9 +252,15 @@ def _write(source: Source, part: _Part, path: Path, progress) -> dict:
 
 def _read(source: Source, index: int) -> Record:
     record = source.read(index)
-    if (record.signal == record.signal[:, :1]).all():
+    if _is_flat(record.signal):
         raise RecordError(f"{source.name(index)}: {_ALL_FLAT}")
     return record
+
+
+def _is_flat(signal: np.ndarray) -> bool:
+    """Whether all leads are constant; a few samples acquit nearly every record."""
+    first = signal[:, :1]
+    return bool((signal[:, ::97] == first).all() and (signal == first).all())
 
 
 def _batch(records: list[Record]) -> pa.RecordBatch:

@@ -64,7 +64,8 @@ class Table:
 
     def rows_in_words(self, rows: Sequence[int], values: pd.Series) -> str:
         """`row 3 ('x')`, ten at most and the number of the others; row 1 is the first below the header."""
-        named = ", ".join(f"row {row + 1} ({values.iloc[row]!r})" for row in rows[:NAMED_IN_A_MESSAGE])
+        cells = values.astype(object)
+        named = ", ".join(f"row {row + 1} ({cells.iloc[row]!r})" for row in rows[:NAMED_IN_A_MESSAGE])
         more = len(rows) - NAMED_IN_A_MESSAGE
         return f"{named} and {more} more" if more > 0 else named
 
@@ -120,7 +121,7 @@ def _begins_with(path: Path, mark: bytes) -> bool:
 def _parquet(path: Path) -> datasets.Dataset:
     try:
         return datasets.Dataset.from_parquet(str(path))
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(f"The table {path} is not a whole Parquet file: write or download it again.") from error
 
 
@@ -164,7 +165,8 @@ def _read_csv(path: Path, folder: Path) -> Table:
                 column_types=dict.fromkeys(_header(path, separator), pa.string()), strings_can_be_null=False
             ),
         )
-    except pa.ArrowInvalid as error:
+        table = table.rename_columns([name.strip() for name in table.column_names])
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         # What follows the first line of the message quotes cells, which may be a patient's.
         reason = str(error).partition("\n")[0].partition(": ")
         detail = reason[2].partition(":")[0] if reason[0].startswith("CSV parse error") else reason[0]
