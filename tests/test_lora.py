@@ -23,7 +23,7 @@ from test_post_training import arguments, extractor, make_resumable, make_traine
 from test_targets import REGRESSION, SINGLE, records
 from transformers import AutoModelForSequenceClassification
 
-from ecg_hf import ECGTransformerForMultiLabel, PostTrainer, cli, name_labels
+from ecg_hf import ECGTransformerConfig, ECGTransformerForMultiLabel, PostTrainer, cli, name_labels
 from ecg_hf.hub import write_release
 from ecg_hf.post_training import features as features_module
 from ecg_hf.runs.windows import EvaluationWindows
@@ -229,15 +229,20 @@ def test_the_stage_runs_alone(peft, simulated_splits, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [SINGLE, REGRESSION])
-def test_other_targets_are_adapted_too(peft, tmp_path, kind):
+def test_other_targets_are_adapted_and_their_adapter_loads_with_their_configuration(peft, encoder, tmp_path, kind):
     names = ["slow", "fast", "flutter"] if kind == SINGLE else ["first", "second"]
     splits = {
         name: name_labels(records(kind, 24, seed), names) for seed, name in enumerate(("train", "validation", "test"))
     }
-    model = small_model(names, problem_type=kind)
-    results = lora_trainer(splits, tmp_path / "run", model).post_train()
+    model = ECGTransformerForMultiLabel.from_pretrained(encoder, num_labels=len(names))
+    model.replace_head(dict(enumerate(names)), problem_type=kind)
+    results = lora_trainer(splits, tmp_path / "run", model, lora_learning_rate=0.01).post_train()
     assert np.isfinite(results["lora_eval_" + ("mae" if kind == REGRESSION else "accuracy")])
-    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    config = ECGTransformerConfig.from_pretrained(tmp_path / "run")
+    base = ECGTransformerForMultiLabel.from_pretrained(encoder, config=config)
+    adapted = peft.PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")
+    expected = logits_of(AutoModelForSequenceClassification.from_pretrained(tmp_path / "run"), splits)
+    torch.testing.assert_close(logits_of(adapted, splits), expected, atol=1e-5, rtol=1e-5)
 
 
 # ---- Stops ----
