@@ -25,6 +25,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
+from .card_stages import STAGE_TITLES, own_settings, stage_recipes
 from .card_targets import card_target, target_facts
 from .card_text import (
     dump_metadata,
@@ -56,7 +57,6 @@ TABLES = ("table", "validation_table", "test_table")
 """Fields of a recipe that name tables of own records."""
 
 DATA_NAMES = {"ptbxl": "PTB-XL"}
-STAGE_TITLES = {"probe": "Preview linear probing", "finetune": "Fine-tuning with stochastic depth"}
 SIMULATED_DEVICE = "simulated"
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
@@ -174,7 +174,7 @@ def _encoder_facts(folder: Path, repo_id: str | None, title: str | None) -> dict
         **facts,
         "model_name": repo_id.split("/")[-1] if repo_id else title or folder.absolute().name,
         "results": results,
-        "settings": _own_settings(facts["recipe"], "crop_seconds", "crops_per_record"),
+        "settings": own_settings(facts["recipe"], "crop_seconds", "crops_per_record"),
         "command": _pretraining_command(facts, repo_id, results["world_size"], "probe" in metrics),
         "probe": metrics.get("probe"),
         "saw_ptbxl": saw(facts["provenance"], {"name": "PTB-XL"}),
@@ -202,7 +202,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "split_metrics": splits[split],
         "saw_evaluation_data": saw(facts["provenance"], metrics["data"]),
         "judged_folds": judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
-        "stages": _stage_recipes(recipe, results, metrics.get("stages", {})),
+        "stages": stage_recipes(recipe, results, metrics.get("stages", {})),
         "kept_stage": STAGE_TITLES.get(metrics.get("kept_stage")),
         "command": _command(facts, repo_id, results["world_size"]),
         "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],
@@ -309,38 +309,6 @@ def _normalisation(extractor: Mapping[str, Any]) -> str:
 def _span(values: list[float], name: str) -> str:
     low, high = f"{min(values):.4f}", f"{max(values):.4f}"
     return f"{name} {low}" if low == high else f"{name} {low} to {high}"
-
-
-def _stage_recipes(recipe: dict, results: dict, metrics: Mapping[str, dict]) -> list[dict[str, Any]]:
-    """Name, settings, duration and, where the run recorded them, validation metrics of each stage."""
-    shared = ("stages", "seed", "metric_for_best_model")
-    probe = {name.removeprefix("probe_"): value for name, value in recipe.items() if name.startswith("probe_")}
-    finetune = {
-        name: value
-        for name, value in _own_settings(recipe, "stages").items()
-        if not name.startswith("probe_") and name not in shared
-    }
-    settings = {"probe": probe, "finetune": finetune}
-    return [
-        {
-            "title": STAGE_TITLES[stage],
-            "settings": settings[stage],
-            "seconds": results.get(f"{stage}_seconds"),
-            "metrics": metrics.get(stage),
-        }
-        for stage in recipe["stages"]
-    ]
-
-
-def _own_settings(recipe: dict, *first: str) -> dict[str, Any]:
-    """The best known fields of the training itself: from the first of `first` that is there to `seed`.
-
-    Before them stand facts of model and data, after them fields that are seldom changed.
-    """
-    names = list(recipe)
-    start = min(names.index(name) for name in first if name in recipe)
-    shown = names[start : names.index("seed") + 1]
-    return {name: recipe[name] for name in shown if recipe[name] is not None}
 
 
 def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str | None:

@@ -43,9 +43,13 @@ PUBLISHED_FILES = (
     "recipe.yaml",
     "learning_curves.png",
     LABEL_PICTURE,
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
 )
 WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-STALE_WEIGHTS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+STALE_WEIGHTS = re.compile(
+    r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|adapter/adapter_(config\.json|model\.safetensors)"
+)
 
 CODE = re.compile(r"(\w+_ecg_transformer|pipeline_ecg_classification)\.py")
 CODE_FOLDER = Path(__file__).parent / "ecg_transformer"
@@ -125,6 +129,7 @@ def write_release(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED_FILES:
         if (folder / name).is_file():
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, target / name)
     config = {**json.loads(read_fact(folder, "config.json")), "dtype": "float32"}
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

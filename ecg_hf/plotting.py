@@ -58,7 +58,7 @@ PROBE_COLOR = "#009E73"
 BEST_EPOCH_COLOR, AXES_GRID_COLOR = "#555555", "#e5e5e5"
 MAX_MARKERS = 60  # of one curve; more would hide it
 
-STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune": "Fine-tuning"}
+STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune": "Fine-tuning", "lora": "LoRA"}
 # Rows of the learning curves and their curves: (key of the log entry, name in the legend, colour).
 LEARNING_CURVES = {
     "loss": (("loss", "training", TRAIN_COLOR), ("eval_loss", "validation", VALIDATION_COLOR)),

@@ -173,6 +173,10 @@ def test_values_that_cannot_be_millivolts_are_refused(extractor):
     signal[4, 7] = -32.768
     with pytest.raises(ValueError, match="lead aVL 32.768"):
         extract(extractor, signal)
+    unsigned = in_microvolts(template(100, 10)).astype(np.uint16)
+    with pytest.raises(ValueError, match="largest in uV: lead I 65[0-9]*.*unsigned ones. Bring them to µV") as caught:
+        extract(extractor, unsigned, units="uV")
+    assert "Give" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mark", [np.nan, np.inf, -32768])

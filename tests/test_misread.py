@@ -238,7 +238,7 @@ def test_a_share_of_patients_that_are_texts_or_unknown(simulated_splits, monkeyp
 
     def chosen(train, fraction):
         monkeypatch.setattr(
-            "ecg_hf.post_training.run.load_ptbxl", lambda *args, **kwargs: {**simulated_splits, "train": train}
+            "ecg_hf.post_training.data.load_ptbxl", lambda *args, **kwargs: {**simulated_splits, "train": train}
         )
         return load_splits("x", TaskArguments(data_dir="x", train_fraction=fraction), seed=0)["train"]
 

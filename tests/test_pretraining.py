@@ -13,8 +13,9 @@ import pytest
 import small_models
 import torch
 import wfdb
+from forked import launch_forked
 from safetensors.torch import load_file
-from test_distributed import launch, steps_of
+from test_distributed import steps_of
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
 from ecg_hf import (
@@ -533,9 +534,9 @@ def train_in_two_processes(folder, cache, output):
 
 @pytest.mark.distributed
 def test_two_processes_train_as_one_with_the_whole_batch(records, simulated_folder, simulated_cache, tmp_path):
-    data = {"folder": str(simulated_folder), "cache": str(simulated_cache)}
-    done = launch("train_in_two_processes", module="test_pretraining", output=str(tmp_path / "two"), **data)
-    assert done.returncode == 0, done.stderr[-4000:]
+    places = (str(simulated_folder), str(simulated_cache), str(tmp_path / "two"))
+    processes = launch_forked(tmp_path / "two", train_in_two_processes, *places)
+    assert [process.wait() for process in processes] == [0, 0], [process.stderr[-2000:] for process in processes]
     alone = make_trainer(records, tmp_path / "one")
     alone.pretrain()
     assert len(steps_of(alone)) == 8
@@ -849,7 +850,8 @@ def test_the_card_says_that_the_test_folds_were_seen_or_that_it_is_not_known(
     simulated_folder, simulated_splits, tmp_path, kind
 ):
     given = places(kind, simulated_folder, tmp_path)
-    asked = {**given, "max_steps": 1, "allow_test_folds": "true", "probe_every": 0}
+    quick = {"max_steps": 1, "per_device_train_batch_size": 8, "probe_every": 0}
+    asked = {**given, **quick, "allow_test_folds": "true"}
     run_cli(None, tmp_path / "cache", tmp_path / "run", **asked)
     provenance = AutoModel.from_pretrained(tmp_path / "run").config.provenance
     known = {9, 10} <= set(provenance["ptbxl_folds"])
@@ -860,7 +862,7 @@ def test_the_card_says_that_the_test_folds_were_seen_or_that_it_is_not_known(
     expected = "**Yes.** It was pre-trained on" if known else "**It may have.** It was pre-trained on"
     assert expected in post_trained_card(simulated_splits, tmp_path / "run", tmp_path / "post")
     # From encoder to encoder it is not forgotten.
-    again = {"data_dir": simulated_folder, "max_steps": 1, "model_name_or_path": tmp_path / "run", "probe_every": 0}
+    again = {**quick, "data_dir": simulated_folder, "model_name_or_path": tmp_path / "run"}
     run_cli(None, tmp_path / "cache", tmp_path / "again", **again)
     assert expected in post_trained_card(simulated_splits, tmp_path / "again", tmp_path / "post again")
 
@@ -873,6 +875,7 @@ def post_trained_card(splits, base, output) -> str:
     for name, records in splits.items():
         real[name] = records.remove_columns("device").add_column("device", ["AT-60"] * len(records))
         real[name].info.dataset_name = "ptbxl"
+    real["train"] = real["train"].select(range(32))
     feature_extractor = ECGTransformerFeatureExtractor.from_pretrained(base)
     with pytest.warns(UserWarning, match="has no trained head"):
         model = ECGTransformerForMultiLabel.from_pretrained(base)

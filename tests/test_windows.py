@@ -14,6 +14,7 @@ from test_post_training import make_trainer
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.post_training.evaluation import split_metrics
 from ecg_hf.pretraining.crops import Augmentation, Crops, crop_statistics
+from ecg_hf.runs.columns import number_of
 from ecg_hf.runs.statistics import lead_statistics
 from ecg_hf.runs.trainer import fingerprint_of_records
 from ecg_hf.runs.windows import EvaluationWindows, TrainingWindows
@@ -138,9 +139,9 @@ def test_the_seeds_of_whole_numbers_are_those_of_before(simulated_splits):
 
 def test_text_ids_give_the_same_crops_in_another_process(tmp_path):
     code = "from ecg_hf.runs.columns import number_of; print([number_of(name) for name in ('r000', -7, 2**64)])"
-    numbers = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
-    (found,) = numbers
-    assert all(0 <= number < 2**63 for number in json.loads(found))
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    numbers = [number_of(name) for name in ("r000", -7, 2**64)]
+    assert json.loads(found) == numbers and all(0 <= number < 2**63 for number in numbers)
 
 
 @pytest.mark.parametrize(

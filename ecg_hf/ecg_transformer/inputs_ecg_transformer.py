@@ -234,10 +234,10 @@ def _check_values(batch: Batch, labels: list[str]):
             + ". Impute them, or omit the lead or the record."
         )
     peaks = ", ".join(f"lead {name} {np.abs(samples.astype(float)).max():g}" for name, samples in leads.items())
-    raise ValueError(
-        f"{label} has values beyond ±{MAX_MILLIVOLTS} mV (largest in {batch.units}: {peaks}): is it in other units? "
-        'Give `units="uV"` for µV.'
-    )
+    remedy = 'is it in other units? Give `units="uV"` for µV.'
+    if batch.units == "uV":
+        remedy = "are these numbers of a recorder that need its gain and baseline, or unsigned ones? Bring them to µV."
+    raise ValueError(f"{label} has values beyond ±{MAX_MILLIVOLTS} mV (largest in {batch.units}: {peaks}): {remedy}")
 
 
 def _is_missing(samples: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import TextIO
 from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..files import whole_file
 from .answers import Report, answers
+from .models import load_pipeline
 from .output import check_batch_size, check_output
 from .sources import Facts, find_records
 
@@ -63,9 +64,7 @@ def classify_records(
     check_batch_size(batch_size)
     items = find_records(records, facts or Facts(), record_column, data_dir)
 
-    from transformers import pipeline
-
-    classifier = pipeline("ecg-classification", model=model, device=device, top_k=top_k)
+    classifier = load_pipeline("ecg-classification", model, device, top_k=top_k)
     report = Report(len(items), "classified")
     found = report.answered(answers(classifier, items, batch_size, **({} if top_k is None else {"top_k": top_k})))
     labels = classifier.model.config.labels

@@ -13,6 +13,7 @@ import pyarrow.parquet
 
 from ..files import whole_file
 from .answers import Report, answers
+from .models import load_pipeline
 from .output import check_batch_size, check_output
 from .sources import Facts, find_records
 
@@ -48,9 +49,7 @@ def embed_records(
     check_batch_size(batch_size)
     items = find_records(records, facts or Facts(), record_column, data_dir)
 
-    from transformers import pipeline
-
-    extractor = pipeline("feature-extraction", model=model, device=device)
+    extractor = load_pipeline("feature-extraction", model, device)
     report = Report(len(items), "embedded")
     names, vectors = [], []
     for name, vector in report.answered(answers(extractor, items, batch_size, return_tensors=True)):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..command import without_progress_bars
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
@@ -129,7 +130,8 @@ def check_export(output: str | os.PathLike) -> None:
 
 def load_exported(path: str) -> Exported:
     """The model in evaluation mode and float32, with its feature extractor."""
-    model = ECGTransformerForMultiLabel.from_pretrained(path)
+    with without_progress_bars():
+        model = ECGTransformerForMultiLabel.from_pretrained(path)
     if model.head_is_random:
         raise ValueError(f"`{path}` has no trained head: post-train it before it is exported.")
     return Exported(WindowScores(model.float().eval()).eval(), ECGTransformerFeatureExtractor.from_pretrained(path))

@@ -7,6 +7,7 @@ import os
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MICROVOLTS
 from ..pipelines import read_for_model
 from ..plotting import plot_ecg
+from .models import load_pipeline
 from .output import check_output
 from .sources import Facts
 
@@ -36,9 +37,7 @@ def plot_record(
     read = read_for_model(record, LEAD_NAMES, (facts or Facts()).as_dict())
     findings = None
     if model is not None:
-        from transformers import pipeline
-
-        classifier = pipeline("ecg-classification", model=model)
+        classifier = load_pipeline("ecg-classification", model)
         recording = {"signal": read.signal, "units": "uV"}
         findings = classifier({**recording, "sampling_rate": read.sampling_rate, "lead_names": read.lead_names})
     plot_ecg(

@@ -1,16 +1,26 @@
-"""Arguments of post-training: `probe_*` for the linear probe, the plain `TrainingArguments` for fine-tuning."""
+"""Arguments of post-training: `probe_*` for the linear probe, the plain `TrainingArguments` for fine-tuning.
+
+`lora_*` are for the stage `lora`, which the plain ones serve too, but for `learning_rate`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 from dataclasses import dataclass, field
+
+from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..runs.arguments import RunArguments, check_at_least, check_numbers
 
-STAGE_NAMES = ("probe", "finetune")
+logger = logging.get_logger(__name__)
+
+STAGE_NAMES = ("probe", "finetune", "lora")
 # Of all kinds of targets; `ecg_hf.post_training.targets` says which belong to which.
 EVALUATION_METRICS = ("accuracy", "mae", "r2", "macro_auroc", "macro_auprc", "f_max", "loss")
 LOWER_IS_BETTER = ("mae", "loss")
+LORA_RATE = 1e-3
 
 
 @dataclass
@@ -22,8 +32,11 @@ class PostTrainingArguments(RunArguments):
     """
 
     stages: list[str] = field(
-        default_factory=lambda: list(STAGE_NAMES),
-        metadata={"help": "Stages in order: `probe` (only the head learns, on frozen features), `finetune`."},
+        default_factory=lambda: ["probe", "finetune"],
+        metadata={
+            "help": "Stages in order: `probe` (only the head learns, on frozen features), then `finetune` (all "
+            "learns) or `lora` (the head and low-rank adapters of the blocks learn; needs the extra `peft`)."
+        },
     )
     probe_learning_rate: float = field(
         default=1e-3,
@@ -38,11 +51,31 @@ class PostTrainingArguments(RunArguments):
         },
     )
     probe_train_batch_size: int = field(default=512, metadata={"help": "Windows in one step of the probe."})
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps the features of the probe for other runs on the same records with the same "
+            "encoder: another head is then fitted in seconds. Default: `features` in `--cache_dir`, if that is given."
+        },
+    )
+    lora_rank: int = field(
+        default=8,
+        metadata={"help": "Rank of the adapters, which must be at least 1; 8 is the default of `peft`."},
+    )
+    lora_alpha: float = field(
+        default=16.0,
+        metadata={"help": "An adapter is scaled by this number divided by its rank: 16 scales that of rank 8 by 2."},
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the input of the adapters."})
+    lora_learning_rate: float = field(default=LORA_RATE, metadata={"help": "Peak learning rate of the stage `lora`."})
+    lora_mlp: bool = field(
+        default=False, metadata={"help": "Adapters also in the MLP of each block, not in its attention alone."}
+    )
     drop_path_rate: float | None = field(
         default=0.1,
         metadata={
-            "help": "Stochastic depth of fine-tuning: the rate of the last block, linear from 0 at the first. `None` "
-            "keeps the model's. 0.1 is what DeiT uses for small models; the paper's value is not known."
+            "help": "Stochastic depth of fine-tuning and LoRA: the rate of the last block, linear from 0 at the "
+            "first. `None` keeps the model's. 0.1 is what DeiT uses for small models; the paper's value is not known."
         },
     )
     layer_decay: float = field(
@@ -52,8 +85,8 @@ class PostTrainingArguments(RunArguments):
     keep_best_stage: bool = field(
         default=True,
         metadata={
-            "help": "Publish the probe where fine-tuning ends below it, by `metric_for_best_model` on the validation "
-            "records. False publishes the last stage."
+            "help": "Publish the probe where the stage after it ends below it, by `metric_for_best_model` on the "
+            "validation records. False publishes the last stage."
         },
     )
     num_bootstrap_resamples: int = field(
@@ -81,12 +114,7 @@ class PostTrainingArguments(RunArguments):
         # The trainer, which knows the targets, settles it.
         self.metric_is_open = self.metric_for_best_model is None
         self.metric_for_best_model = self.metric_for_best_model or "macro_auroc"
-        unknown = [name for name in self.stages if name not in STAGE_NAMES]
-        if unknown or not self.stages or list(self.stages) != [name for name in STAGE_NAMES if name in self.stages]:
-            raise ValueError(
-                f"`stages` must be one or both of {', '.join(STAGE_NAMES)}, in this order; got "
-                f"{', '.join(self.stages) or 'none'}."
-            )
+        self._check_stages()
         if self.drop_path_rate is not None and not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
         if not 0 < self.layer_decay <= 1:
@@ -109,11 +137,64 @@ class PostTrainingArguments(RunArguments):
             raise ValueError("`hub_strategy` must be `end`: half-trained weights are not published.")
         self.hub_strategy = "end"
         super().__post_init__()
+        self._check_lora()
         if isinstance(self.resume_from_checkpoint, str):
             raise ValueError(
                 f"`resume_from_checkpoint` is true or false, got `{self.resume_from_checkpoint}`: a run is resumed in "
                 "its own `output_dir`, whichever stage it was in."
             )
+
+    def recipe(self) -> dict:
+        """As in [`RunArguments`]; the fields of LoRA are part of it only where that is a stage."""
+        values = super().recipe()
+        if "lora" in self.stages:
+            return values
+        return {name: value for name, value in values.items() if not name.startswith("lora_")}
+
+    def _check_stages(self) -> None:
+        if {"finetune", "lora"} <= set(self.stages):
+            raise ValueError(
+                "`stages` cannot have both finetune and lora: fine-tuning would change the weights that the adapters "
+                "belong to. Start another run from the folder of the first by `--model_name_or_path`."
+            )
+        unknown = [name for name in self.stages if name not in STAGE_NAMES]
+        if unknown or not self.stages or list(self.stages) != [name for name in STAGE_NAMES if name in self.stages]:
+            raise ValueError(
+                "`stages` must be one or both of probe, finetune, in this order, or lora in place of finetune; got "
+                f"{', '.join(self.stages) or 'none'}."
+            )
+
+    def _check_lora(self) -> None:
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        given = [name for name in defaults if name.startswith("lora_") and getattr(self, name) != defaults[name]]
+        if "lora" not in self.stages:
+            if given:
+                raise ValueError(f"`{given[0]}` is for the stage `lora`, which is not among `stages`: add it there.")
+            return
+        check_at_least("lora_rank", self.lora_rank, 1)
+        for name in ("lora_alpha", "lora_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"`lora_dropout` must lie in [0, 1), got {self.lora_dropout}.")
+        if self.layer_decay != 1:
+            raise ValueError(
+                f"`layer_decay` must be 1 with the stage `lora`, got {self.layer_decay}: adapters begin at zero in "
+                "all layers, and learn at one rate."
+            )
+        for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+            if (getattr(self, name, None) or {}).get("use_reentrant"):
+                raise ValueError(
+                    f"`{name}` cannot ask for `use_reentrant` with the stage `lora`: adapters in blocks whose input "
+                    "has no gradient would not learn. Leave it out."
+                )
+        if self.learning_rate != defaults["learning_rate"]:
+            logger.warning(
+                f"`learning_rate` {self.learning_rate:g} is that of fine-tuning, which is not among `stages`: the "
+                f"stage `lora` learns at `lora_learning_rate` {self.lora_learning_rate:g}."
+            )
+        if importlib.util.find_spec("peft") is None:
+            raise ImportError("The stage `lora` needs the package peft: pip install 'ecg-hf[peft]'.")
 
     def choose_by(self, metric: str) -> None:
         """Let the validation metric `metric` select the best epoch."""

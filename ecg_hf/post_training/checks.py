@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import datasets
@@ -11,8 +10,10 @@ import torch
 from transformers.utils import logging
 
 from ..ptbxl.label_order import label_names_of
-from ..runs.columns import check_columns, label_matrix, rows_of
+from ..runs.columns import check_columns, label_matrix
 from ..runs.windows import RecordWindows
+from ..tables.guards import were_guarded
+from ..tables.leaks import identities_of, leaks_in_words
 from .targets import MultiLabel
 
 logger = logging.get_logger(__name__)
@@ -121,41 +122,16 @@ def check_can_choose(validation: datasets.Dataset | None, metric: str, target: M
         )
 
 
-def warn_of_leaks(splits: Mapping[str, datasets.Dataset]) -> None:
-    """Warns, with counts, of patients in more than one split, and of one recording under several ids."""
-    names = list(splits)
-    patients = {name: _patients(dataset) for name, dataset in splits.items()}
-    for index, first in enumerate(names):
-        for second in names[index + 1 :]:
-            if both := patients[first] & patients[second]:
-                logger.warning(
-                    f"{len(both)} patients are in {first} and in {second} (such as {min(both)}): figures of "
-                    f"{second} are too good where patients were learned from."
-                )
-    copies: dict[bytes, list[str]] = {}
-    for name, dataset in splits.items():
-        for ecg_id, digest in _recordings(dataset):
-            copies.setdefault(digest, []).append(f"{ecg_id} ({name})")
-    if several := [places for places in copies.values() if len(places) > 1]:
-        logger.warning(
-            f"{len(several)} recordings are there under more than one id, such as {' and '.join(several[0][:3])}: "
-            "the same signal counts several times, and across splits it is learned and judged."
-        )
+def warn_of_leaks(splits: Mapping[str, datasets.Dataset], label_names: Sequence[str]) -> None:
+    """Warns, with counts, of patients in more than one split, and of one recording under several ids.
 
-
-def _patients(dataset: datasets.Dataset) -> set:
-    if "patient_id" not in dataset.column_names:
-        return set()
-    return set(dataset.with_format("arrow")["patient_id"][:].unique().to_pylist()) - {None}
-
-
-def _recordings(dataset: datasets.Dataset):
-    """Of each record its id, and a digest of its signal."""
-    rows = dataset.select_columns(["ecg_id", "signal"]).with_format("arrow")
-    for start in range(0, len(rows), 256):
-        table = rows[start : start + 256]
-        for ecg_id, signal in zip(table["ecg_id"].to_pylist(), rows_of(table["signal"]), strict=True):
-            yield ecg_id, hashlib.blake2b(np.ascontiguousarray(signal), digest_size=16).digest()
+    Own records were compared when they were loaded, and are only where they have changed since.
+    """
+    if were_guarded(list(splits.values())):
+        return
+    identities = {name: identities_of(dataset, labels_of(dataset, label_names)) for name, dataset in splits.items()}
+    for message in leaks_in_words(identities, label_names):
+        logger.warning(message)
 
 
 __all__ = [

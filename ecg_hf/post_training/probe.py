@@ -1,65 +1,21 @@
-"""The linear probe of post-training: features of the frozen backbone, cached in files, and a head fitted on them."""
+"""The linear probe of post-training: a head fitted on cached features of the frozen backbone."""
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..files import whole_file
-from ..runs.statistics import RunningMoments
 from .arguments import PostTrainingArguments
 from .evaluation import DivergenceError, choosing_metric
+from .features import CachedFeatures
 from .targets import MultiLabel
 
 PROBE_EPOCHS, PROBE_STEPS = 20, 1000  # passes by default, and the fewest steps that these make
 PROBE_EVALUATIONS = 50  # the most in one probe: one costs more than a pass over few records
-
-
-@dataclass
-class CachedFeatures:
-    """Pooled features of all evaluation windows of a split, mapped from a file.
-
-    features: float32 (windows, hidden), the windows of a record one after another; counts: int64 (records,);
-    labels: float32 (records, labels).
-    """
-
-    features: np.ndarray
-    counts: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def write(cls, folder: pathlib.Path, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]):
-        """Write batches of (features (records, windows, hidden), mask (records, windows), labels) as they come."""
-        folder.mkdir(parents=True, exist_ok=True)
-        counts, labels = [], []
-        with open(folder / "features.bin", "wb") as file:
-            for features, mask, batch_labels in batches:
-                file.write(np.ascontiguousarray(features[mask], dtype=np.float32).data)
-                counts.append(mask.sum(axis=1))
-                labels.append(batch_labels)
-        # Written last, and complete: its presence says that the features are.
-        with whole_file(folder / "records.npz") as unfinished:
-            np.savez(unfinished, counts=np.concatenate(counts), labels=np.concatenate(labels))
-
-    @classmethod
-    def read(cls, folder: pathlib.Path) -> CachedFeatures:
-        with np.load(folder / "records.npz") as records:
-            counts, labels = records["counts"], records["labels"]
-        values = np.memmap(folder / "features.bin", dtype=np.float32, mode="r")
-        return cls(values.reshape(counts.sum(), -1), counts, labels)
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each feature, in one pass that holds a chunk at a time."""
-        moments = RunningMoments(self.features.shape[1])
-        for start in range(0, len(self.features), 8192):
-            moments.add(self.features[start : start + 8192], axis=1)
-        return moments.mean(), moments.std()
 
 
 def fit_linear_probe(
@@ -134,18 +90,26 @@ def _standardisation(train: CachedFeatures) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _evaluate_head(head, validation: CachedFeatures, aggregate_windows, target: MultiLabel) -> dict[str, float]:
+    logits, losses = head_outputs(head, validation, aggregate_windows, target)
+    return target.evaluation_metrics(validation.labels, logits, losses)
+
+
+def head_outputs(
+    head: dict[str, torch.Tensor], split: CachedFeatures, aggregate_windows: Callable, target: MultiLabel
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (records, labels) and losses (records,) of a linear head on the CPU; other arguments as above."""
     logits, losses = [], []
-    starts = np.concatenate([[0], np.cumsum(validation.counts)])
-    for first in range(0, len(validation.counts), 1024):
-        counts = torch.from_numpy(validation.counts[first : first + 1024])
+    starts = np.concatenate([[0], np.cumsum(split.counts)])
+    for first in range(0, len(split.counts), 1024):
+        counts = torch.from_numpy(split.counts[first : first + 1024])
         window_mask = torch.arange(int(counts.max())) < counts[:, None]
-        rows = torch.from_numpy(np.array(validation.features[starts[first] : starts[first + len(counts)]]))
+        rows = torch.from_numpy(np.array(split.features[starts[first] : starts[first + len(counts)]]))
         window_logits = rows.new_zeros((*window_mask.shape, len(head["bias"])))
         window_logits[window_mask] = target.logits(nn.functional.linear(rows, head["weight"], head["bias"]))
-        labels = torch.from_numpy(validation.labels[first : first + 1024])
+        labels = torch.from_numpy(split.labels[first : first + 1024])
         logits.append(aggregate_windows(window_logits, window_mask))
         losses.append(target.record_losses(window_logits, window_mask, labels))
-    return target.evaluation_metrics(validation.labels, torch.cat(logits).numpy(), torch.cat(losses).numpy())
+    return torch.cat(logits).numpy(), torch.cat(losses).numpy()
 
 
-__all__ = ["CachedFeatures", "fit_linear_probe"]
+__all__ = ["fit_linear_probe", "head_outputs"]

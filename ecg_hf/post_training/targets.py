@@ -131,14 +131,16 @@ class SingleLabel(MultiLabel):
     undefined = "the known classes{} are fewer than two"
 
     def evaluation_metrics(self, labels, logits, losses):
-        loss = {"loss": float(np.nanmean(losses.astype(np.float64)))}
         names = ("accuracy", "macro_auroc", "macro_auprc", "num_undefined")
+        known = labels[:, 0] != UNKNOWN_LABEL
+        if not known.any():
+            return dict.fromkeys(("loss", *names), float("nan"))
+        loss = {"loss": float(np.nanmean(losses.astype(np.float64)))}
         if with_both_classes(labels).any():
             metrics = single_label_metrics(labels, np.exp(logits.astype(np.float64)))
             return {**loss, **{name: metrics[name] for name in names}}
-        known = labels[:, 0] != UNKNOWN_LABEL
         hits = (labels.argmax(axis=1) == logits.argmax(axis=1))[known]
-        return {**loss, **dict.fromkeys(names, float("nan")), "accuracy": float(hits.mean()) if len(hits) else np.nan}
+        return {**loss, **dict.fromkeys(names, float("nan")), "accuracy": float(hits.mean())}
 
     def can_rank(self, labels, metric):
         return metric != "macro_auroc" or super().can_rank(labels, metric)

@@ -7,7 +7,6 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
 from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import EvalPrediction, IntervalStrategy, PredictionOutput
 from transformers.utils import logging
@@ -30,10 +28,13 @@ from ..runs.folder import room_for
 from ..runs.provenance import note_posttraining
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows
+from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
 from .checks import check_can_choose, check_is_split, check_labels, in_order, label_order, labels_of, warn_of_leaks
 from .evaluation import DivergenceError, choosing_metric
-from .probe import CachedFeatures, fit_linear_probe
+from .features import CachedFeatures, cache_features, forget_features
+from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
+from .probe import fit_linear_probe, head_outputs
 from .targets import MultiLabel, target_of
 
 logger = logging.get_logger(__name__)
@@ -42,6 +43,8 @@ METRIC_NAMES = {
     **{"macro_auroc": "macro AUROC", "macro_auprc": "macro AUPRC", "f_max": "F max", "loss": "loss"},
     **{"accuracy": "accuracy", "mae": "mean absolute error", "r2": "R²"},
 }
+# Of the stages of gradient descent: what a message calls them, and the argument of their learning rate.
+_GRADIENT_STAGES = {"finetune": ("Fine-tuning", "learning_rate"), "lora": ("LoRA", "lora_learning_rate")}
 
 
 class PostTrainer(RunTrainer):
@@ -53,7 +56,8 @@ class PostTrainer(RunTrainer):
             several labels, one of several classes, or numbers, which are standardised by the training records. Instead
             of it `model_init`, a function that makes it, for `hyperparameter_search`, whose trials are fine-tuning
             alone.
-        args ([`PostTrainingArguments`]): `stages`, `probe_*` for the probe, the plain fields for fine-tuning.
+        args ([`PostTrainingArguments`]): `stages`, `probe_*` for the probe, the plain fields for fine-tuning, and with
+            `lora_*` for LoRA.
         train_dataset, eval_dataset, test_dataset (`datasets.Dataset`, *optional*):
             Splits with the columns of [`load_ptbxl`]. Epochs and thresholds are chosen on `eval_dataset`;
             `test_dataset` is read once, at the end.
@@ -108,6 +112,7 @@ class PostTrainer(RunTrainer):
             target_of(self.model.config).check_is_prepared(args)
         self.add_callback(_SetDropPath(self))
         self.stage = "finetune"
+        self.is_adapted = False  # whether the model has adapters, which `train()` then trains
 
     @property
     def layer_decay(self) -> float:
@@ -115,11 +120,14 @@ class PostTrainer(RunTrainer):
         return self.args.layer_decay
 
     def training_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
-        windows = TrainingWindows(dataset, self.processing_class, self.args.seed)
+        windows = TrainingWindows(
+            dataset, self.processing_class, self.args.seed, check_leads=not were_guarded([dataset])
+        )
         return in_order(windows, dataset, self._labels())
 
     def evaluation_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
-        return in_order(EvaluationWindows(dataset, self.processing_class), dataset, self._labels())
+        windows = EvaluationWindows(dataset, self.processing_class, check_leads=not were_guarded([dataset]))
+        return in_order(windows, dataset, self._labels())
 
     def _labels(self) -> list[str]:
         return self.target.config.labels
@@ -154,8 +162,9 @@ class PostTrainer(RunTrainer):
             if results is None:
                 self._warn_of_unlearnable_labels()
                 results = {"world_size": self.args.world_size}
+                run_stage = {"probe": self._probe, "finetune": self._finetune, "lora": self._lora}
                 for name in self.args.stages:
-                    results.update(self._probe(resume) if name == "probe" else self._finetune(resume))
+                    results.update(run_stage[name](resume))
                 results = self._finish(results)
             if self.args.push_to_hub:
                 self.push_to_hub()
@@ -178,8 +187,13 @@ class PostTrainer(RunTrainer):
                 f"{len(self.train_dataset)} training records do not fill a batch of {batch_size}, and "
                 "`dataloader_drop_last` drops it: set it to false, or `per_device_train_batch_size` lower."
             )
+        if "lora" in self.args.stages and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                "The stage `lora` is not supported under FSDP and DeepSpeed, whose shards cannot be merged: start the "
+                "processes with plain data parallelism (DDP)."
+            )
         if self.is_world_process_zero():
-            warn_of_leaks(splits)
+            warn_of_leaks(splits, self.model.config.labels)
 
     def _probe(self, resume: bool) -> dict[str, float]:
         self.enter_stage("probe")
@@ -200,7 +214,7 @@ class PostTrainer(RunTrainer):
                     write_atomic(
                         folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
                     )
-                shutil.rmtree(train.parent)
+                forget_features(self)
             self.accelerator.wait_for_everyone()
         self.load_weights(folder / "model.safetensors")
         self.model.head_is_random = False
@@ -216,8 +230,8 @@ class PostTrainer(RunTrainer):
         if self.is_world_process_zero():
             try:
                 fitted = fit_linear_probe(
-                    CachedFeatures.read(train),
-                    CachedFeatures.read(validation),
+                    CachedFeatures.read(train, labels_of(self.train_dataset, self._labels())),
+                    CachedFeatures.read(validation, labels_of(self.eval_dataset, self._labels())),
                     self._aggregate_windows,
                     self.args,
                     self.target,
@@ -234,10 +248,42 @@ class PostTrainer(RunTrainer):
         self.train_stage(resume, keep_start="probe" not in self.args.stages)
         return {"finetune_seconds": self.stage_seconds()}
 
+    def _lora(self, resume: bool) -> dict[str, float]:
+        self.enter_stage("lora")
+        with adapted(self.model, self.args) as view:
+            count = num_trained_parameters(self.model)
+            self.is_adapted = True
+            try:
+                self.train_stage(resume, keep_start="probe" not in self.args.stages)
+            finally:
+                self.is_adapted = False
+            if self.is_world_process_zero():
+                folder = self._adapter_folder()
+                with room_for("the adapter", folder.parent):
+                    write_adapter(view, folder)
+        self._forget_preparation()
+        return {"lora_seconds": self.stage_seconds(), "lora_trained_parameters": count}
+
+    def _adapter_folder(self) -> pathlib.Path:
+        return self.run_folder.stage("lora") / ADAPTER_FOLDER
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """That of the stage."""
+        return self.args.lora_learning_rate if self.stage == "lora" else self.args.learning_rate
+
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        """Fine-tuning alone, with stochastic depth, from the head that the model has."""
-        self.enter_stage("finetune")
-        earlier = [entry for entry in self.state.log_history if entry.get("stage") != "finetune"]
+        """Fine-tuning alone, with stochastic depth, from the head that the model has.
+
+        Raises `ValueError` where `stages` asks for LoRA instead.
+        """
+        if not self.is_adapted:
+            if "lora" in self.args.stages:
+                raise ValueError(
+                    "`train()` is fine-tuning, and `stages` has `lora` instead: call `post_train()`, or leave it out."
+                )
+            self.enter_stage("finetune")
+        earlier = [entry for entry in self.state.log_history if entry.get("stage") != self.stage]
         output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.model.head_is_random = False
         self.state.log_history = earlier + self.state.log_history
@@ -268,11 +314,11 @@ class PostTrainer(RunTrainer):
                 self._raise_diverged(f"the loss is {logs[name]}", logs.get("learning_rate"))
 
     def _raise_diverged(self, what: str, learning_rate: float | None) -> None:
-        rate = self.args.learning_rate if learning_rate is None else learning_rate
+        title, field = _GRADIENT_STAGES[self.stage]
+        rate = self.peak_learning_rate if learning_rate is None else learning_rate
         raise DivergenceError(
-            f"Fine-tuning has diverged: at step {self.state.global_step} {what}, at the learning rate {rate:.2g}. Use "
-            f"a lower `learning_rate` than {self.args.learning_rate:g}, more `warmup_steps`, or a lower "
-            "`max_grad_norm`."
+            f"{title} has diverged: at step {self.state.global_step} {what}, at the learning rate {rate:.2g}. Use "
+            f"a lower `{field}` than {self.peak_learning_rate:g}, more `warmup_steps`, or a lower `max_grad_norm`."
         )
 
     # ---- Evaluation ----
@@ -316,34 +362,18 @@ class PostTrainer(RunTrainer):
         return self.accelerator.unwrap_model(self.model).aggregate_windows(window_logits, window_mask)
 
     def _cache_features(self, split: str, dataset: datasets.Dataset, resume: bool) -> pathlib.Path:
-        """Compute the pooled features of all windows once; a complete cache of a resumed run is kept."""
-        folder = self.run_folder.stage("probe") / "features" / split
-        if not (resume and (folder / "records.npz").is_file()):
-            batches = self._feature_batches(split, dataset)
-            if self.is_world_process_zero():
-                with room_for("the features of the probe", folder):
-                    CachedFeatures.write(folder, batches)
-            else:
-                for _ in batches:  # takes part in the gathering
-                    continue
-        self.accelerator.wait_for_everyone()
-        return folder
+        return cache_features(self, split, dataset, resume)
 
-    def _feature_batches(self, split: str, dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        loader = self.get_test_dataloader(dataset)
-        hidden_size = self.model.config.hidden_size
-        silent = self.args.disable_tqdm or not self.is_world_process_zero()
-        for inputs in tqdm(loader, desc=f"Features of {split}", disable=silent):
-            labels, window_mask = inputs.pop("labels"), inputs.pop("window_mask")
-            with torch.no_grad(), self.compute_loss_context_manager():
-                rows = self.model.base_model(**{name: values[window_mask] for name, values in inputs.items()})
-            features = torch.zeros((*window_mask.shape, hidden_size), device=self.args.device)
-            features[window_mask] = rows.pooler_output.float()
-            # Processes may hold records of different numbers of windows.
-            padded = self.accelerator.pad_across_processes((features, window_mask.long()), dim=1)
-            gathered = self.accelerator.gather_for_metrics((*padded, labels))
-            features, window_mask, labels = (tensor.cpu().numpy() for tensor in gathered)
-            yield features, window_mask.astype(bool), labels
+    def _predict_split(self, split: str, dataset: datasets.Dataset, prefix: str) -> PredictionOutput:
+        """`predict`, or what it would give, from features that runs share: then a probe alone takes seconds."""
+        if self.args.stages != ["probe"] or self.args.feature_cache is None or self.args.world_size > 1:
+            return self.predict(dataset, metric_key_prefix=prefix)
+        labels = labels_of(dataset, self._labels())
+        features = CachedFeatures.read(self._cache_features(split, dataset, resume=True), labels)
+        head = {name: value.float().cpu() for name, value in self.model.classifier.state_dict().items()}
+        logits, losses = head_outputs(head, features, self._aggregate_windows, self.target)
+        metrics = self.target.evaluation_metrics(labels, logits, losses)
+        return PredictionOutput(logits, labels, {f"{prefix}_{name}": value for name, value in metrics.items()})
 
     def _finish(self, results: dict[str, float]) -> dict[str, float]:
         """The better stage, thresholds, metrics, pictures; then all files move into the run's folder, `config.json`
@@ -352,8 +382,8 @@ class PostTrainer(RunTrainer):
         kept, outputs = self._keep_stage(results)
         target.choose_thresholds(outputs["validation"])
         if self.test_dataset is not None:
-            outputs["test"] = self.predict(self.test_dataset)
-        results.update(_macro_metrics(outputs, target.figures))
+            outputs["test"] = self._predict_split("test", self.test_dataset, "test")
+        results.update(_macro_metrics(outputs, target))
         note_posttraining(config, folds_of(self.train_dataset))
         folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         if self.is_world_process_zero():
@@ -362,6 +392,9 @@ class PostTrainer(RunTrainer):
                 "kept_stage": kept,
                 "stages": {stage: _without_nan(values) for stage, values in self._stage_metrics.items()},
             }
+            if kept == "lora":
+                with room_for("the final files", self.run_folder.path):
+                    shutil.copytree(self._adapter_folder(), folder / ADAPTER_FOLDER)
             if "test" in outputs:
                 predictions = target.predictions_table(self.test_dataset, outputs["test"])
                 with room_for("the final files", self.run_folder.path):
@@ -376,30 +409,32 @@ class PostTrainer(RunTrainer):
 
     def _keep_stage(self, results: dict) -> tuple[str, dict[str, PredictionOutput]]:
         """The stage whose weights the model has from now on, and its validation output; `results` get its name and
-        the figures of fine-tuning."""
-        kept, output = self.args.stages[-1], self.predict(self.eval_dataset, metric_key_prefix="eval")
-        if kept == "finetune":
+        the figures of the stage after the probe."""
+        kept = self.args.stages[-1]
+        output = self._predict_split("validation", self.eval_dataset, "eval")
+        if kept != "probe":
             self._stage_metrics[kept] = {name: output.metrics[f"eval_{name}"] for name in self.target.of_stages}
             results.update(self._figures(kept, self._stage_metrics[kept]))
-            if self._probe_was_better() and self.args.keep_best_stage:
+            if self._probe_was_better(kept) and self.args.keep_best_stage:
                 kept = "probe"
                 self._return_to_probe()
                 output = self.predict(self.eval_dataset, metric_key_prefix="eval")
         results["kept_stage"] = kept
         return kept, {"validation": output}
 
-    def _probe_was_better(self) -> bool:
+    def _probe_was_better(self, last: str) -> bool:
         if "probe" not in self._stage_metrics:
             return False
         metric = self.args.metric_for_best_model.removeprefix("eval_")
-        before, after = (self._stage_metrics[stage][metric] for stage in ("probe", "finetune"))
+        before, after = (self._stage_metrics[stage][metric] for stage in ("probe", last))
         if before <= after if self.args.greater_is_better else before >= after:
             return False
+        title, field = _GRADIENT_STAGES[last]
         logger.warning(
-            f"Fine-tuning ended below the probe that it began with: validation {METRIC_NAMES[metric]} {after:.4f} "
+            f"{title} ended below the probe that it began with: validation {METRIC_NAMES[metric]} {after:.4f} "
             f"after {before:.4f}. "
             + ("The probe is kept" if self.args.keep_best_stage else "It is kept all the same (`keep_best_stage`)")
-            + "; a lower `learning_rate` may help."
+            + f"; a lower `{field}` may help."
         )
         return True
 
@@ -434,7 +469,10 @@ class PostTrainer(RunTrainer):
         return [label for label, known in zip(self.model.config.labels, learnable, strict=True) if not known]
 
     def _warn_of_unlearnable_labels(self) -> None:
-        if self.is_world_process_zero() and (unlearnable := self._unlearnable_labels()):
+        # Of own records it was said when they were loaded.
+        if not self.is_world_process_zero() or were_guarded([self.train_dataset]):
+            return
+        if unlearnable := self._unlearnable_labels():
             logger.warning(
                 f"{len(unlearnable)} of {self.model.config.num_labels} labels are the same in all training records "
                 f"and cannot be learned: {', '.join(unlearnable)}. Macro metrics count them where the evaluation "
@@ -503,16 +541,17 @@ def _without_training(args: PostTrainingArguments) -> PostTrainingArguments:
     return args
 
 
-def _macro_metrics(outputs: dict[str, PredictionOutput], names: Sequence[str]) -> dict[str, float | None]:
-    """The macro metrics of validation and test; None, with a warning, where no label has both values."""
+def _macro_metrics(outputs: dict[str, PredictionOutput], target: MultiLabel) -> dict[str, float | None]:
+    """The macro metrics of validation and test; None, with a warning, where the records do not define them."""
     prefixes = {"validation": "eval", "test": "test"}
     results = {
         f"{prefixes[split]}_{name}": output.metrics[f"{prefixes[split]}_{name}"]
         for split, output in outputs.items()
-        for name in names
+        for name in target.figures
     }
     if undefined := [name for name, value in results.items() if np.isnan(value)]:
-        logger.warning(f"{', '.join(undefined)}: undefined, no label of the records has both values.")
+        reason = target.undefined.format(" of the records")
+        logger.warning(f"{', '.join(undefined)}: undefined, {reason}.")
     return _without_nan(results)
 
 

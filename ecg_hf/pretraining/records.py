@@ -81,7 +81,7 @@ def _headers(folder: str | os.PathLike) -> list[Path]:
             folders.clear()
             continue
         entered.add(real)
-        for name in sorted(names):
+        for name in sorted([*names, *folders]):  # a folder of such a name is refused when the record is read
             if name.endswith(".hea"):
                 found.setdefault(os.path.join(real, name), Path(place, name))
     return sorted(found.values())

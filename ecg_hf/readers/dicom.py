@@ -44,15 +44,15 @@ def read(path: str, part: str | None, said: Said) -> Record:
     for group in groups:
         definitions = _items(group, "ChannelDefinitionSequence")
         names = [_channel_name(definition) for definition in definitions]
-        taken = [index for index, name in enumerate(names) if is_taken(name, said)]
+        taken = {index for index, name in enumerate(names) if is_taken(name, said)}
         samples = _samples(group, len(definitions)) if taken else None
+        stated, offset = _number(group, "SamplingFrequency"), _number(group, "MultiplexGroupTimeOffset") or 0.0
         for index, (name, definition) in enumerate(zip(names, definitions, strict=True)):
             if index not in taken:
                 channels.append(Channel(name, np.empty(0), None))
                 continue
-            stated = _number(group, "SamplingFrequency")
             rates[name] = said.sampling_rate if stated is None else stated
-            starts[name] = _start(group, definition)
+            starts[name] = _start(offset, definition)
             channels.append(_channel(name, definition, samples[:, index], said))
     rate = one_rate(rates)
     _check_starts(starts, rate)
@@ -150,10 +150,10 @@ def _channel(name: str, definition, values: np.ndarray, said: Said) -> Channel:
     return Channel(name, values, unit or said.units, scale, _number(definition, "ChannelBaseline") or 0.0)
 
 
-def _start(group, definition) -> tuple[float, float, float]:
-    """Start of the group in s, and of the channel within it in s and in samples."""
-    offset, seconds = _number(group, "MultiplexGroupTimeOffset"), _number(definition, "ChannelTimeSkew")
-    return (offset or 0.0) / 1000, seconds or 0.0, _number(definition, "ChannelSampleSkew") or 0.0
+def _start(offset: float, definition) -> tuple[float, float, float]:
+    """Start of the group (`offset` is in ms) in s, and of the channel within it in s and in samples."""
+    seconds = _number(definition, "ChannelTimeSkew")
+    return offset / 1000, seconds or 0.0, _number(definition, "ChannelSampleSkew") or 0.0
 
 
 def _check_starts(starts: dict[str, tuple[float, float, float]], rate: float | None) -> None:
@@ -188,14 +188,21 @@ def _faults() -> tuple[type[Exception], ...]:
 
 def _items(dataset, keyword: str) -> list:
     items = _value(dataset, keyword)
-    if not isinstance(items, Sequence) or isinstance(items, (str, bytes)) or not items:
+    if not _is_sequence(items):
         raise RecordError(f"it has no {keyword}: it holds no waveform that can be read.")
     return list(items)
 
 
+def _is_sequence(items: Any) -> bool:
+    return isinstance(items, Sequence) and not isinstance(items, (str, bytes)) and len(items) > 0
+
+
 def _first(dataset, keyword: str) -> Any:
     """The first item of a sequence; None where it is absent or empty."""
-    return _items(dataset, keyword)[0] if _value(dataset, keyword) else None
+    items = _value(dataset, keyword)
+    if items and not _is_sequence(items):
+        raise RecordError(f"its {keyword} is no sequence: the file is damaged.")
+    return items[0] if items else None
 
 
 def _number(dataset, keyword: str) -> float | None:

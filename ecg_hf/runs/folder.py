@@ -183,7 +183,10 @@ class RunFolder:
     def publish(self, folder: pathlib.Path) -> None:
         """Move the files of `folder` to where users look for them; `config.json` comes last and ends the run."""
         for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
-            file.replace(self.path / file.name)
+            target = self.path / file.name
+            if target.is_dir():  # left by a process that was stopped in this loop
+                shutil.rmtree(target)
+            file.replace(target)
         folder.rmdir()
 
 

@@ -63,7 +63,7 @@ REFUSED_KEYWORDS = {
 """Arguments of the library's trainer that a run cannot honour, and why."""
 
 # Of the configuration: what saving and loading set, and what the weights don't depend on. Labels are compared apart.
-_PASSING_FIELDS = (
+PASSING_FIELDS = (
     *("architectures", "auto_map", "dtype", "transformers_version", "_name_or_path", "provenance"),
     *("id2label", "label2id"),
 )
@@ -87,6 +87,11 @@ class RunTrainer(Trainer):
 
     layer_decay = 1.0
     """Factor of the learning rate from each layer to the one below it."""
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Learning rate of the top layer when the schedule stands at its maximum."""
+        return self.args.learning_rate
 
     def __init__(
         self,
@@ -127,8 +132,8 @@ class RunTrainer(Trainer):
         return {
             "recipe": self.recipe,
             "labels": self.model.config.labels,
-            "model": {name: value for name, value in config.items() if name not in _PASSING_FIELDS},
-            "weights": _fingerprint(self.model.state_dict()),
+            "model": {name: value for name, value in config.items() if name not in PASSING_FIELDS},
+            "weights": fingerprint_of_weights(self.model.state_dict()),
             "data": self.data_fingerprints(),
             "feature_extractor": json.loads(self.processing_class.to_json_string()),
         }
@@ -332,10 +337,13 @@ class RunTrainer(Trainer):
     # ---- The optimizer ----
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """The optimizer of `args.optim`; weight decay on matrices only, `layer_decay` over the depth."""
+        """The optimizer of `args.optim` of what is not frozen; weight decay on matrices only, `layer_decay` over the
+        depth."""
         if self.optimizer is None:
             module = self.model if model is None else model
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
+            # The schedules with a lowest rate compare it with this one, not with that of the groups.
+            kwargs |= {"lr": self.peak_learning_rate} if "lr" in kwargs else {}
             self.optimizer = optimizer_class(self._parameter_groups(module), **kwargs)
         return self.optimizer
 
@@ -356,6 +364,8 @@ class RunTrainer(Trainer):
         without_decay = model.no_weight_decay()
         groups: dict[tuple[int, bool], list] = {}
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             # Tokens and positions are no matrices of a linear map.
             decays = parameter.ndim > 1 and name not in without_decay
             layer = model.layer_id(name) if self.layer_decay < 1 else 0
@@ -364,7 +374,7 @@ class RunTrainer(Trainer):
         return [
             {
                 "params": parameters,
-                "lr": self.args.learning_rate * self.layer_decay ** (top - layer),
+                "lr": self.peak_learning_rate * self.layer_decay ** (top - layer),
                 "weight_decay": self.args.weight_decay if decays else 0.0,
             }
             # The rate that is logged is that of the first group: the head's.
@@ -474,7 +484,8 @@ def _is_better(value: float, best: float | None, greater_is_better: bool) -> boo
     return best is None or (value > best if greater_is_better else value < best)
 
 
-def _fingerprint(tensors: dict[str, torch.Tensor]) -> str:
+def fingerprint_of_weights(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of named tensors, whatever their order."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -506,4 +517,12 @@ def _update(digest, array: pa.Array | pa.ChunkedArray) -> None:
         digest.update(repr(array.to_pylist()).encode())
 
 
-__all__ = ["REFUSED_KEYWORDS", "RunTrainer", "accepted_keywords", "check_model", "fingerprint_of_records"]
+__all__ = [
+    "PASSING_FIELDS",
+    "REFUSED_KEYWORDS",
+    "RunTrainer",
+    "accepted_keywords",
+    "check_model",
+    "fingerprint_of_records",
+    "fingerprint_of_weights",
+]

@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION
 from ..ptbxl.label_order import label_names_of, name_labels
+from .facts import facts_of
+from .guards import Guarded, guard, join_guarded, remember
 from .labels import table_labels
 from .split import DEFAULT_FRACTIONS, split_by_patient
-from .store import Source, Stored, report, store_records
+from .store import Files, Rows, Source, Stored, report, store_records
 from .table import SPLITS, Table, TableLike, names_of_patients, open_table, source_of, splits_of
 
 OWN_RECORDS = "own records"
@@ -171,6 +173,7 @@ def build_splits(
     part of the test alone, validation is drawn from the training part.
     """
     rows_of: dict[str, list[datasets.Dataset]] = {}
+    guarded = []
     for name, own in parts.items():
         split = own.split
         if name != "train":
@@ -181,6 +184,7 @@ def build_splits(
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
         report(stored, len(own.source), cache_dir)
+        guarded.append(_guarded(own, stored, split))
         records = _with_columns(own, stored)
         for split_name in SPLITS:
             rows = np.flatnonzero(split[stored.rows] == split_name)
@@ -189,11 +193,39 @@ def build_splits(
                     records if len(rows) == len(records) else records.select(rows)
                 )
     names = next(iter(parts.values())).label_names
+    guard(join_guarded(guarded), names, problem_type)
     splits = datasets.DatasetDict({name: _joined(rows_of[name]) for name in SPLITS if name in rows_of})
     for dataset in splits.values():
         dataset.info.dataset_name = data_name
         name_labels(dataset, names)
+    remember(splits)
     return splits
+
+
+def _guarded(own: Own, stored: Stored, split: np.ndarray) -> Guarded:
+    """What the guards look at of the records that were read."""
+    source, rows = own.source, stored.rows
+    units = [None] * len(rows)  # files state it themselves
+    if isinstance(source, Files | Rows):
+        # Floats without a unit are mV in the rows of a data set.
+        default = "mV" if isinstance(source, Rows) else None
+        units = [source.said[row].units or default for row in rows]
+    return Guarded(
+        ids=[own.ids[row] for row in rows],
+        patients=[own.patients[row] for row in rows],
+        split=split[rows],
+        labels=own.labels[rows],
+        units=units,
+        folders=[_folders(source.paths[row]) if isinstance(source, Files) else () for row in rows],
+        facts=facts_of(stored.files),
+    )
+
+
+def _folders(path: str) -> tuple[str, ...]:
+    """The folders of a path, and of a file of many records that file."""
+    file, of_many, _ = path.partition("#")
+    folders = Path(file).parts
+    return folders if of_many else folders[:-1]
 
 
 def _fractions_of(given: Iterable[str], fractions: Sequence[float]) -> Sequence[float]:

@@ -43,12 +43,17 @@ _SCHEMA = pa.schema(
     {"sampling_rate": pa.float64(), "lead_names": pa.list_(pa.string()), "signal": pa.list_(pa.int16())}
 )
 
+_ALL_FLAT = "it is flat in all leads."
+
 # To be raised whenever the same source gives other rows than before.
 _VERSION = "1"
 
 
 class Source(Protocol):
-    """Where records come from: a list of files, or the rows of a data set."""
+    """Where records come from: a list of files, or the rows of a data set. `said` has for each what is said of it
+    beside the record itself."""
+
+    said: Sequence[Said]
 
     def __len__(self) -> int: ...
 
@@ -64,7 +69,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Records in files; `said` has for each what is said of it beside the file."""
+    """Records in files."""
 
     paths: Sequence[str]
     said: Sequence[Said]
@@ -136,12 +141,14 @@ class Stored(NamedTuple):
     rows: of the source, for each record.
     skipped: for each row of the source that gave no record the reason, which names it.
     other_channels: how many records have each channel that is none of the twelve leads and was left out.
+    files: the Arrow files that hold the records.
     """
 
     records: datasets.Dataset
     rows: np.ndarray
     skipped: dict[int, str]
     other_channels: Counter[str]
+    files: list[Path]
 
 
 def store_records(
@@ -245,9 +252,15 @@ def _write(source: Source, part: _Part, path: Path, progress) -> dict:
 
 def _read(source: Source, index: int) -> Record:
     record = source.read(index)
-    if (record.signal == record.signal[:, :1]).all():
-        raise RecordError(f"{source.name(index)}: it is flat in all leads.")
+    if _is_flat(record.signal):
+        raise RecordError(f"{source.name(index)}: {_ALL_FLAT}")
     return record
+
+
+def _is_flat(signal: np.ndarray) -> bool:
+    """Whether all leads are constant; a few samples acquit nearly every record."""
+    first = signal[:, :1]
+    return bool((signal[:, ::97] == first).all() and (signal == first).all())
 
 
 def _batch(records: list[Record]) -> pa.RecordBatch:
@@ -273,7 +286,7 @@ def _open(source: Source, parts: list[_Part], paths: list[Path], max_skipped: fl
     check_skipped(list(skipped.values()), len(skipped), len(source), max_skipped)
     records = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in paths])
     rows = np.setdiff1d(np.arange(len(source)), list(skipped), assume_unique=True)
-    return Stored(records, rows, skipped, other_channels)
+    return Stored(records, rows, skipped, other_channels, paths)
 
 
 def check_skipped(reasons: Sequence[str], num_skipped: int, num_records: int, max_skipped: float) -> None:
@@ -299,9 +312,11 @@ def report(stored: Stored, num_records: int, cache_dir: str | os.PathLike | None
     path = cache_folder(cache_dir) / f"skipped-{digest}.txt"
     write_atomic(path, text)
     named = "\n".join(list(stored.skipped.values())[:NAMED_IN_A_MESSAGE])
+    num_flat = sum(reason.endswith(_ALL_FLAT) for reason in stored.skipped.values())
+    flat = f" ({num_flat} of them flat in all leads)" if num_flat else ""
     logger.warning(
-        f"{len(stored.skipped)} of {num_records} records are skipped, since they cannot be used; all are named in "
-        f"{path}:\n{named}"
+        f"{len(stored.skipped)} of {num_records} records are skipped, since they cannot be used{flat}; all are named "
+        f"in {path}:\n{named}"
     )
 
 

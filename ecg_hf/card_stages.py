@@ -1,0 +1,62 @@
+"""The stages of post-training in a card: their names in words, settings, durations and validation metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+STAGE_TITLES = {
+    "probe": "Preview linear probing",
+    "finetune": "Fine-tuning with stochastic depth",
+    "lora": "Low-rank adaptation (LoRA) with stochastic depth",
+}
+
+
+def stage_recipes(recipe: dict, results: dict, metrics: Mapping[str, dict]) -> list[dict[str, Any]]:
+    """Name, settings, duration, number of trained parameters and validation metrics of each stage.
+
+    The last two are None where the run did not record them.
+    """
+    return [
+        {
+            "name": stage,
+            "title": STAGE_TITLES[stage],
+            "settings": _stage_settings(recipe, stage),
+            "seconds": results.get(f"{stage}_seconds"),
+            "num_trained": results.get(f"{stage}_trained_parameters"),
+            "metrics": metrics.get(stage),
+        }
+        for stage in recipe["stages"]
+    ]
+
+
+def _stage_settings(recipe: dict, stage: str) -> dict[str, Any]:
+    if stage == "probe":
+        return {name.removeprefix("probe_"): value for name, value in recipe.items() if name.startswith("probe_")}
+    # LoRA has a learning rate of its own, and shares all else with fine-tuning.
+    shared = (
+        "stages",
+        "seed",
+        "metric_for_best_model",
+        *(["learning_rate", "layer_decay"] if stage == "lora" else []),
+    )
+    settings = {
+        name: value
+        for name, value in own_settings(recipe, "stages").items()
+        if not name.startswith("probe_") and name not in shared
+    }
+    return {name.removeprefix("lora_"): value for name, value in settings.items()}
+
+
+def own_settings(recipe: dict, *first: str) -> dict[str, Any]:
+    """The best known fields of the training itself: from the first of `first` that is there to `seed`.
+
+    Before them stand facts of model and data, after them fields that are seldom changed.
+    """
+    names = list(recipe)
+    start = min(names.index(name) for name in first if name in recipe)
+    shown = names[start : names.index("seed") + 1]
+    return {name: recipe[name] for name in shown if recipe[name] is not None}
+
+
+__all__ = ["STAGE_TITLES", "own_settings", "stage_recipes"]

@@ -1,0 +1,114 @@
+"""What makes figures too good: patients in several splits, and one recording under several ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from .facts import digest_of
+from .store import NAMED_IN_A_MESSAGE
+
+
+class Identities(NamedTuple):
+    """Of each record of a split its id, patient (None where unknown) and digest, and (records, labels) its labels."""
+
+    ids: Sequence[object]
+    patients: Sequence[object]
+    digests: Sequence[int]
+    labels: np.ndarray
+
+
+def listed(examples: Sequence[object]) -> str:
+    """Ten of them at most, and how many more there are."""
+    more = len(examples) - NAMED_IN_A_MESSAGE
+    return ", ".join(map(str, examples[:NAMED_IN_A_MESSAGE])) + (f" and {more} more" if more > 0 else "")
+
+
+def identities_of(dataset: datasets.Dataset, labels: np.ndarray) -> Identities:
+    """Those of a data set with the columns `ecg_id`, `signal` and, it may be, `patient_id`, and with these labels."""
+    rows = dataset.with_format("arrow")
+    patients = [None] * len(rows)
+    if "patient_id" in dataset.column_names:
+        patients = rows["patient_id"][:].to_pylist()
+    signals = rows.select_columns(["signal"])
+    digests = [
+        digest_of(signal)
+        for start in range(0, len(rows), 256)
+        for signal in _arrays(signals[start : start + 256]["signal"])
+    ]
+    return Identities(rows["ecg_id"][:].to_pylist(), patients, digests, labels)
+
+
+def _arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
+    return [cell.values.to_numpy(zero_copy_only=False) for cell in column]
+
+
+def leaks_in_words(splits: Mapping[str, Identities], label_names: Sequence[str]) -> list[str]:
+    """A sentence for each pair of splits that share patients, and one on recordings that are there several times."""
+    patients = {name: set(split.patients) - {None} for name, split in splits.items()}
+    messages = [
+        f"{len(both)} patients are in {first} and in {second} (such as {listed(sorted(both, key=str))}): figures of "
+        f"{second} are too good where patients were learned from."
+        for first, second in combinations(splits, 2)
+        if (both := patients[first] & patients[second])
+    ]
+    return messages + _copies_in_words(splits, label_names)
+
+
+def _copies_in_words(splits: Mapping[str, Identities], label_names: Sequence[str]) -> list[str]:
+    several = _copies(splits)
+    if not several:
+        return []
+    examples = [" and ".join(f"{split.ids[row]} ({name})" for name, split, row in copy[:3]) for copy in several]
+    messages = [
+        f"{len(several)} recordings are there under more than one id, such as {_few(examples)}: the same signal "
+        "counts several times, and across splits it is learned and judged."
+    ]
+    differing = [
+        f"{example}: {listed(names)}"
+        for example, names in zip(examples, _contradictions(several, label_names), strict=True)
+        if names
+    ]
+    if differing:
+        messages.append(
+            f"{len(differing)} recordings have labels that contradict each other under their several ids, such as "
+            f"{_few(differing)}. Decide which are right, or leave them empty."
+        )
+    return messages
+
+
+def _few(examples: Sequence[str]) -> str:
+    return "; ".join(examples[:NAMED_IN_A_MESSAGE])
+
+
+def _copies(splits: Mapping[str, Identities]) -> list[list[tuple[str, Identities, int]]]:
+    """The places of each recording that has several."""
+    digests = np.concatenate([np.asarray(split.digests, np.uint64) for split in splits.values()])
+    _, number, counts = np.unique(digests, return_inverse=True, return_counts=True)
+    if counts.max(initial=0) < 2:
+        return []
+    places = [(name, split, row) for name, split in splits.items() for row in range(len(split.ids))]
+    several: dict[int, list] = {}
+    for index in np.flatnonzero(counts[number] > 1):
+        several.setdefault(int(number[index]), []).append(places[index])
+    return list(several.values())
+
+
+def _contradictions(several: list[list[tuple[str, Identities, int]]], names: Sequence[str]) -> list[list[str]]:
+    """For each of these recordings the labels that are known to differ."""
+    found = []
+    for places in several:
+        labels = np.stack([split.labels[row] for _, split, row in places])
+        known = np.where(labels == UNKNOWN_LABEL, np.nan, labels)
+        differ = np.fmax.reduce(known) > np.fmin.reduce(known)
+        found.append([names[label] for label in np.flatnonzero(differ)])
+    return found
+
+
+__all__ = ["Identities", "identities_of", "leaks_in_words", "listed"]
