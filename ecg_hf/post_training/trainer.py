@@ -34,7 +34,7 @@ from .checks import check_can_choose, check_is_split, check_labels, in_order, la
 from .evaluation import DivergenceError, choosing_metric
 from .features import CachedFeatures, cache_features, forget_features
 from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
-from .probe import fit_linear_probe
+from .probe import fit_linear_probe, head_outputs
 from .targets import MultiLabel, target_of
 
 logger = logging.get_logger(__name__)
@@ -364,6 +364,17 @@ class PostTrainer(RunTrainer):
     def _cache_features(self, split: str, dataset: datasets.Dataset, resume: bool) -> pathlib.Path:
         return cache_features(self, split, dataset, resume)
 
+    def _predict_split(self, split: str, dataset: datasets.Dataset, prefix: str) -> PredictionOutput:
+        """`predict`, or what it would give, from features that runs share: then a probe alone takes seconds."""
+        if self.args.stages != ["probe"] or self.args.feature_cache is None or self.args.world_size > 1:
+            return self.predict(dataset, metric_key_prefix=prefix)
+        labels = labels_of(dataset, self._labels())
+        features = CachedFeatures.read(self._cache_features(split, dataset, resume=True), labels)
+        head = {name: value.float().cpu() for name, value in self.model.classifier.state_dict().items()}
+        logits, losses = head_outputs(head, features, self._aggregate_windows, self.target)
+        metrics = self.target.evaluation_metrics(labels, logits, losses)
+        return PredictionOutput(logits, labels, {f"{prefix}_{name}": value for name, value in metrics.items()})
+
     def _finish(self, results: dict[str, float]) -> dict[str, float]:
         """The better stage, thresholds, metrics, pictures; then all files move into the run's folder, `config.json`
         last."""
@@ -371,7 +382,7 @@ class PostTrainer(RunTrainer):
         kept, outputs = self._keep_stage(results)
         target.choose_thresholds(outputs["validation"])
         if self.test_dataset is not None:
-            outputs["test"] = self.predict(self.test_dataset)
+            outputs["test"] = self._predict_split("test", self.test_dataset, "test")
         results.update(_macro_metrics(outputs, target))
         note_posttraining(config, folds_of(self.train_dataset))
         folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
@@ -399,7 +410,8 @@ class PostTrainer(RunTrainer):
     def _keep_stage(self, results: dict) -> tuple[str, dict[str, PredictionOutput]]:
         """The stage whose weights the model has from now on, and its validation output; `results` get its name and
         the figures of the stage after the probe."""
-        kept, output = self.args.stages[-1], self.predict(self.eval_dataset, metric_key_prefix="eval")
+        kept = self.args.stages[-1]
+        output = self._predict_split("validation", self.eval_dataset, "eval")
         if kept != "probe":
             self._stage_metrics[kept] = {name: output.metrics[f"eval_{name}"] for name in self.target.of_stages}
             results.update(self._figures(kept, self._stage_metrics[kept]))
