@@ -76,6 +76,10 @@ def load_ecg_dataset(
     splits = load_ecg_dataset("ecgs.csv", label_columns=["AF", "LBBB"], patient_column="patient")
     ```
 
+    What looks wrong is warned of, with counts and records: leads that are exchanged or flat, voltages and heart rates
+    that no heart has, patients in several splits, recordings that are there twice, labels that are the same in a whole
+    split, and labels that follow the folder, the length or the sampling rate.
+
     Args:
         table: a CSV file (comma, semicolon or tab; UTF-8, decimal commas but in a comma-separated one), a Parquet
             file, a folder of `datasets`, a frame or a data set, with one row for each record.
@@ -99,7 +103,8 @@ def load_ecg_dataset(
 
     Raises:
         ValueError: a table or an argument that cannot be used, a cell that is no label, or too many records that
-            cannot be read; the message names them, ten at most.
+            cannot be read; the message names them, ten at most. Records whose typical amplitude is that of another
+            unit.
         FileNotFoundError: a table does not exist.
     """
     tables = _tables(table, validation_table, test_table, record_column, data_dir)

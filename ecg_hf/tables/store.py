@@ -50,10 +50,7 @@ _VERSION = "1"
 
 
 class Source(Protocol):
-    """Where records come from: a list of files, or the rows of a data set. `said` has for each what is said of it
-    beside the record itself."""
-
-    said: Sequence[Said]
+    """Where records come from: a list of files, or the rows of a data set."""
 
     def __len__(self) -> int: ...
 
@@ -69,7 +66,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Records in files."""
+    """Records in files; `said` has for each what is said of it beside the file."""
 
     paths: Sequence[str]
     said: Sequence[Said]
