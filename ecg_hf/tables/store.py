@@ -170,6 +170,10 @@ def store_records(
         ValueError: more than `max_skipped` of the records cannot be used; ten are named, with the count. What was read
             stays in the cache.
     """
+    if not 0 <= max_skipped < 1:
+        raise ValueError(f"`max_skipped` must lie in [0, 1), got {max_skipped}.")
+    if num_proc < 1:
+        raise ValueError(f"`num_proc` must be at least 1, got {num_proc}.")
     folder = cache_folder(cache_dir)
     parts = [
         _Part(start, min(start + RECORDS_PER_FILE, len(source))) for start in range(0, len(source), RECORDS_PER_FILE)
@@ -291,7 +295,7 @@ def _open(source: Source, parts: list[_Part], paths: list[Path], max_skipped: fl
 
 def check_skipped(reasons: Sequence[str], num_skipped: int, num_records: int, max_skipped: float) -> None:
     """`ValueError` where more than the share `max_skipped` of the records is skipped, or all are."""
-    if num_skipped and (num_skipped > max_skipped * num_records or num_skipped == num_records):
+    if num_skipped and (num_skipped / num_records > max_skipped or num_skipped == num_records):
         more = num_skipped - len(reasons[:NAMED_IN_A_MESSAGE])
         named = "\n".join([*reasons[:NAMED_IN_A_MESSAGE], *([f"and {more} more"] if more else [])])
         raise ValueError(
