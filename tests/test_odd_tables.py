@@ -1,9 +1,13 @@
 """Own tables as clumsy hands leave them: odd types, odd cells, odd paths, and what a cache must not keep."""
 
+import json
+import sys
+
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
 from test_tables import write_record
 
 from ecg_hf import load_ecg_dataset
@@ -228,3 +232,65 @@ def test_exactly_the_share_that_may_be_skipped_is(tmp_path):
         cache_dir=tmp_path,
     )
     assert sum(map(len, splits.values())) == 71
+
+
+# ---- What the cache must not keep ----
+
+
+@pytest.fixture
+def npy_records(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        np.save(tmp_path / f"a{index}.npy", rng.normal(0, 1, (2, 600)))
+    return pd.DataFrame({"path": [f"a{index}.npy" for index in range(10)], "AF": [0, 1] * 5})
+
+
+def first_of(table, folder, **given):
+    splits = load_ecg_dataset(table, label_columns=["AF"], data_dir=folder, cache_dir=folder / "cache", **given)
+    return splits["train"][0]
+
+
+def test_rows_said_to_be_otherwise_are_other_rows(npy_records, tmp_path):
+    said = {"sampling_rate": 250, "units": "mV", "lead_names": ["I", "II"]}
+    first = first_of(npy_records, tmp_path, **said)
+    slow = first_of(npy_records, tmp_path, **{**said, "sampling_rate": 100})
+    swapped = first_of(npy_records, tmp_path, **{**said, "lead_names": ["V1", "I"]})
+    assert (first["sampling_rate"], slow["sampling_rate"]) == (250, 100)
+    assert first["signal"] == slow["signal"] == swapped["signal"] and swapped["lead_names"] == ["V1", "I"]
+
+
+@pytest.mark.parametrize("kind", ["npy", "mat", "h5"])
+def test_a_corrected_sidecar_is_read_again(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    signals = rng.normal(0, 500, (10, 2, 600)).astype(np.int16)
+    paths = [f"a{index}.{kind}" for index in range(10)]
+    names = paths
+    if kind == "h5":
+        with pytest.importorskip("h5py").File(tmp_path / "all.h5", "w") as file:
+            file["tracings"] = signals.transpose(0, 2, 1)
+        paths, names = [f"all.h5#row={index}" for index in range(10)], ["all.h5"]
+    for path, signal in zip(paths, signals, strict=True):
+        if kind == "npy":
+            np.save(tmp_path / path, signal)
+        elif kind == "mat":
+            scipy.io.savemat(tmp_path / path, {"val": signal})
+    table = pd.DataFrame({"path": paths, "AF": [0, 1] * 5})
+    for rate, leads in ((250, ["I", "II"]), (500, ["I", "V1"])):
+        for name in names:
+            text = json.dumps({"sampling_rate": rate, "units": "uV", "lead_names": leads})
+            (tmp_path / name).with_suffix(".json").write_text(text)
+        row = first_of(table, tmp_path)
+        assert (row["sampling_rate"], row["lead_names"]) == (rate, leads)
+
+
+def test_records_that_were_skipped_for_want_of_a_package_are_read_once_it_is_there(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["tracings"] = np.random.default_rng(0).normal(0, 1, (10, 600, 2)).astype(np.float32)
+    table = pd.DataFrame({"path": [f"all.h5#row={index}" for index in range(10)], "AF": [0, 1] * 5})
+    said = {"sampling_rate": 250, "units": "mV", "lead_names": ["I", "II"]}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "h5py", None)
+        with pytest.raises(ValueError, match="needs the package h5py"):
+            first_of(table, tmp_path, **said)
+    assert first_of(table, tmp_path, **said)["lead_names"] == ["I", "II"]
