@@ -100,9 +100,10 @@ def _is_table(path: str, record_column: str) -> bool:
 
 
 def _column_names(path: str) -> list[str]:
+    from ..tables.table import separator_of
+
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = file.readline(2**20)
-    return next(csv.reader([line], delimiter=max(",;\t", key=line.count)), [])
+        return [name.strip() for name in next(csv.reader([file.readline(2**20)], delimiter=separator_of(path)), [])]
 
 
 def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None) -> Iterator[Item]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import datasets
 import numpy as np
 
-from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, PROBLEM_TYPES, check_choice
+from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, check_choice
 from ..ptbxl import load_ptbxl
 from ..ptbxl.label_order import label_names_of
 from ..ptbxl.labels import task_label_names
@@ -211,7 +211,7 @@ def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> dat
         validation_table=data_args.validation_table,
         test_table=data_args.test_table,
         problem_type=problem_type,
-        labels=data_args.labels or (labels if data_args.label_column is not None else None),
+        labels=data_args.labels or (labels if _names_classes(data_args, problem_type) else None),
         sampling_rate=data_args.sampling_rate,
         units=data_args.units,
         lead_names=data_args.lead_names,
@@ -222,6 +222,11 @@ def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> dat
         num_proc=data_args.num_proc,
         cache_dir=data_args.cache_dir,
     )
+
+
+def _names_classes(data_args: TaskArguments, problem_type: str) -> bool:
+    """Whether the cells of the table, and not its columns, name the labels."""
+    return data_args.label_column is not None and problem_type != REGRESSION
 
 
 def label_names_in_words(data_args: TaskArguments, labels: Sequence[str]) -> dict[str, str] | None:

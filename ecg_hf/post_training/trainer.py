@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import EvalPrediction, IntervalStrategy, PredictionOutput
 from transformers.utils import logging
 
-from ..cards import describe_data, folds_of, package_versions, write_model_card
+from ..cards import DATA_NAMES, describe_data, folds_of, package_versions, write_model_card
 from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
@@ -31,7 +31,7 @@ from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
 from .checks import check_can_choose, check_is_split, check_labels, in_order, label_order, labels_of, warn_of_leaks
-from .evaluation import DivergenceError, choosing_metric
+from .evaluation import DivergenceError, choosing_metric, splits_table
 from .features import CachedFeatures, cache_features, forget_features
 from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
 from .probe import fit_linear_probe, head_outputs
@@ -177,8 +177,7 @@ class PostTrainer(RunTrainer):
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"), self.target)
-        splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
-        splits = {name: dataset for name, dataset in splits.items() if dataset is not None}
+        splits = self._splits()
         for name, dataset in splits.items():
             check_labels(name, dataset, self.target)
         batch_size = self.args.train_batch_size * self.args.world_size
@@ -395,10 +394,7 @@ class PostTrainer(RunTrainer):
             if kept == "lora":
                 with room_for("the final files", self.run_folder.path):
                     shutil.copytree(self._adapter_folder(), folder / ADAPTER_FOLDER)
-            if "test" in outputs:
-                predictions = target.predictions_table(self.test_dataset, outputs["test"])
-                with room_for("the final files", self.run_folder.path):
-                    predictions.to_csv(folder / "test_predictions.csv", index=False)
+            self._write_tables(folder, outputs)
             if "test" in metrics:
                 for name in target.figures:
                     interval = metrics["test"]["intervals"][name]
@@ -406,6 +402,18 @@ class PostTrainer(RunTrainer):
             self.publish_final_files(folder, results, metrics)
         self.accelerator.wait_for_everyone()
         return results
+
+    def _write_tables(self, folder: pathlib.Path, outputs: dict[str, PredictionOutput]) -> None:
+        with room_for("the final files", self.run_folder.path):
+            if "test" in outputs:
+                predictions = self.target.predictions_table(self.test_dataset, outputs["test"])
+                predictions.to_csv(folder / "test_predictions.csv", index=False)
+            if not self._is_of_known_folds():
+                splits_table(self._splits()).to_csv(folder / "splits.csv", index=False)
+
+    def _splits(self) -> dict[str, datasets.Dataset]:
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
+        return {name: dataset for name, dataset in splits.items() if dataset is not None}
 
     def _keep_stage(self, results: dict) -> tuple[str, dict[str, PredictionOutput]]:
         """The stage whose weights the model has from now on, and its validation output; `results` get its name and
@@ -450,19 +458,31 @@ class PostTrainer(RunTrainer):
 
     def _split_metrics(self, outputs: dict[str, PredictionOutput]) -> dict:
         """What `metrics.json` holds: the data, the metrics of each split that has any, and the versions."""
-        datasets_of = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
+        datasets_of = self._splits()
         metrics = {
             name: self.target.split_metrics(datasets_of[name], output, self.args.num_bootstrap_resamples)
             for name, output in outputs.items()
         }
         return {
             "data": {
-                **describe_data({name: dataset for name, dataset in datasets_of.items() if dataset is not None}),
+                **describe_data(datasets_of),
+                **self._positives(),
                 "unlearnable_labels": self._unlearnable_labels(),
             },
             **{name: values for name, values in metrics.items() if values is not None},
             "versions": package_versions(),
         }
+
+    def _positives(self) -> dict[str, dict]:
+        """Of own records `num_positives`, for each split and label."""
+        if self._is_of_known_folds() or self.target.config.problem_type == REGRESSION:
+            return {}
+        labels = self._labels()
+        counts = {name: (labels_of(dataset, labels) == 1).sum(axis=0) for name, dataset in self._splits().items()}
+        return {"num_positives": {name: dict(zip(labels, map(int, row), strict=True)) for name, row in counts.items()}}
+
+    def _is_of_known_folds(self) -> bool:
+        return self.train_dataset.info.dataset_name in DATA_NAMES
 
     def _unlearnable_labels(self) -> list[str]:
         learnable = self.target.learnable(labels_of(self.train_dataset, self._labels()))

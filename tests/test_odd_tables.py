@@ -1,0 +1,296 @@
+"""Own tables as clumsy hands leave them: odd types, odd cells, odd paths, and what a cache must not keep."""
+
+import json
+import sys
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+from test_tables import write_record
+
+from ecg_hf import load_ecg_dataset
+from ecg_hf.ptbxl.label_order import label_names_of
+
+NUM_RECORDS = 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "sig").mkdir()
+    for index in range(NUM_RECORDS):
+        write_record(folder / "sig", f"r{index:02}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(folder):
+    return {"data_dir": folder, "cache_dir": folder / "cache"}
+
+
+def frame(**columns) -> pd.DataFrame:
+    paths = [f"sig/r{index:02}" for index in range(NUM_RECORDS)]
+    return pd.DataFrame({"path": paths, "AF": [index % 2 for index in range(NUM_RECORDS)], **columns})
+
+
+def labels_of(splits) -> dict[str, list[float]]:
+    """The labels of each record, by the last part of its path."""
+    return {
+        ecg_id[-3:]: labels
+        for dataset in splits.values()
+        for ecg_id, labels in zip(dataset["ecg_id"], dataset["labels"], strict=True)
+    }
+
+
+# ---- Types of columns ----
+
+
+@pytest.mark.parametrize("kind", ["float64", "Float32", "Int64", "boolean", "string", "category", "object"])
+@pytest.mark.parametrize("form", ["frame", "Parquet", "data set"])
+def test_labels_of_any_type_with_empty_cells(form, kind, options, tmp_path):
+    values = pd.Series([0, 1, None] * 10, dtype="Int64")
+    if kind in ("category", "object"):
+        values = values.astype(object).where(values.notna(), None)
+    table = frame(MI=values.astype(kind))
+    if form == "Parquet":
+        table.to_parquet(tmp_path / "table.parquet")
+    given = {
+        "frame": table,
+        "Parquet": tmp_path / "table.parquet",
+        "data set": datasets.Dataset.from_pandas(table.astype({"MI": object}) if kind == "category" else table),
+    }[form]
+    found = labels_of(load_ecg_dataset(given, label_columns=["MI"], **options))
+    assert [found[f"r{index:02}"] for index in range(NUM_RECORDS)] == [[0], [1], [-100]] * 10
+
+
+def test_whole_numbers_beside_empty_cells_stay_whole(options):
+    """As floats, both patients would be 9007199254740992."""
+    ids = [None, 2**53, 2**53 + 1] * 10
+    splits = load_ecg_dataset(
+        datasets.Dataset.from_dict({**frame().to_dict("list"), "who": ids}),
+        label_columns=["AF"],
+        patient_column="who",
+        **options,
+    )
+    patients = {patient for dataset in splits.values() for patient in dataset["patient_id"]}
+    assert patients == {None, "9007199254740992", "9007199254740993"}
+
+
+def test_classes_of_a_data_set_keep_their_names(options):
+    classes = datasets.ClassLabel(names=["sinus", "AF", "paced"])
+    table = datasets.Dataset.from_dict(
+        {
+            "path": frame()["path"].tolist(),
+            "rhythm": ["sinus", "paced", "AF"] * 10,
+            "dx": [["AF"], ["paced", "AF"], []] * 10,
+            "part": (["train"] * 10 + ["validation"] * 5) * 2,
+        }
+    )
+    table = table.cast_column("rhythm", classes).cast_column("dx", datasets.List(classes))
+    table = table.cast_column("part", datasets.ClassLabel(names=["validation", "train"]))
+    one = load_ecg_dataset(table, label_column="rhythm", problem_type="single_label_classification", **options)
+    assert label_names_of(one["train"]) == ["AF", "paced", "sinus"]
+    assert labels_of(one)["r01"] == [0, 1, 0]
+    several = load_ecg_dataset(table, label_column="dx", split_column="part", **options)
+    assert label_names_of(several["train"]) == ["AF", "paced"] and len(several["validation"]) == 10
+    assert [labels_of(several)[name] for name in ("r00", "r01", "r02")] == [[1, 0], [1, 1], [0, 0]]
+
+
+def test_columns_may_be_numbered(options):
+    table = frame().set_axis(["path", 7], axis=1)
+    for given in ([7], ["7"], "[7]"):
+        assert label_names_of(load_ecg_dataset(table, label_columns=given, **options)["train"]) == ["7"]
+
+
+@pytest.mark.parametrize("kind", ["streamed", "list", "dictionary"])
+def test_what_is_no_table_is_refused(kind):
+    table = {
+        "streamed": datasets.Dataset.from_pandas(frame()).to_iterable_dataset(),
+        "list": [{"path": "x", "AF": 1}],
+        "dictionary": frame().to_dict("list"),
+    }[kind]
+    with pytest.raises(TypeError, match="The table is of the type .*: give a path, a pandas frame, or a `Dataset`"):
+        load_ecg_dataset(table, label_columns=["AF"])
+
+
+# ---- Labels ----
+
+
+def test_a_pattern_finds_the_same_columns_in_tables_of_another_order(options):
+    table = frame(dx_a=[1] * 15 + [0] * 15, dx_b=[0] * 15 + [1] * 15)
+    parts = {"validation_table": table[["path", "dx_b", "dx_a"]][20:], "label_columns": "dx_*", **options}
+    splits = load_ecg_dataset(table[:20], **parts)
+    found = labels_of(splits)
+    assert label_names_of(splits["validation"]) == ["dx_a", "dx_b"]
+    assert found["r00"] == [1, 0] and found["r19"] == [0, 1] and found["r25"] == [0, 1]
+    parts["validation_table"] = table[20:].assign(dx_c=0)
+    with pytest.raises(ValueError, match="`label_columns` chooses dx_c in only one of the tables of train and valid"):
+        load_ecg_dataset(table[:20], **parts)
+
+
+def test_a_code_in_brackets_is_that_code(options):
+    cells = ["('AF')", "(MI)", "['MI', None]", "{'AF', 'MI'}", "['AF', 5]", {"AF": 100.0}]
+    splits = load_ecg_dataset(frame(dx=cells * 5), label_column="dx", **options)
+    assert label_names_of(splits["train"]) == ["5", "AF", "MI"]
+    expected = [[0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]
+    assert [labels_of(splits)[f"r{index:02}"] for index in range(6)] == expected
+
+
+ODD_LABELS = {
+    "nested": (
+        {"dx": [[["AF"], ["MI", "PAC"]], ["AF"]] * 15},
+        {"label_column": "dx"},
+        "must be codes, or a flat list",
+    ),
+    "nested text": ({"dx": ["[['AF']]", "AF"] * 15}, {"label_column": "dx"}, r"row 1 \(\"\[\['AF'\]\]\"\)"),
+    "two separators": (
+        {"dx": ["AF;MI", "AF|MI", "AF"] * 10},
+        {"label_column": "dx"},
+        r"one separator in all rows; it is not in row 2 \('AF\|MI'\), row 5",
+    ),
+    "lists as 0 and 1": (
+        {"MI": [[0, 1]] * 30},
+        {"label_columns": ["MI"]},
+        r"must be 0, 1 or empty.*row 1 \(\[0, 1\]\)",
+    ),
+    "a long cell": ({"MI": ["x" * 9999] * 30}, {"label_columns": ["MI"]}, r"row 1 \('x{56}\.\.\.\), row 2"),
+    "labels as text": ({}, {"label_column": "AF", "labels": "AF"}, "`labels` must be a list of names, got 'AF'"),
+    "labels of numbers": (
+        {},
+        {"label_column": "AF", "labels": ["AF"], "problem_type": "regression"},
+        "`labels` names codes or classes",
+    ),
+    "the split": (
+        {"part": ["train", "test"] * 15},
+        {"label_column": "part", "split_column": "part"},
+        "`part` cannot be a label and also name",
+    ),
+    "the patient": ({}, {"label_columns": "A*", "patient_column": "AF"}, "`AF` cannot be a label and also name"),
+    "unit": ({}, {"label_columns": ["AF"], "units": "bananas"}, "^`units` of the frame, row 1, is in 'bananas'; .*mV"),
+    "unit of a row": ({"units": ["mV", "", "kV"] * 10}, {"label_columns": ["AF"]}, "^`units` of the frame, row 3, is"),
+    "no leads": ({}, {"label_columns": ["AF"], "lead_names": []}, "expected leads, each once"),
+    "share": ({}, {"label_columns": ["AF"], "max_skipped": 2}, r"`max_skipped` must lie in \[0, 1\), got 2"),
+    "processes": ({}, {"label_columns": ["AF"], "num_proc": 0}, "`num_proc` must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("fault", ODD_LABELS)
+def test_what_cannot_be_meant_is_refused_in_one_line(fault, options):
+    columns, given, message = ODD_LABELS[fault]
+    with pytest.raises(ValueError, match=message) as caught:
+        load_ecg_dataset(frame(**columns), **given, **options)
+    assert len(str(caught.value)) < 1500 and "\n" not in str(caught.value)
+
+
+# ---- Paths and files ----
+
+
+def test_paths_from_windows(options):
+    table = frame()
+    table["path"] = table["path"].str.replace("/", "\\")
+    assert len(labels_of(load_ecg_dataset(table, label_columns=["AF"], **options))) == NUM_RECORDS
+    table.loc[3, "path"] = "sig\\..\\..\\r03"
+    with pytest.raises(ValueError, match="outside of the folder .* in row 4"):
+        load_ecg_dataset(table, label_columns=["AF"], **options)
+
+
+def test_one_record_under_two_paths_is_refused(folder, options):
+    table = frame()
+    table.loc[5, "path"] = str(folder / "sig/r04.hea")
+    with pytest.raises(ValueError, match=r"names a record again in row 6 \('/"):
+        load_ecg_dataset(table, label_columns=["AF"], **options)
+
+
+def test_a_name_in_quotes_does_not_decide_the_separator(folder, options):
+    lines = [f"{path};{af};x" for path, af in frame().itertuples(index=False)]
+    (folder / "quoted.csv").write_text("\n".join(['path;AF;"flutter, fibrillation, other"', *lines, ";;", ";;"]))
+    found = labels_of(load_ecg_dataset(folder / "quoted.csv", label_columns=["AF"], **options))
+    assert found["r01"] == [1] and len(found) == NUM_RECORDS  # and the empty rows of a spreadsheet are none
+
+
+@pytest.mark.parametrize("content", ["path,AF\nsig/r00,1\n".encode("utf-16"), b"PK\3\4\x14\0\6\0" + bytes(99)])
+def test_a_spreadsheet_is_not_read_as_text(content, tmp_path):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="is no text in UTF-8 .*: save it as CSV"):
+        load_ecg_dataset(tmp_path / "table.csv", label_columns=["AF"])
+
+
+def test_exactly_the_share_that_may_be_skipped_is(tmp_path):
+    """0.29 * 100 is below 29."""
+    rng = np.random.default_rng(0)
+    signals = [None if index < 29 else rng.normal(0, 1, (1, 300)).tolist() for index in range(100)]
+    table = datasets.Dataset.from_dict({"signal": signals, "AF": [0, 1] * 50})
+    splits = load_ecg_dataset(
+        table,
+        record_column="signal",
+        label_columns=["AF"],
+        sampling_rate=100,
+        lead_names=["I"],
+        max_skipped=0.29,
+        cache_dir=tmp_path,
+    )
+    assert sum(map(len, splits.values())) == 71
+
+
+# ---- What the cache must not keep ----
+
+
+@pytest.fixture
+def npy_records(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        np.save(tmp_path / f"a{index}.npy", rng.normal(0, 1, (2, 600)))
+    return pd.DataFrame({"path": [f"a{index}.npy" for index in range(10)], "AF": [0, 1] * 5})
+
+
+def first_of(table, folder, **given):
+    splits = load_ecg_dataset(table, label_columns=["AF"], data_dir=folder, cache_dir=folder / "cache", **given)
+    return splits["train"][0]
+
+
+def test_rows_said_to_be_otherwise_are_other_rows(npy_records, tmp_path):
+    said = {"sampling_rate": 250, "units": "mV", "lead_names": ["I", "II"]}
+    first = first_of(npy_records, tmp_path, **said)
+    slow = first_of(npy_records, tmp_path, **{**said, "sampling_rate": 100})
+    swapped = first_of(npy_records, tmp_path, **{**said, "lead_names": ["V1", "I"]})
+    assert (first["sampling_rate"], slow["sampling_rate"]) == (250, 100)
+    assert first["signal"] == slow["signal"] == swapped["signal"] and swapped["lead_names"] == ["V1", "I"]
+
+
+@pytest.mark.parametrize("kind", ["npy", "mat", "h5"])
+def test_a_corrected_sidecar_is_read_again(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    signals = rng.normal(0, 500, (10, 2, 600)).astype(np.int16)
+    paths = [f"a{index}.{kind}" for index in range(10)]
+    names = paths
+    if kind == "h5":
+        with pytest.importorskip("h5py").File(tmp_path / "all.h5", "w") as file:
+            file["tracings"] = signals.transpose(0, 2, 1)
+        paths, names = [f"all.h5#row={index}" for index in range(10)], ["all.h5"]
+    for path, signal in zip(paths, signals, strict=True):
+        if kind == "npy":
+            np.save(tmp_path / path, signal)
+        elif kind == "mat":
+            scipy.io.savemat(tmp_path / path, {"val": signal})
+    table = pd.DataFrame({"path": paths, "AF": [0, 1] * 5})
+    for rate, leads in ((250, ["I", "II"]), (500, ["I", "V1"])):
+        for name in names:
+            text = json.dumps({"sampling_rate": rate, "units": "uV", "lead_names": leads})
+            (tmp_path / name).with_suffix(".json").write_text(text)
+        row = first_of(table, tmp_path)
+        assert (row["sampling_rate"], row["lead_names"]) == (rate, leads)
+
+
+def test_records_that_were_skipped_for_want_of_a_package_are_read_once_it_is_there(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["tracings"] = np.random.default_rng(0).normal(0, 1, (10, 600, 2)).astype(np.float32)
+    table = pd.DataFrame({"path": [f"all.h5#row={index}" for index in range(10)], "AF": [0, 1] * 5})
+    said = {"sampling_rate": 250, "units": "mV", "lead_names": ["I", "II"]}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "h5py", None)
+        with pytest.raises(ValueError, match="needs the package h5py"):
+            first_of(table, tmp_path, **said)
+    assert first_of(table, tmp_path, **said)["lead_names"] == ["I", "II"]
