@@ -416,6 +416,25 @@ def test_without_peft_one_sentence_says_what_to_install(monkeypatch, tmp_path):
     arguments(tmp_path)  # all else goes on
 
 
+def test_the_command_ends_with_that_sentence(monkeypatch, encoder, records_200, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    argv = ["train", "--model_name_or_path", str(encoder), "--data_dir", str(records_200), "--stages", "probe", "lora"]
+    monkeypatch.setattr(sys, "argv", ["ecg-hf", *argv, "--output_dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    expected = "ecg-hf: error: The stage `lora` needs the package peft: pip install 'ecg-hf[peft]'."
+    assert stopped.value.code == 2 and capsys.readouterr().err.strip().splitlines()[-1] == expected
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_are_refused_before_anything_is_written(peft, simulated_splits, tmp_path):
+    trainer = lora_trainer(simulated_splits, tmp_path / "run")
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="not supported under FSDP and DeepSpeed, whose shards cannot be merged"):
+        trainer.post_train()
+    assert not (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / "_stages").exists()
+
+
 def test_fine_tuning_alone_is_not_asked_of_a_trainer_of_adapters(peft, finished):
     _, trainer, _ = finished
     with pytest.raises(ValueError, match="`train\\(\\)` is fine-tuning, and `stages` has `lora` instead"):
