@@ -32,7 +32,16 @@ from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, chec
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
-from .checks import check_can_choose, check_is_split, check_labels, in_order, label_order, labels_of, warn_of_leaks
+from .checks import (
+    check_can_choose,
+    check_is_split,
+    check_labels,
+    check_something_is_known,
+    in_order,
+    label_order,
+    labels_of,
+    warn_of_leaks,
+)
 from .evaluation import DivergenceError, choosing_metric
 from .probe import CachedFeatures, fit_linear_probe
 from .targets import MultiLabel, target_of
@@ -173,6 +182,7 @@ class PostTrainer(RunTrainer):
         splits = {name: dataset for name, dataset in splits.items() if dataset is not None}
         for name, dataset in splits.items():
             check_labels(name, dataset, self.target)
+        check_something_is_known(self.train_dataset, self.model.config.labels)
         batch_size = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < batch_size:
             raise ValueError(
