@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
+import torch
+from safetensors.torch import load_file
+from test_stories import ENCODER
 from test_tables import write_record
 
-from ecg_hf import load_ecg_dataset
+from ecg_hf import cli, load_ecg_dataset
 from ecg_hf.ptbxl.label_order import label_names_of
 
 NUM_RECORDS = 30
@@ -294,3 +297,64 @@ def test_records_that_were_skipped_for_want_of_a_package_are_read_once_it_is_the
         with pytest.raises(ValueError, match="needs the package h5py"):
             first_of(table, tmp_path, **said)
     assert first_of(table, tmp_path, **said)["lead_names"] == ["I", "II"]
+
+
+# ---- The same split, whatever is done to the table ----
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neither_the_order_of_rows_nor_of_labels_moves_a_record_to_the_test(seed, options):
+    table = frame(MI=[int(index % 3 == 0) for index in range(NUM_RECORDS)], PAC=[1, 0, 0, 0, 1] * 6)
+    splits = load_ecg_dataset(table, label_columns=["AF", "MI", "PAC"], **options)
+    table = table.sample(frac=1, random_state=seed)
+    again = load_ecg_dataset(table, label_columns=["PAC", "AF", "MI"], **options)
+    for name in ("train", "validation", "test"):
+        assert sorted(splits[name]["ecg_id"]) == sorted(again[name]["ecg_id"])
+
+
+# ---- At the commands ----
+
+
+def run(capsys, *argv):
+    """What a command says on stderr, and its exit code."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(map(str, argv)))
+    return capsys.readouterr().err.strip().splitlines(), end.value.code
+
+
+@pytest.fixture(scope="module")
+def model(folder, options):
+    frame(MI=[0, 0, 1] * 10).to_csv(folder / "mine.csv", index=False)
+    output = folder / "run"
+    cli.train(train_flags(folder, "mine.csv", output))
+    return output
+
+
+def train_flags(folder, table, output, *more):
+    flags = ["--table", folder / table, "--label_columns", "AF", "MI", "--output_dir", output, "--stages", "probe"]
+    quick = ["--use_cpu", "true", "--probe_num_train_epochs", 1, "--num_bootstrap_resamples", 10]
+    encoder = ["--model_name_or_path", ENCODER, "--cache_dir", folder / "cache"]
+    return [str(flag) for flag in (*flags, *quick, *encoder, *more)]
+
+
+def test_training_where_nothing_is_known_is_refused(folder, tmp_path, capsys):
+    empty = frame(part=["train"] * 10 + ["validation", "test"] * 10, MI=[None] * 10 + [0, 0, 1, 1] * 5)
+    empty.loc[:9, "AF"] = None
+    empty.to_csv(folder / "empty.csv", index=False)
+    lines, code = run(capsys, "train", *train_flags(folder, "empty.csv", tmp_path / "x", "--split_column", "part"))
+    assert code == 2 and not any((tmp_path / "x").rglob("*"))
+    assert lines[-1].endswith("Nothing is known of the 10 training records: all of their labels are empty.")
+
+
+def test_evaluation_says_which_labels_are_missing(folder, model, tmp_path, capsys):
+    flags = ["--model_name_or_path", model, "--output_dir", tmp_path / "x", "--cache_dir", folder / "cache"]
+    lines, code = run(capsys, "evaluate", "--table", folder / "mine.csv", "--label_columns", "AF", *flags)
+    assert code == 2 and "The records have 1 labels, the model 2 (only the model: MI): give it a head" in lines[-1]
+
+
+def test_the_recipe_of_a_run_gives_the_same_weights_again(folder, model, tmp_path):
+    of_this_machine = ["--table", folder / "mine.csv", "--model_name_or_path", ENCODER, "--output_dir", tmp_path]
+    here = ["--use_cpu", "true", "--cache_dir", folder / "cache"]
+    cli.train([str(flag) for flag in ("--config", model / "recipe.yaml", *of_this_machine, *here)])
+    first, again = (load_file(path / "model.safetensors") for path in (model, tmp_path))
+    assert all(torch.equal(again[name], first[name]) for name in first)

@@ -162,10 +162,11 @@ def load_splits(
 
     `labels` and `problem_type` are those of a trained model that the records are to be judged by.
     """
+    problem_type = _wanted_problem_type(data_args, problem_type)
     if has_table(data_args):
-        splits = _load_table(data_dir, data_args, labels, _wanted_problem_type(data_args, problem_type))
+        splits = _load_table(data_dir, data_args, labels, problem_type)
     elif data_args.reads_own_folder:
-        splits = load_folder(data_dir, data_args, labels, _wanted_problem_type(data_args, problem_type))
+        splits = load_folder(data_dir, data_args, labels, problem_type)
     elif data_dir is None:
         splits = load_ptbxl_parquet(
             data_args.dataset_name, data_args.task, data_args.sampling_rate, cache_dir=data_args.cache_dir
@@ -179,7 +180,7 @@ def load_splits(
             skip_missing_records=data_args.skip_missing_records,
         )
     if not data_args.reads_ptbxl:
-        logger.warning("The records by split:\n%s", splits_in_words(splits))
+        logger.warning("The records by split:\n%s", splits_in_words(splits, problem_type))
     if "train" in splits:
         splits["train"] = _fraction(splits["train"], data_args.train_fraction, seed)
     limits = {

@@ -30,7 +30,17 @@ from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, chec
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
-from .checks import check_can_choose, check_is_split, check_labels, in_order, label_order, labels_of, warn_of_leaks
+from .checks import (
+    check_can_choose,
+    check_is_split,
+    check_labels,
+    check_something_is_known,
+    count_positives,
+    in_order,
+    label_order,
+    labels_of,
+    warn_of_leaks,
+)
 from .evaluation import DivergenceError, choosing_metric, splits_table
 from .features import CachedFeatures, cache_features, forget_features
 from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
@@ -180,6 +190,7 @@ class PostTrainer(RunTrainer):
         splits = self._splits()
         for name, dataset in splits.items():
             check_labels(name, dataset, self.target)
+        check_something_is_known(self.train_dataset, self.model.config.labels)
         batch_size = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < batch_size:
             raise ValueError(
@@ -466,20 +477,12 @@ class PostTrainer(RunTrainer):
         return {
             "data": {
                 **describe_data(datasets_of),
-                **self._positives(),
+                **({} if self._is_of_known_folds() else count_positives(datasets_of, self.target)),
                 "unlearnable_labels": self._unlearnable_labels(),
             },
             **{name: values for name, values in metrics.items() if values is not None},
             "versions": package_versions(),
         }
-
-    def _positives(self) -> dict[str, dict]:
-        """Of own records `num_positives`, for each split and label."""
-        if self._is_of_known_folds() or self.target.config.problem_type == REGRESSION:
-            return {}
-        labels = self._labels()
-        counts = {name: (labels_of(dataset, labels) == 1).sum(axis=0) for name, dataset in self._splits().items()}
-        return {"num_positives": {name: dict(zip(labels, map(int, row), strict=True)) for name, row in counts.items()}}
 
     def _is_of_known_folds(self) -> bool:
         return self.train_dataset.info.dataset_name in DATA_NAMES

@@ -209,7 +209,7 @@ def build_splits(
             split = np.full(len(own.ids), name)
         elif split is None:
             fractions = _fractions_of(parts.keys(), split_fractions)
-            split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == REGRESSION)
+            split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == REGRESSION, own.ids)
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
         report(stored, len(own.source), cache_dir)
@@ -297,15 +297,17 @@ def _label_matrix(dataset: datasets.Dataset) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(dataset), -1)
 
 
-def splits_in_words(splits: Mapping[str, datasets.Dataset]) -> str:
-    """A table of the records, patients and positives of each split, as text."""
+def splits_in_words(splits: Mapping[str, datasets.Dataset], problem_type: str = MULTI_LABEL) -> str:
+    """A table of the records, patients and positives of each split, as text; of a regression of the known values."""
     names = label_names_of(next(iter(splits.values())))
     rows = [["", *splits]]
     rows.append(["records", *(str(len(dataset)) for dataset in splits.values())])
     rows.append(["patients", *(_count_patients(dataset) for dataset in splits.values())])
     matrices = [_label_matrix(dataset) for dataset in splits.values()]
     for index, name in enumerate(names):
-        rows.append([name, *(str(int((matrix[:, index] == 1).sum())) for matrix in matrices)])
+        columns = [matrix[:, index] for matrix in matrices]
+        counted = [~np.isnan(values) if problem_type == REGRESSION else values == 1 for values in columns]
+        rows.append([name, *(str(int(values.sum())) for values in counted)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
