@@ -376,7 +376,7 @@ class PostTrainer(RunTrainer):
 
     def _predict_split(self, split: str, dataset: datasets.Dataset, prefix: str) -> PredictionOutput:
         """`predict`, or what it would give, from features that runs share: then a probe alone takes seconds."""
-        if self.args.stages != ["probe"] or self.args.feature_cache is None or self.args.world_size > 1:
+        if list(self.args.stages) != ["probe"] or self.args.feature_cache is None or self.args.world_size > 1:
             return self.predict(dataset, metric_key_prefix=prefix)
         labels = labels_of(dataset, self._labels())
         features = CachedFeatures.read(self._cache_features(split, dataset, resume=True), labels)
