@@ -1,6 +1,7 @@
 """Own tables as clumsy hands leave them: odd types, odd cells, odd paths, and what a cache must not keep."""
 
 import json
+import re
 import sys
 
 import datasets
@@ -358,3 +359,24 @@ def test_the_recipe_of_a_run_gives_the_same_weights_again(folder, model, tmp_pat
     cli.train([str(flag) for flag in ("--config", model / "recipe.yaml", *of_this_machine, *here)])
     first, again = (load_file(path / "model.safetensors") for path in (model, tmp_path))
     assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+BAD_CALLS = {
+    "device": (["--device", "gpu9"], r"`device` 'gpu9' cannot be used here \(.*\): give cpu, cuda or cuda:1"),
+    "unit": (["--units", "kV"], "`units` is in 'kV'; the unit must be V, mV, uV or nV"),
+    "rate": (["--sampling_rate", "-3"], r"`sampling_rate` must be in Hz above 0, got -3\.0"),
+    "leads": (["--lead_names", "I", "I"], "`lead_names` must list some of I II .* each once"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_CALLS)
+def test_a_flag_that_fits_no_record_ends_the_command_with_one_line(fault, folder, model, capsys):
+    flags, message = BAD_CALLS[fault]
+    lines, code = run(capsys, "classify", folder / "sig", "--model", model, *flags)
+    assert code == 2 and len(lines) == 1 and re.search(message, lines[0])
+
+
+def test_a_table_that_was_taken_for_a_record_says_what_to_do(folder, model, capsys):
+    frame().rename(columns={"path": "file"}).to_csv(folder / "file.csv", index=False)
+    lines, _ = run(capsys, "classify", folder / "file.csv", "--model", model)
+    assert lines[0].endswith("If it is a table of records, name its column of paths by `--record_column`.")
