@@ -1,6 +1,7 @@
 """Own tables as clumsy hands leave them: odd types, odd cells, odd paths, and what a cache must not keep."""
 
 import json
+import re
 import sys
 
 import datasets
@@ -358,3 +359,61 @@ def test_the_recipe_of_a_run_gives_the_same_weights_again(folder, model, tmp_pat
     cli.train([str(flag) for flag in ("--config", model / "recipe.yaml", *of_this_machine, *here)])
     first, again = (load_file(path / "model.safetensors") for path in (model, tmp_path))
     assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+BAD_CALLS = {
+    "device": (["--device", "gpu9"], r"`device` 'gpu9' cannot be used here \(.*\): give cpu, cuda or cuda:1"),
+    "unit": (["--units", "kV"], "`units` is in 'kV'; the unit must be V, mV, uV or nV"),
+    "rate": (["--sampling_rate", "-3"], r"`sampling_rate` must be in Hz above 0, got -3\.0"),
+    "leads": (["--lead_names", "I", "I"], "`lead_names` must list some of I II .* each once"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_CALLS)
+def test_a_flag_that_fits_no_record_ends_the_command_with_one_line(fault, folder, model, capsys):
+    flags, message = BAD_CALLS[fault]
+    lines, code = run(capsys, "classify", folder / "sig", "--model", model, *flags)
+    assert code == 2 and len(lines) == 1 and re.search(message, lines[0])
+
+
+def test_a_table_that_was_taken_for_a_record_says_what_to_do(folder, model, capsys):
+    frame().rename(columns={"path": "file"}).to_csv(folder / "file.csv", index=False)
+    lines, _ = run(capsys, "classify", folder / "file.csv", "--model", model)
+    assert lines[0].endswith("If it is a table of records, name its column of paths by `--record_column`.")
+
+
+# ---- Signals ----
+
+
+def test_signals_find_their_labels_after_any_selection(tmp_path):
+    rng = np.random.default_rng(0)
+    signals = rng.normal(0, 0.5, (20, 1, 400)).astype(np.float32)
+    table = datasets.Dataset.from_dict({"signal": list(signals), "AF": [index % 2 for index in range(20)]})
+    given = {"record_column": "signal", "label_columns": ["AF"], "sampling_rate": 100, "lead_names": ["I"]}
+    order = rng.permutation(20)
+    halved = datasets.Dataset.from_dict({"signal": list(signals / 2), "AF": table["AF"][:]})
+    forms = {
+        "plain": (table, range(20), 1),
+        "select": (table.select(order), order, 1),
+        "halved": (halved, range(20), 2),
+    }
+    for name, (form, rows, factor) in forms.items():
+        splits = load_ecg_dataset(form, **given, split_fractions=(1, 0, 0), cache_dir=tmp_path)
+        for row, source in zip(splits["train"], rows, strict=True):
+            assert row["labels"] == [source % 2], name
+            assert np.abs(np.array(row["signal"]) - signals[source, 0] * 1000 / factor).max() <= 0.51, name
+
+
+@pytest.mark.parametrize("fault", ["a frame", "an empty id"])
+def test_signals_that_are_not_in_a_data_set_with_ids_are_refused(fault, tmp_path):
+    columns = {"signal": [[[0.1, 0.2, 0.3]]] * 10, "AF": [0, 1] * 5}
+    table, message = {
+        "a frame": (pd.DataFrame(columns), r"`signal` of the frame holds signals, .*: give `Dataset.from_pandas"),
+        "an empty id": (
+            datasets.Dataset.from_dict({**columns, "ecg_id": [None, *range(9)]}),
+            r"`ecg_id` of the data set is empty in row 1 \(None\)",
+        ),
+    }[fault]
+    given = {"record_column": "signal", "label_columns": ["AF"], "sampling_rate": 100, "lead_names": ["I"]}
+    with pytest.raises(ValueError, match=message):
+        load_ecg_dataset(table, **given, cache_dir=tmp_path)

@@ -315,13 +315,23 @@ def source_of(
 
     What the arguments leave open is taken from columns `sampling_rate`, `units` and `lead_names`, where there are any.
 
-    Raises `ValueError` for a path that is empty, there twice, or outside the table's folder.
+    Raises `ValueError` for a path that is empty, there twice, or outside the table's folder; for signals in the cells
+    of a frame; and for an empty id of signals (`ecg_id`).
     """
     said = _said_of_rows(table, sampling_rate, units, lead_names)
     if table.dataset is not None and record_column in table.dataset.column_names:
-        ids = table.cells["ecg_id"].tolist() if "ecg_id" in table.cells else list(range(len(table)))
+        ids = list(range(len(table)))
+        if "ecg_id" in table.cells:
+            column = table.column("ecg_id", "ecg_id")
+            _refuse_rows(table, "ecg_id", column, map(is_empty, column), "is empty")
+            ids = column.tolist()
         return Rows(table.dataset, record_column, ids, said), ids
     column = table.column("record_column", record_column)
+    if any(map(is_list, column)):
+        raise ValueError(
+            f"The column `{record_column}` of {table.name} holds signals, which are read from a data set of "
+            "`datasets` alone: give `Dataset.from_pandas(frame)`, or a Parquet file of it."
+        )
     _refuse_rows(table, record_column, column, map(is_empty, column), "is empty")
     paths = [str(cell).strip() for cell in column]
     base = os.path.abspath(table.folder or ".")
@@ -410,7 +420,7 @@ def _names(cell: object, table: Table, row: int) -> tuple[str, ...] | None:
     listed = re.split(r"[\s,;|]+", cell.strip(" []()'\"").replace("'", "")) if isinstance(cell, str) else list(cell)
     names = tuple(canonical_lead(str(name)) for name in listed)
     if not names or None in names or len(set(names)) < len(names):
-        raise RecordError(f"`lead_names` of {table.name}, row {row + 1}, are {listed}; expected leads, each once.")
+        raise ValueError(f"`lead_names` of {table.name}, row {row + 1}, are {listed}; expected leads, each once.")
     return names
 
 
