@@ -323,6 +323,8 @@ def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str
         data = f" --dataset_name path/to/{recipe['dataset_name']}"
     elif "task" in recipe:
         data = " --data_dir path/to/ptb-xl"
+    elif "train_fraction" in recipe:
+        data = " --data_dir path/to/records"
     else:
         return None
     return f"{_program('train', repo_id, world_size)}{_base_flag(facts)}{data} --output_dir run"

@@ -119,16 +119,24 @@ def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = Parser(prog=f"ecg-hf {command}", description=description, allow_abbrev=False)
     parser.add_argument(
         "records",
-        nargs="+",
+        nargs="*",
         help="ECG files of any format that is read (WFDB with or without .hea or .dat), folders of them, and tables "
         "(CSV, Parquet) with a column of paths",
     )
     parser.add_argument("--batch_size", type=int, default=32, help="windows in one forward pass")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    parser.add_argument("--table", help="a table as well, by the flag that `ecg-hf train` has for it")
     parser.add_argument("--record_column", default="path", help="of tables: the column of paths")
     parser.add_argument("--data_dir", help="of tables: where paths begin, by default at the table's folder")
     _add_facts(parser)
     return parser
+
+
+def _records(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+    records = [*arguments.records, *filter(None, [arguments.table])]
+    if not records:
+        parser.error("there is no record: give files, folders or tables.")
+    return records
 
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +164,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--top_k", type=int, help="number of labels with the highest scores to print")
     arguments = parser.parse_args(argv)
     classify_records(
-        arguments.records,
+        _records(parser, arguments),
         arguments.model,
         output_format=arguments.format,
         output=arguments.output,
@@ -179,7 +187,7 @@ def embed(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="X.npy, with the records in X.csv, or X.parquet")
     arguments = parser.parse_args(argv)
     embed_records(
-        arguments.records,
+        _records(parser, arguments),
         arguments.model,
         arguments.output,
         batch_size=arguments.batch_size,

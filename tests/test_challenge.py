@@ -364,6 +364,15 @@ def test_from_a_folder_to_a_card_and_an_evaluation(tmp_path):
     assert metrics["data"] == name
     with open(tmp_path / "evaluation/predictions.csv", newline="") as file:
         assert {"prob_AF", "true_NSR"} <= set(next(csv.reader(file)))
+    # The command on the card, with the reader's own paths.
+    assert "--data_dir path/to/records --output_dir run" in card
+    given = {"use_cpu": True, "disable_tqdm": True, "cache_dir": tmp_path / "cache"}
+    again = flags(
+        config=run / "recipe.yaml", model_name_or_path=SHIPPED, data_dir=folder, output_dir=tmp_path / "again"
+    )
+    cli.train([*again, *flags(**given)])
+    scores = [(folder / "test_predictions.csv").read_text() for folder in (run, tmp_path / "again")]
+    assert scores[0] == scores[1]
 
 
 # ---- Real records ----

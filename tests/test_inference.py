@@ -280,7 +280,10 @@ def write_table(records, folder, form: str):
 def test_a_table_stands_for_the_records_of_its_column(records, expected, checkpoint, tmp_path, capsys, form):
     table = write_table(records, tmp_path, form)
     run("classify", table, model=checkpoint, record_column="ecg", format="jsonl")
-    found = scores_in("jsonl", False, capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    run("classify", table=table, model=checkpoint, record_column="ecg", format="jsonl")
+    assert capsys.readouterr().out == printed  # by the flag of the other commands
+    found = scores_in("jsonl", False, printed)
     assert list(found) == [f"data/r0{number}" for number in range(4)]
     for name, scores in found.items():
         assert scores == pytest.approx(expected[os.path.basename(name)], abs=1e-5)

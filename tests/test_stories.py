@@ -75,6 +75,10 @@ def post_trained(stranger, tmp_path_factory):
 def test_a_strangers_table_becomes_a_classifier_with_a_card(stranger, post_trained, capsys):
     results = json.loads((post_trained / "all_results.json").read_text())
     assert results["test_macro_auroc"] > 0.9 and {"probe_seconds", "finetune_seconds"} <= results.keys()
+    rows = list(csv.DictReader(open(post_trained / "splits.csv", encoding="utf-8")))
+    assert len(rows) == 60 and {row["split"] for row in rows} == {"train", "validation", "test"}
+    data = json.loads((post_trained / "metrics.json").read_text())["data"]
+    assert sum(counts["schenkelblock"] for counts in data["num_positives"].values()) == 20
     card = (post_trained / "README.md").read_text()
     assert "own records (ekgs.csv)" in card and "| schenkelblock |" in card and "| flimmern |" in card
     assert "--table path/to/ekgs.csv" in card

@@ -168,6 +168,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         return_tensors: str | None = "pt",
         return_record_index: bool = False,
         crop_positions: float | Sequence[float] | np.ndarray | None = None,
+        check_leads: bool = True,
     ) -> BatchFeature:
         """
         Args:
@@ -186,6 +187,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             crop_positions (`float` in [0, 1), or an array `(records,)` or `(records, crops)` of such, *optional*):
                 Instead of all windows of a record, return those that start at
                 `floor(position * (length - num_samples + 1))`, both at the rate at which windows are cut.
+            check_leads (`bool`, defaults to `True`):
+                False does not warn of flat and contradictory leads, for records that were checked before.
 
         Returns:
             [`BatchFeature`] with
@@ -208,7 +211,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         self._check_settings()
         check_choice("missing_leads", missing_leads, ("zero", "error"))
         batches = group_records(signal, sampling_rate, lead_names, units, crop_positions)
-        self._warn_of_limb_leads(batches)
+        if check_leads:
+            self._warn_of_limb_leads(batches)
         for batch in batches:
             for step in self.steps:
                 try:
@@ -216,7 +220,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
                 except ValueError as error:
                     raise ValueError(f"{batch.label}, step `{step}`: {error}") from error
             self._report_absent_leads(batch, missing_leads)
-        self._warn_of_flat_leads(batches)
+        if check_leads:
+            self._warn_of_flat_leads(batches)
         return self._collect(batches, return_tensors, return_record_index)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:

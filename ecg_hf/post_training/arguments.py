@@ -160,8 +160,8 @@ class PostTrainingArguments(RunArguments):
         unknown = [name for name in self.stages if name not in STAGE_NAMES]
         if unknown or not self.stages or list(self.stages) != [name for name in STAGE_NAMES if name in self.stages]:
             raise ValueError(
-                f"`stages` must be one of {', '.join(STAGE_NAMES)}, or probe and one of the others, in this order; "
-                f"got {', '.join(self.stages) or 'none'}."
+                "`stages` must be one or both of probe, finetune, in this order, or lora in place of finetune; got "
+                f"{', '.join(self.stages) or 'none'}."
             )
 
     def _check_lora(self) -> None:

@@ -90,18 +90,26 @@ def _standardisation(train: CachedFeatures) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _evaluate_head(head, validation: CachedFeatures, aggregate_windows, target: MultiLabel) -> dict[str, float]:
+    logits, losses = head_outputs(head, validation, aggregate_windows, target)
+    return target.evaluation_metrics(validation.labels, logits, losses)
+
+
+def head_outputs(
+    head: dict[str, torch.Tensor], split: CachedFeatures, aggregate_windows: Callable, target: MultiLabel
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (records, labels) and losses (records,) of a linear head on the CPU; other arguments as above."""
     logits, losses = [], []
-    starts = np.concatenate([[0], np.cumsum(validation.counts)])
-    for first in range(0, len(validation.counts), 1024):
-        counts = torch.from_numpy(validation.counts[first : first + 1024])
+    starts = np.concatenate([[0], np.cumsum(split.counts)])
+    for first in range(0, len(split.counts), 1024):
+        counts = torch.from_numpy(split.counts[first : first + 1024])
         window_mask = torch.arange(int(counts.max())) < counts[:, None]
-        rows = torch.from_numpy(np.array(validation.features[starts[first] : starts[first + len(counts)]]))
+        rows = torch.from_numpy(np.array(split.features[starts[first] : starts[first + len(counts)]]))
         window_logits = rows.new_zeros((*window_mask.shape, len(head["bias"])))
         window_logits[window_mask] = target.logits(nn.functional.linear(rows, head["weight"], head["bias"]))
-        labels = torch.from_numpy(validation.labels[first : first + 1024])
+        labels = torch.from_numpy(split.labels[first : first + 1024])
         logits.append(aggregate_windows(window_logits, window_mask))
         losses.append(target.record_losses(window_logits, window_mask, labels))
-    return target.evaluation_metrics(validation.labels, torch.cat(logits).numpy(), torch.cat(losses).numpy())
+    return torch.cat(logits).numpy(), torch.cat(losses).numpy()
 
 
-__all__ = ["fit_linear_probe"]
+__all__ = ["fit_linear_probe", "head_outputs"]

@@ -37,18 +37,23 @@ class EpochSampler(torch.utils.data.Sampler):
 class RecordWindows(torch.utils.data.Dataset):
     """Base: reads rows as Arrow, without Python lists, and hands a whole batch at once to the extractor.
 
-    `units` is `"mV"` or `"uV"`, of all signals; by default [`units_of`] decides.
+    `units` is `"mV"` or `"uV"`, of all signals; by default [`units_of`] decides. Of records whose leads were checked
+    before, `check_leads` False keeps the extractor from warning of each batch again.
     """
 
     columns = ("ecg_id", "signal", "sampling_rate", "lead_names", "labels")
 
-    def __init__(self, dataset: datasets.Dataset, feature_extractor, units: str | None = None):
+    def __init__(
+        self, dataset: datasets.Dataset, feature_extractor, units: str | None = None, check_leads: bool = True
+    ):
         check_columns(dataset, self.columns)
         if len(dataset) == 0:
             raise ValueError("The data set has no records.")
         self.dataset = dataset.with_format("arrow")
         self.feature_extractor = feature_extractor
         self.units = units
+        # Extractors of older checkpoints do not know the argument.
+        self.keywords = {} if check_leads else {"check_leads": False}
         units_of(self.dataset[:1], units)  # a unit that is missing is found before training
 
     def __len__(self) -> int:
@@ -65,6 +70,7 @@ class RecordWindows(torch.utils.data.Dataset):
                 sampling_rate=table["sampling_rate"].to_pylist(),
                 lead_names=table["lead_names"].to_pylist(),
                 units=units,
+                **self.keywords,
                 **kwargs,
             )
         except ValueError as error:
@@ -74,8 +80,15 @@ class RecordWindows(torch.utils.data.Dataset):
 class TrainingWindows(RecordWindows):
     """Batches for `forward`: for each key (epoch, index) one window, its start fixed by (seed, epoch, ecg_id)."""
 
-    def __init__(self, dataset: datasets.Dataset, feature_extractor, seed: int, units: str | None = None):
-        super().__init__(dataset, feature_extractor, units)
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        feature_extractor,
+        seed: int,
+        units: str | None = None,
+        check_leads: bool = True,
+    ):
+        super().__init__(dataset, feature_extractor, units, check_leads)
         self.seed = seed
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:

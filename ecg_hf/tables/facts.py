@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from scipy import fft
+from scipy.signal import find_peaks
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.lead_checks_ecg_transformer import is_flat, limb_lead_faults
@@ -25,7 +26,7 @@ PRECORDIAL = LEAD_NAMES[6:]
 _BEAT_LEADS = ("II", "I", "V5", "V4", "V6", "aVF", "V3", "V2", "V1", "aVR", "III", "aVL")
 
 # To be raised whenever the same record gives other facts than before.
-_VERSION = "1"
+_VERSION = "2"
 
 
 class Facts(NamedTuple):
@@ -94,9 +95,8 @@ def _equal_records(table: pa.Table) -> Iterator[tuple[int, np.ndarray, tuple[str
         signals = batch["signal"].combine_chunks()
         values = signals.flatten().to_numpy(zero_copy_only=False)
         lengths = signals.value_lengths().to_numpy(zero_copy_only=False).tolist()
-        forms = zip(
-            map(tuple, batch["lead_names"].to_pylist()), batch["sampling_rate"].to_pylist(), lengths, strict=True
-        )
+        names_of_rows = map(tuple, batch["lead_names"].to_pylist())
+        forms = zip(names_of_rows, batch["sampling_rate"].to_pylist(), lengths, strict=True)
         first = 0
         for (names, rate, length), equal in groupby(forms):
             count = len(list(equal))
@@ -145,8 +145,9 @@ def _median_extent(extents: np.ndarray, flat: np.ndarray) -> np.ndarray:
 
 
 def digest_of(signal: np.ndarray) -> int:
-    """64 bits of the SHA-256 of a signal; of processors of today it is faster than BLAKE2."""
-    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(signal)).digest()[:8])
+    """64 bits of XXH3, which is thirty times as fast as SHA-256: among a million recordings two others would agree by
+    chance once in 37 million times."""
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(signal))
 
 
 def _middle(values: np.ndarray, rate: float) -> np.ndarray:
@@ -168,48 +169,42 @@ def _progression(values: np.ndarray, names: tuple[str, ...], progression: np.nda
 # ---- Beats ----
 
 _WORKING_RATE = 125.0
-_QRS_BAND = (8.0, 25.0)
-_ENVELOPE = 6.0
-_SHORTEST_BEAT, _LONGEST_BEAT = 0.2, 6.0
-_LEAST_CORRELATION = 0.25
-_FRACTION_OF_BEST = 0.75
+_QRS_BAND = (8.0, 25.0)  # Hz
+_SMOOTHING = 0.03  # s, standard deviation
+_REFRACTORY = 0.15  # s
+_PEAK_SHARE = 0.5
+_FEWEST_BEATS = 4
 
 
 def beat_rates(lead: np.ndarray, sampling_rate: float) -> np.ndarray:
-    """Beats a minute of records (records, samples) of one lead at `sampling_rate` Hz; NaN where none are clear.
+    """Beats a minute of records (records, samples) of one lead at `sampling_rate` Hz; NaN where there are fewer than
+    four beats.
 
-    The energy of the band of the QRS complex, 8 to 25 Hz, is correlated with itself; the beat is the first lag of 0.2
-    to 6 s (at most half of the record) whose peak comes near the highest.
+    A beat is a peak of the smoothed energy from 8 to 25 Hz, where the QRS complex has most of it, whose amplitude is
+    half of the 98th percentile or more; the rate is that of the median interval, which premature beats do not move.
     """
     step = max(1, round(sampling_rate / _WORKING_RATE))
     rate, length = sampling_rate / step, lead.shape[-1] // step
-    first, last = round(_SHORTEST_BEAT * rate), min(round(_LONGEST_BEAT * rate), length // 2)
-    if last <= first + 2:
-        return np.full(len(lead), np.nan)
     means = lead[:, : length * step].reshape(len(lead), length, step).mean(axis=2, dtype=np.float32)
-    size = fft.next_fast_len(2 * length, real=True)
+    means -= means.mean(axis=1, keepdims=True)
+    # Room for the ends not to run into each other.
+    size = fft.next_fast_len(length + round(rate), real=True)
     frequencies = fft.rfftfreq(size, 1 / rate)
     is_qrs = (frequencies >= _QRS_BAND[0]) & (frequencies <= _QRS_BAND[1])
-    means -= means.mean(axis=1, keepdims=True)
     energy = np.square(fft.irfft(fft.rfft(means, size) * is_qrs, size)[:, :length])
-    # A single artefact would outweigh all beats.
-    energy = np.minimum(energy, 4 * np.quantile(energy, 0.97, axis=1, keepdims=True))
-    energy -= energy.mean(axis=1, keepdims=True)
-    spectrum = fft.rfft(energy, size) * np.exp(-0.5 * np.square(frequencies / _ENVELOPE))
-    correlation = fft.irfft(np.square(np.abs(spectrum)), size)[:, : last + 1]
-    correlation *= length / (length - np.arange(last + 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation /= correlation[:, :1]
-    return np.array([_beat_rate(row, first, rate) for row in correlation])
+    smooth = np.exp(-0.5 * np.square(2 * np.pi * _SMOOTHING * frequencies))
+    energy = fft.irfft(fft.rfft(energy, size) * smooth, size)[:, :length]
+    distance = max(1, int(_REFRACTORY * rate))
+    return np.array([_beat_rate(row, distance) * rate for row in np.sqrt(np.maximum(energy, 0))])
 
 
-def _beat_rate(correlation: np.ndarray, first: int, rate: float) -> float:
-    inner = correlation[first:-1]
-    is_peak = (inner > correlation[first - 1 : -2]) & (inner >= correlation[first + 1 :])
-    if not is_peak.any() or (best := inner[is_peak].max()) < _LEAST_CORRELATION:
+def _beat_rate(amplitude: np.ndarray, distance: int) -> float:
+    """Beats a minute at one sample a second; `distance` is the least between beats."""
+    least = _PEAK_SHARE * np.quantile(amplitude, 0.98)
+    if not least > 0:
         return np.nan
-    lag = first + np.flatnonzero(is_peak & (inner >= _FRACTION_OF_BEST * best))[0]
-    return 60 * rate / lag
+    peaks, _ = find_peaks(amplitude, height=least, distance=distance, prominence=least)
+    return 60 / float(np.median(np.diff(peaks))) if len(peaks) >= _FEWEST_BEATS else np.nan
 
 
 __all__ = ["PRECORDIAL", "Facts", "beat_rates", "digest_of", "facts_of", "join_facts"]

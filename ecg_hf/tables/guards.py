@@ -34,20 +34,22 @@ logger = logging.getLogger(__name__)
 # 1.0 to 1.5: a factor of 1000 throws each of them out.
 LEAST_EXTENT, LARGEST_EXTENT = 0.02, 20.0
 
-# Beats a minute, the median over records of one sampling rate. Of 20,000 records of PTB-XL the median is 70, 98 % lie
-# from 14 to 136 (the lowest are irregular rhythms), and 10,000 draws of 20 of them had medians from 55 to 92: none was
-# falsely warned of; of half the rate stated 99.99 %, and of double the rate 99.6 % are found.
-LOWEST_BEATS, HIGHEST_BEATS, TYPICAL_BEATS = 45.0, 120.0, 70.0
+# Beats a minute, the median over records of one sampling rate. Of 20,000 records of PTB-XL the median is 71, and 98 %
+# lie from 45 to 133. The medians of 20 records, drawn 10,000 times, lie from 57 to 89, so that none is falsely warned
+# of; under half the rate 99.98 %, under double the rate 99.75 % are found. Where all records have one diagnosis,
+# 0.02 % of the draws of sinus bradycardia are falsely warned of, none of sinus tachycardia, atrial fibrillation,
+# pacemakers and premature beats, but most of atrial flutter (133 beats), as infants' would be.
+LOWEST_BEATS, HIGHEST_BEATS = 45.0, 120.0
+_USUAL_BEATS = (55.0, 95.0)
 _FEWEST_RECORDS = 20
 _USUAL_RATES = (100, 125, 200, 250, 400, 500, 1000, 2000)
 
 # In PTB-XL the medians of (R - S) / (R + S) rise from V1 to V6: -0.56, -0.34, -0.08, 0.32, 0.56, 0.63. In 2,000 draws
-# of 20 records none fell by more than 0.13 from any lead to a later one. Two leads that differ by less than the limit
-# (V1 and V2, V4 and V5, V5 and V6) can be exchanged unseen.
+# of 20 records none fell by more than 0.13 from any lead to a later one. In draws of normal ECGs an exchange of V1 and
+# V3 or of V1 and V6 is always found, of V2 and V3 or of V3 and V4 in 9 of 10, of V1 and V2 in 6 of 10, of V4 and V5 or
+# of V5 and V6 hardly ever. A table of nothing but right bundle branch blocks or right hypertrophy is falsely warned of
+# half the time, of pacemakers in 0.6 %, of anteroseptal infarcts in 0.1 %, of other infarcts never.
 _LARGEST_FALL = 0.25
-
-# The share of records in which a lead may be constant; one in 240,000 is in PTB-XL.
-_FLAT_SHARE = 0.01
 
 _UNIT_NAMES = {1e-3: "nV", 1.0: "uV", 1e3: "mV", 1e6: "V"}
 
@@ -162,13 +164,13 @@ def _lead_messages(records: Guarded) -> Iterator[str]:
     if len(rows := np.flatnonzero(facts.miss)):
         faults = [LimbFault(records.ids[row], float(facts.miss[row]), str(facts.mends[row])) for row in rows]
         yield f"{describe_limb_faults(faults, len(facts.miss))} Records: {_named(records, rows)}."
-    flat = {name: np.flatnonzero(facts.flat[:, index]) for index, name in enumerate(LEAD_NAMES)}
-    for name, rows in flat.items():
-        if len(rows) > _FLAT_SHARE * len(facts.flat):
-            yield (
-                f"Lead {name} is flat in {len(rows)} of {len(facts.flat)} records, such as {_named(records, rows)}: "
-                "if it was not recorded, leave it out (`lead_names`)."
-            )
+    flat = [f"{name} ({count})" for name, count in zip(LEAD_NAMES, facts.flat.sum(axis=0), strict=True) if count]
+    if flat:
+        rows = np.flatnonzero(facts.flat.any(axis=1))
+        yield (
+            f"Leads are flat (constant) in {len(rows)} of {len(facts.flat)} records: {', '.join(flat)}. If they were "
+            f"not recorded, leave them out (`lead_names`). Records: {_named(records, rows)}."
+        )
     yield from _chest_lead_messages(facts)
 
 
@@ -202,13 +204,20 @@ def _beat_messages(records: Guarded) -> Iterator[str]:
             continue
         beats = float(np.median(facts.beats[rows]))
         if not LOWEST_BEATS <= beats <= HIGHEST_BEATS:
-            fitting = rate * TYPICAL_BEATS / beats
-            usual = min(_USUAL_RATES, key=lambda other: abs(np.log(other / fitting)))
             yield (
                 f"The records of {rate:g} Hz have a median of {beats:.0f} heart beats a minute ({len(rows)} were "
                 f"looked at, such as {_named(records, rows)}), expected {LOWEST_BEATS:.0f} to {HIGHEST_BEATS:.0f}: is "
-                f"their sampling rate {usual} Hz? Under that it would be {beats * usual / rate:.0f}."
+                f"this their sampling rate? Usual ones under which it would be normal: {_fitting_rates(rate, beats)}."
             )
+
+
+def _fitting_rates(rate: float, beats: float) -> str:
+    """The usual sampling rates that make `beats` under `rate` a usual heart rate, the best first."""
+    under = {other: beats * other / rate for other in _USUAL_RATES}
+    lowest, highest = _USUAL_BEATS
+    best = sorted(under, key=lambda other: abs(np.log(under[other] ** 2 / (lowest * highest))))
+    fitting = [other for other in best if lowest <= under[other] <= highest]
+    return ", ".join(f"{other} Hz ({under[other]:.0f} beats)" for other in fitting) or "none"
 
 
 # ---- Labels ----
