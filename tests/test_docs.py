@@ -77,6 +77,7 @@ def run_document(path: pathlib.Path) -> None:
             raise
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_readme_run_as_they_stand(scratch):
     findings = list(csv.DictReader(open("findings.csv", encoding="utf-8")))
     assert len(findings) == 120 and {row["label"] for row in findings} == {"AF", "LBBB"}
@@ -84,6 +85,7 @@ def test_the_blocks_of_the_readme_run_as_they_stand(scratch):
     assert np.load("features.npy").shape == (100, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 def test_the_blocks_of_a_guide_run_as_they_stand(path, scratch):
     run_document(path)
