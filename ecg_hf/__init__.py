@@ -4,8 +4,7 @@ Importing the package registers the model with the Auto classes, and the pipelin
 first used, and torch and transformers with it.
 """
 
-import importlib
-
+from .loading import load
 from .registration import register
 from .runs.signals import end_while_loading
 from .version import __version__
@@ -53,7 +52,7 @@ _LAZY = {
 
 def __getattr__(name):
     if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+        return getattr(load(_LAZY[name]), name)
     raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import pathlib
 import sys
@@ -13,12 +12,13 @@ from types import ModuleType
 from .command import RUNS, Parser, parse_dataclasses, run_command, without_debug
 from .files import read_text
 from .help import help_of, overview
-from .runs.signals import end_as_usual
+from .loading import load
+from .runs.signals import EndsBySignal, end_as_usual
 
 
 def _load(name: str) -> ModuleType:
     """A module with the work of a command; from then on a signal interrupts it as usual. Runs say how they resume."""
-    module = importlib.import_module(name, __package__)
+    module = load(name)
     end_as_usual()
     return module
 
@@ -92,8 +92,7 @@ def export_arguments() -> tuple[type, ...]:
 
 def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
-    from .pretraining.run import pretrain as run
-    from .runs.signals import EndsBySignal
+    run = load("pretraining.run").pretrain
 
     with EndsBySignal() as block:
         arguments = parse_arguments(argv, *pretraining_arguments())
@@ -108,8 +107,7 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Post-train a model; the flags are the fields of the model, data and post-training arguments."""
-    from .post_training.run import post_train
-    from .runs.signals import EndsBySignal
+    post_train = load("post_training.run").post_train
 
     with EndsBySignal() as block:
         arguments = parse_arguments(argv, *post_training_arguments())
@@ -131,7 +129,7 @@ def _leave_processes() -> None:
 
 def evaluate(argv: Sequence[str] | None = None) -> dict:
     """Evaluate a post-trained checkpoint on a split of PTB-XL."""
-    run = _load(".post_training.run")
+    run = _load("post_training.run")
     metrics = run.evaluate(*parse_arguments(argv, *evaluation_arguments()))
     print(json.dumps({name: value for name, value in metrics.items() if name != "per_label"}, indent=2))
     return metrics
@@ -177,7 +175,7 @@ def _facts(arguments: argparse.Namespace):
 
 def classify(argv: Sequence[str] | None = None) -> None:
     """Print the findings of ECG records; exits with 1 if a record could not be classified, after all others."""
-    run = _load(".inference.classify")
+    run = _load("inference.classify")
     parser = _records_parser("classify", classify.__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
     parser.add_argument("--format", choices=run.FORMATS, help="by default by the ending of --output, else table")
@@ -202,7 +200,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
 
 def embed(argv: Sequence[str] | None = None) -> None:
     """Write one vector for each ECG record, the mean over its windows of the model's pooled feature."""
-    run = _load(".inference.embed")
+    run = _load("inference.embed")
     parser = _records_parser("embed", embed.__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of an encoder or a post-trained checkpoint")
     parser.add_argument("--output", required=True, help="X.npy, with the records in X.csv, or X.parquet")
@@ -221,7 +219,7 @@ def embed(argv: Sequence[str] | None = None) -> None:
 
 def plot(argv: Sequence[str] | None = None) -> None:
     """Draw an ECG record on ECG paper, with a model's findings beside it."""
-    run = _load(".inference.plot")
+    run = _load("inference.plot")
     parser = Parser(prog="ecg-hf plot", description=plot.__doc__, allow_abbrev=False)
     parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
     parser.add_argument("--model", help="folder or Hub id of a post-trained checkpoint, whose findings are shown")
@@ -234,7 +232,7 @@ def plot(argv: Sequence[str] | None = None) -> None:
 
 def export(argv: Sequence[str] | None = None) -> dict:
     """Write a trained model as ONNX, from windows to probabilities, checked against the model."""
-    run = _load(".inference.export_run")
+    run = _load("inference.export_run")
     report = run.export(*parse_arguments(argv, *export_arguments()))
     print(report["text"])
     return report
@@ -242,7 +240,7 @@ def export(argv: Sequence[str] | None = None) -> dict:
 
 def convert(argv: Sequence[str] | None = None) -> None:
     """Convert the checkpoint of a public ECG Transformer into a folder with its model and feature extractor."""
-    run = _load(".conversion")
+    run = _load("conversion")
     parser = Parser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
     parser.add_argument("checkpoint", help="The authors' file, or a folder such as HuBERT-ECG's on the Hub.")
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
@@ -266,7 +264,7 @@ def convert(argv: Sequence[str] | None = None) -> None:
 
 def download_ptbxl(argv: Sequence[str] | None = None) -> None:
     """Fetch PTB-XL from PhysioNet, checked by SHA-256; re-run the same command to resume."""
-    run = _load(".ptbxl.download")
+    run = _load("ptbxl.download")
     parser = Parser(prog="ecg-hf download-ptbxl", description=download_ptbxl.__doc__)
     parser.add_argument("folder", help="where the files go")
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz)")
@@ -284,7 +282,7 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
     from .cards import write_dataset_card
     from .hub import push_dataset
 
-    run = _load(".ptbxl.parquet")
+    run = _load("ptbxl.parquet")
     parser = Parser(prog="ecg-hf prepare-ptbxl", description=prepare_ptbxl.__doc__)
     parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout, or PhysioNet's zip")
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz); may be called once for each")
@@ -313,7 +311,7 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
 
 def release(argv: Sequence[str] | None = None) -> None:
     """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
-    run = _load(".hub")
+    run = _load("hub")
     parser = Parser(prog="ecg-hf release", description=release.__doc__)
     parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")

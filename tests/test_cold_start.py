@@ -1,16 +1,22 @@
 """What a process does not load: help takes no library, reading no torch, and an Auto class no model but its own."""
 
+import gc
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import write_help
 from small_models import small_extractor, small_model
+from transformers import pipeline
 
 from ecg_hf import cli
 from ecg_hf.command import RUNS
+from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ecg_hf.loading import load
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -204,3 +210,64 @@ def test_registered_classes_are_a_tuple_of_classes():
     classes = MODEL_MAPPING[ECGTransformerConfig]
     assert classes[0] is ECGTransformerModel and len(classes) == len(list(classes)) == 3
     assert ECGTransformerForMultiLabel in classes and "ECGTransformerModel" not in classes
+
+
+# ---- Findings of one record ----
+
+NOT_FOR_A_RECORD = {
+    "scipy.signal",
+    "scipy.stats",
+    "sklearn",
+    "pandas",
+    "pyarrow",
+    "datasets",
+    "evaluate",
+    "matplotlib",
+}
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory) -> pathlib.Path:
+    """A WFDB record of ten seconds at the rate of the model."""
+    folder = tmp_path_factory.mktemp("record")
+    samples = np.rint(np.random.default_rng(0).normal(scale=300, size=(1000, 12))).astype("<i2")
+    samples.tofile(folder / "r.dat")
+    lines = [
+        f"r.dat 16 1000/mV 16 0 {channel[0]} {channel.sum(dtype=np.int16)} 0 {lead}"
+        for lead, channel in zip(LEAD_NAMES, samples.T, strict=True)
+    ]
+    (folder / "r.hea").write_text("\n".join(["r 12 100 1000", *lines, ""]))
+    return folder / "r"
+
+
+def test_findings_of_a_record_are_the_pipelines_and_load_only_the_model(record, checkpoint):
+    argv = ["classify", str(record), "--model", str(checkpoint), "--format", "json", "--device", "cpu"]
+    ended = run_python("-X", "importtime", "-m", "ecg_hf.cli", *argv)
+    assert ended.returncode == 0, ended.stderr
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "transformers.pipelines.base" in imported
+    assert not imported & (NOT_FOR_A_RECORD | {"wfdb"})
+    (answer,) = json.loads(ended.stdout)
+    assert answer["findings"] == pipeline("ecg-classification", model=str(checkpoint), device="cpu")(str(record))
+
+
+def test_a_folder_is_read_as_before(record, checkpoint, capsys):
+    cli.main(["classify", str(record.parent), "--model", str(checkpoint), "--format", "json", "--device", "cpu"])
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["record"] == str(record)
+
+
+# ---- Loading ----
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_collector_is_as_it_was(collects):
+    (gc.enable if collects else gc.disable)()
+    try:
+        assert load("version").__name__ == "ecg_hf.version"
+        assert gc.isenabled() == collects
+        with pytest.raises(ModuleNotFoundError):
+            load("nowhere")
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
