@@ -4,8 +4,10 @@ import gc
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -249,6 +251,17 @@ def test_findings_of_a_record_are_the_pipelines_and_load_only_the_model(record, 
     assert not imported & (NOT_FOR_A_RECORD | {"wfdb"})
     (answer,) = json.loads(ended.stdout)
     assert answer["findings"] == pipeline("ecg-classification", model=str(checkpoint), device="cpu")(str(record))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_command_loads_is_one_line(number, code, record):
+    command = [sys.executable, "-m", "ecg_hf.cli", "classify", str(record), "--model", "m"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.7)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.split()[:3]) == (code, ["Stopped", "by", number.name])
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_a_folder_is_read_as_before(record, checkpoint, capsys):
