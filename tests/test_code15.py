@@ -205,6 +205,13 @@ def truncated(folder):
     path.write_bytes(path.read_bytes()[:-5000])
 
 
+def overwritten(folder):
+    path = folder / "exams_part1.hdf5"
+    content = bytearray(path.read_bytes())
+    content[200:900] = bytes(700)
+    path.write_bytes(content)
+
+
 def other_shape(folder):
     with h5py.File(folder / "exams_part0.hdf5", "w") as file:
         file["tracings"] = np.zeros((3, 12, SAMPLES), np.float32)
@@ -247,12 +254,16 @@ def other_ids(folder):
 BAD = {
     no_parts: (FileNotFoundError, "has exams.csv, but none of its signals, exams_part0.hdf5"),
     truncated: (ValueError, "exams_part1.hdf5 is damaged or truncated, or no HDF5 file: download it again"),
+    overwritten: (ValueError, "exams_part1.hdf5 is damaged or truncated, or no HDF5 file: download it again"),
     other_shape: (
         ValueError,
         r"`tracings` of floats \(exams, samples, 12\), found \(3, 12, 1024\) of the type float32",
     ),
     too_few_ids: (ValueError, "must have a data set `exam_id` of 13 whole numbers, found \\(3,\\)"),
-    elsewhere: (ValueError, "tracings is a link; only what lies in the file itself is read"),
+    elsewhere: (
+        ValueError,
+        "exams_part0.hdf5: its data set tracings is a link; only what lies in the file itself is read",
+    ),
     bad_cell("AF", "maybe"): (ValueError, "`AF` of the table .* must be 0, 1 or empty; it is not in row 2 \\('maybe'"),
     bad_cell("exam_id", "x7"): (ValueError, "`exam_id` of the table .* whole numbers; it is not in row 2 \\('x7'\\)"),
     contradicting_rows: (ValueError, "2 rows with the `exam_id` of another row and other cells, such as exam 1021"),

@@ -11,8 +11,9 @@ import wfdb
 from conftest import SHARED
 from small_models import small_model
 from test_post_training import make_trainer
+from test_scripts import QUICK, flags
 
-from ecg_hf import load_ecg_dataset
+from ecg_hf import cli, load_challenge, load_ecg_dataset
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.synthetic import simulate_ecg
 from ecg_hf.tables.facts import beat_rates
@@ -100,6 +101,15 @@ def test_nothing_is_said_of_challenge_records(tmp_path, caplog):
     assert sum(map(len, splits.values())) == len(names) == 25 and caplog.messages == []
 
 
+def test_nothing_is_said_of_challenge_folders_but_that_25_records_lack_labels(tmp_path, caplog):
+    folder = SHARED / "data" / "challenge2021"
+    if not folder.is_dir():
+        pytest.skip(f"the records of the challenge are not at {folder}")
+    load_challenge(folder, cache_dir=tmp_path / "cache")
+    said = [record.getMessage() for record in caplog.records if record.name == "ecg_hf.tables.guards"]
+    assert len(said) == 2 and all("labels are the same in all" in text for text in said)
+
+
 # ---- Leads ----
 
 
@@ -168,9 +178,9 @@ def test_values_that_are_a_thousand_times_too_large_are_refused_when_read(load, 
 
 def test_a_unit_in_the_files_is_to_be_corrected_there(tmp_path, signals):
     form = {"fmt": ["16"] * 12, "adc_gain": [1000] * 12, "baseline": [0] * 12, "write_dir": str(tmp_path)}
-    for row, signal in enumerate(signals[:6]):
+    for row, signal in enumerate(signals[:24]):
         wfdb.wrsamp(f"r{row}", 100, ["uV"] * 12, list(LEAD_NAMES), p_signal=signal.T / 1000.0, **form)
-    table = pd.DataFrame({"path": [f"r{row}" for row in range(6)], "AF": [0, 1] * 3})
+    table = pd.DataFrame({"path": [f"r{row}" for row in range(24)], "AF": [0, 1] * 12})
     with pytest.raises(ValueError, match='the unit or the gain that their files state; 1000 times .* "mV" instead of'):
         load_ecg_dataset(table, label_columns="AF", data_dir=tmp_path, cache_dir=tmp_path / "cache")
 
@@ -306,6 +316,18 @@ def test_a_training_run_says_each_thing_once(load, signals, tmp_path, caplog):
     few = {name: split.select(range(len(split) - 1)) for name, split in splits.items()}
     make_trainer(few, tmp_path / "few", small_model(["AF", "old"]), stages=["probe"]).post_train()
     assert [text for text in caplog.messages if "recordings are there" in text]
+
+
+def test_the_command_says_each_thing_once(load, signals, tmp_path, capsys, caplog):
+    load([exchanged(signal, "I", "II") if row % 2 else signal for row, signal in enumerate(signals)])
+    caplog.clear()
+    table = {"table": tmp_path / "table.csv", "split_column": "split", "sampling_rate": 100, "units": "uV"}
+    places = {"output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cli.train(flags(**QUICK, **table, **places, label_columns="AF") + ["--lead_names", *LEAD_NAMES])
+    told = [text for text in [*caplog.messages, *map(str, caught)] if "limb leads" in text]
+    assert len(told) == 1 and f"30 of {COUNT} records" in told[0]
 
 
 def test_records_are_measured_once(load, signals, tmp_path, caplog):

@@ -3,28 +3,34 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from forked import Forked, launch_forked
+from hub_server import HubServer
 from safetensors.torch import load_file
 from small_models import small_model
+from test_hub import TOKENS, Client, environment
 from test_post_training import arguments, extractor, make_resumable, make_trainer, same_weights, weights_of
 from test_targets import REGRESSION, SINGLE, records
 from transformers import AutoModelForSequenceClassification
 
-from ecg_hf import ECGTransformerForMultiLabel, PostTrainer, cli, hub, name_labels
+from ecg_hf import ECGTransformerConfig, ECGTransformerForMultiLabel, PostTrainer, cli, name_labels
+from ecg_hf.hub import write_release
 from ecg_hf.post_training import features as features_module
 from ecg_hf.runs.windows import EvaluationWindows
 from ecg_hf.synthetic import simulate_ptbxl
 
-SHIPPED = pathlib.Path(__file__).parents[1] / "hub_cards" / "ecg-transformer-ptbxl-100hz"
+ROOT = pathlib.Path(__file__).parents[1]
+ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
 PROJECTIONS = {f"{name}_proj" for name in "qkvo"}
 
 
@@ -52,7 +58,7 @@ def train(output, data, encoder, **flags):
     settings = {
         **{"model_name_or_path": encoder, "data_dir": data, "task": "superdiagnostic", "output_dir": output},
         **{"num_train_epochs": 2, "probe_num_train_epochs": 3, "per_device_train_batch_size": 32},
-        **{"num_bootstrap_resamples": 20, "use_cpu": "true", "disable_tqdm": "true"},
+        **{"logging_steps": 1, "num_bootstrap_resamples": 20, "use_cpu": "true", "disable_tqdm": "true"},
         **flags,
     }
     argv = []
@@ -167,7 +173,7 @@ def test_only_adapted_maps_and_the_head_have_changed(request, run, encoder):
 
 def test_the_adapter_beside_the_model_gives_its_logits_on_the_base(peft, finished, simulated_splits, encoder):
     folder, *_ = finished
-    assert sorted(file.name for file in (folder / "adapter").iterdir()) == list(hub_names())
+    assert sorted(file.name for file in (folder / "adapter").iterdir()) == ADAPTER
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "my-encoder" and str(encoder.parent) not in json.dumps(config)
     assert config["modules_to_save"] == ["classifier"] and (config["r"], config["lora_alpha"]) == (4, 16)
@@ -178,10 +184,6 @@ def test_the_adapter_beside_the_model_gives_its_logits_on_the_base(peft, finishe
     torch.testing.assert_close(logits_of(adapted, simulated_splits), expected, atol=1e-5, rtol=1e-5)
     probe = AutoModelForSequenceClassification.from_pretrained(folder / "_stages" / "probe")
     assert (logits_of(probe, simulated_splits) - expected).abs().max() > 0.01  # the adapters do something
-
-
-def hub_names():
-    return "adapter_config.json", "adapter_model.safetensors"
 
 
 def test_the_trainer_ends_with_the_merged_model_and_all_of_it_learns_again(finished, simulated_splits):
@@ -227,15 +229,20 @@ def test_the_stage_runs_alone(peft, simulated_splits, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [SINGLE, REGRESSION])
-def test_other_targets_are_adapted_too(peft, tmp_path, kind):
+def test_other_targets_are_adapted_and_their_adapter_loads_with_their_configuration(peft, encoder, tmp_path, kind):
     names = ["slow", "fast", "flutter"] if kind == SINGLE else ["first", "second"]
     splits = {
         name: name_labels(records(kind, 24, seed), names) for seed, name in enumerate(("train", "validation", "test"))
     }
-    model = small_model(names, problem_type=kind)
-    results = lora_trainer(splits, tmp_path / "run", model).post_train()
+    model = ECGTransformerForMultiLabel.from_pretrained(encoder, num_labels=len(names))
+    model.replace_head(dict(enumerate(names)), problem_type=kind)
+    results = lora_trainer(splits, tmp_path / "run", model, lora_learning_rate=0.01).post_train()
     assert np.isfinite(results["lora_eval_" + ("mae" if kind == REGRESSION else "accuracy")])
-    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    config = ECGTransformerConfig.from_pretrained(tmp_path / "run")
+    base = ECGTransformerForMultiLabel.from_pretrained(encoder, config=config)
+    adapted = peft.PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")
+    expected = logits_of(AutoModelForSequenceClassification.from_pretrained(tmp_path / "run"), splits)
+    torch.testing.assert_close(logits_of(adapted, splits), expected, atol=1e-5, rtol=1e-5)
 
 
 # ---- Stops ----
@@ -409,6 +416,25 @@ def test_without_peft_one_sentence_says_what_to_install(monkeypatch, tmp_path):
     arguments(tmp_path)  # all else goes on
 
 
+def test_the_command_ends_with_that_sentence(monkeypatch, encoder, records_200, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    argv = ["train", "--model_name_or_path", str(encoder), "--data_dir", str(records_200), "--stages", "probe", "lora"]
+    monkeypatch.setattr(sys, "argv", ["ecg-hf", *argv, "--output_dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    expected = "ecg-hf: error: The stage `lora` needs the package peft: pip install 'ecg-hf[peft]'."
+    assert stopped.value.code == 2 and capsys.readouterr().err.strip().splitlines()[-1] == expected
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_are_refused_before_anything_is_written(peft, simulated_splits, tmp_path):
+    trainer = lora_trainer(simulated_splits, tmp_path / "run")
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="not supported under FSDP and DeepSpeed, whose shards cannot be merged"):
+        trainer.post_train()
+    assert not (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / "_stages").exists()
+
+
 def test_fine_tuning_alone_is_not_asked_of_a_trainer_of_adapters(peft, finished):
     _, trainer, _ = finished
     with pytest.raises(ValueError, match="`train\\(\\)` is fine-tuning, and `stages` has `lora` instead"):
@@ -416,12 +442,10 @@ def test_fine_tuning_alone_is_not_asked_of_a_trainer_of_adapters(peft, finished)
 
 
 def test_random_weights_are_adapted_with_a_warning(peft, records_200, tmp_path, caplog):
-    sizes = {"architecture": "ptbxl_100hz", "model_name_or_path": None}
-    flags = {name: value for name, value in sizes.items() if value is not None}
-    argv = ["--data_dir", str(records_200), "--task", "superdiagnostic", "--output_dir", str(tmp_path / "run")]
+    argv = ["--architecture", "ptbxl_100hz"]
+    argv += ["--data_dir", str(records_200), "--task", "superdiagnostic", "--output_dir", str(tmp_path / "run")]
     argv += ["--stages", "lora", "--max_steps", "1", "--use_cpu", "true", "--disable_tqdm", "true"]
     argv += ["--evaluate_test", "false", "--max_train_records", "32"]
-    argv += [part for name, value in flags.items() for part in (f"--{name}", value)]
     cli.train(argv)
     assert "keeps the encoder's weights, and these are random" in caplog.text
     config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
@@ -432,14 +456,30 @@ def test_random_weights_are_adapted_with_a_warning(peft, records_200, tmp_path, 
 # ---- Publishing ----
 
 
-def test_a_push_and_a_release_have_the_adapter(finished, tmp_path):
+def test_a_push_has_the_adapter_and_that_of_another_model_takes_it_away(finished, tmp_path):
     folder, *_ = finished
-    assert {f"adapter/{name}" for name in hub_names()} <= hub._model_files(folder).keys()
-    released = hub.write_release(folder, tmp_path / "release")
-    for name in hub_names():
+    without = shutil.copytree(folder, tmp_path / "without", ignore=shutil.ignore_patterns("_stages", "adapter"))
+    with HubServer(TOKENS) as server:
+        home = environment(tmp_path / "home", server.url, HF_TOKEN="hf_alice", PYTHONPATH=str(ROOT))
+        client = Client(home, tmp_path)
+        push = "from ecg_hf.hub import push_model; push_model({!r}, 'alice/adapted'); result = None"
+        try:
+            client.run(push.format(str(folder)))
+            published = server.files("alice/adapted")
+            for name in ADAPTER:
+                assert published[f"adapter/{name}"] == (folder / "adapter" / name).read_bytes()
+            assert not any("checkpoint" in name or name.startswith("_") for name in published)
+            client.run(push.format(str(without)))
+            assert server.files("alice/adapted").keys() == published.keys() - {f"adapter/{name}" for name in ADAPTER}
+        finally:
+            client.close()
+
+
+def test_a_release_has_the_adapter(finished, tmp_path):
+    folder, *_ = finished
+    released = write_release(folder, tmp_path / "release")
+    for name in ADAPTER:
         assert (released / "adapter" / name).read_bytes() == (folder / "adapter" / name).read_bytes()
-    # A model without one that is pushed to the same place takes it away.
-    assert all(hub.STALE_WEIGHTS.fullmatch(f"adapter/{name}") for name in hub_names())
 
 
 # ---- Features that runs share ----
@@ -523,8 +563,6 @@ def changed_records(splits):
     train = splits["train"]
     first = train.select([0]).map(louder, features=train.features)
     rest = train.select(range(1, len(train)))
-    import datasets
-
     return {"splits": {**splits, "train": datasets.concatenate_datasets([first, rest])}}
 
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from transformers import Pipeline, pipeline
 
 from ..command import without_progress_bars
 
 
 def load_pipeline(task: str, model: str, device: str | None = None, **kwargs) -> Pipeline:
-    """`pipeline(task, model=model)` without the progress bar of the weights."""
+    """`pipeline(task, model=model)` without the progress bar of the weights.
+
+    Raises `ValueError` for a device that does not exist here.
+    """
+    if device is not None:
+        _check_device(device)
     with without_progress_bars():
         return pipeline(task, model=model, device=device, **kwargs)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        reason = str(error).partition("\n")[0][:100]
+        raise ValueError(f"`device` {device!r} cannot be used here ({reason}): give cpu, cuda or cuda:1.") from None
 
 
 __all__ = ["load_pipeline"]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..pipelines import read_for_model
 from ..readers.channels import whole_microvolts
+from ..readers.reading import said_of_all
 
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
 FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat")
@@ -30,11 +31,17 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the caller says of all records, where their files do not: as the arguments of `read_ecg`."""
+    """What the caller says of all records, where their files do not: as the arguments of `read_ecg`.
+
+    Raises `ValueError` for what is not valid for any file.
+    """
 
     sampling_rate: float | None = None
     units: str | None = None
     lead_names: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        said_of_all(self.sampling_rate, self.units, self.lead_names)
 
     def as_dict(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -58,7 +65,8 @@ def find_records(
         elif _is_table(argument, record_column):
             items += _of_table(argument, facts, record_column, data_dir)
         else:
-            items.append(_of_file(argument, facts.as_dict()))
+            item = _of_file(argument, facts.as_dict())
+            items.append(item._replace(read=functools.partial(_read_text, item)) if _may_be_table(argument) else item)
     return items
 
 
@@ -94,17 +102,28 @@ def _refuse_folder(folder: str, wanted: Sequence[str]) -> Record:
     raise RecordError(f"The folder {folder} has no ECG file ({endings}) in it or below: name the files.")
 
 
+def _may_be_table(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in TABLE_ENDINGS and os.path.isfile(path)
+
+
 def _is_table(path: str, record_column: str) -> bool:
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in TABLE_ENDINGS or not os.path.isfile(path):
-        return False
-    return ending == ".parquet" or record_column in _column_names(path)
+    return _may_be_table(path) and (path.lower().endswith(".parquet") or record_column in _column_names(path))
+
+
+def _read_text(item: Item, wanted: Sequence[str]) -> Record:
+    try:
+        return item.read(wanted)
+    except RecordError as error:
+        raise RecordError(
+            f"{error} If it is a table of records, name its column of paths by `--record_column`."
+        ) from None
 
 
 def _column_names(path: str) -> list[str]:
+    from ..tables.table import separator_of
+
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = file.readline(2**20)
-    return next(csv.reader([line], delimiter=max(",;\t", key=line.count)), [])
+        return [name.strip() for name in next(csv.reader([file.readline(2**20)], delimiter=separator_of(path)), [])]
 
 
 def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None) -> Iterator[Item]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from ..ecg_transformer.common_ecg_transformer import REGRESSION, UNKNOWN_LABEL
 from ..ptbxl.label_order import label_names_of
 from ..runs.columns import check_columns, label_matrix
 from ..runs.windows import RecordWindows
@@ -48,7 +49,8 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
             "before the column `labels` was replaced: name the new ones by `ecg_hf.name_labels`."
         )
     if length != len(labels):
-        raise ValueError(f"The records have {length} labels, the model {len(labels)}: {remedy}.")
+        which = "" if names is None else _differing(names, labels)
+        raise ValueError(f"The records have {length} labels, the model {len(labels)}{which}: {remedy}.")
     if names is None and list(labels) != sorted(labels):
         logger.warning_once(
             "The records do not name their labels (names are lost in Parquet, pandas and lists of rows): they are "
@@ -62,6 +64,13 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
             "column was replaced, name its labels by `ecg_hf.name_labels`."
         )
     return [names.index(label) for label in labels]
+
+
+def _differing(names: Sequence[str], labels: Sequence[str]) -> str:
+    """Which labels only the records or only the model has, ten of each at most."""
+    sides = {"records": [name for name in names if name not in labels], "model": [x for x in labels if x not in names]}
+    parts = [f"only the {side}: {', '.join(map(str, found[:10]))}" for side, found in sides.items() if found]
+    return f" ({'; '.join(parts)})"
 
 
 class OrderedLabels(torch.utils.data.Dataset):
@@ -96,6 +105,15 @@ def labels_of(dataset: datasets.Dataset, labels: Sequence[str]) -> np.ndarray:
     return matrix if order is None else matrix[:, order]
 
 
+def count_positives(splits: Mapping[str, datasets.Dataset], target: MultiLabel) -> dict[str, dict]:
+    """`num_positives`, for each split and label; nothing of a regression."""
+    if target.config.problem_type == REGRESSION:
+        return {}
+    labels = target.config.labels
+    counts = {name: (labels_of(dataset, labels) == 1).sum(axis=0) for name, dataset in splits.items()}
+    return {"num_positives": {name: dict(zip(labels, map(int, row), strict=True)) for name, row in counts.items()}}
+
+
 def check_labels(name: str, dataset: datasets.Dataset, target: MultiLabel) -> None:
     """`ValueError` where a label is none of the kind of targets, such as not 0, 1 or -100; names record and label."""
     label_names = target.config.labels
@@ -108,6 +126,13 @@ def check_labels(name: str, dataset: datasets.Dataset, target: MultiLabel) -> No
             f"Labels must be {expected}; record {ecg_id} of `{name}` "
             f"has {labels[record, label]:g} for {label_names[label]}, and {len(wrong)} values there are such."
         )
+
+
+def check_something_is_known(train: datasets.Dataset, labels: Sequence[str]) -> None:
+    """`ValueError` where every label of every training record is unknown."""
+    values = labels_of(train, labels)
+    if ((values == UNKNOWN_LABEL) | np.isnan(values)).all():
+        raise ValueError(f"Nothing is known of the {len(train)} training records: all of their labels are empty.")
 
 
 def check_can_choose(validation: datasets.Dataset | None, metric: str, target: MultiLabel) -> None:
@@ -139,6 +164,8 @@ __all__ = [
     "check_can_choose",
     "check_is_split",
     "check_labels",
+    "check_something_is_known",
+    "count_positives",
     "in_order",
     "label_order",
     "labels_of",

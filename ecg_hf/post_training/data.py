@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import datasets
 import numpy as np
 
-from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, PROBLEM_TYPES, check_choice
+from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, check_choice
 from ..ptbxl import load_ptbxl
 from ..ptbxl.label_order import label_names_of
 from ..ptbxl.labels import task_label_names
@@ -162,10 +162,11 @@ def load_splits(
 
     `labels` and `problem_type` are those of a trained model that the records are to be judged by.
     """
+    problem_type = _wanted_problem_type(data_args, problem_type)
     if has_table(data_args):
-        splits = _load_table(data_dir, data_args, labels, _wanted_problem_type(data_args, problem_type))
+        splits = _load_table(data_dir, data_args, labels, problem_type)
     elif data_args.reads_own_folder:
-        splits = load_folder(data_dir, data_args, labels, _wanted_problem_type(data_args, problem_type))
+        splits = load_folder(data_dir, data_args, labels, problem_type)
     elif data_dir is None:
         splits = load_ptbxl_parquet(
             data_args.dataset_name, data_args.task, data_args.sampling_rate, cache_dir=data_args.cache_dir
@@ -179,7 +180,7 @@ def load_splits(
             skip_missing_records=data_args.skip_missing_records,
         )
     if not data_args.reads_ptbxl:
-        logger.warning("The records by split:\n%s", splits_in_words(splits))
+        logger.warning("The records by split:\n%s", splits_in_words(splits, problem_type))
     if "train" in splits:
         splits["train"] = _fraction(splits["train"], data_args.train_fraction, seed)
     limits = {
@@ -211,7 +212,7 @@ def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> dat
         validation_table=data_args.validation_table,
         test_table=data_args.test_table,
         problem_type=problem_type,
-        labels=data_args.labels or (labels if data_args.label_column is not None else None),
+        labels=data_args.labels or (labels if _names_classes(data_args, problem_type) else None),
         sampling_rate=data_args.sampling_rate,
         units=data_args.units,
         lead_names=data_args.lead_names,
@@ -222,6 +223,11 @@ def _load_table(data_dir, data_args: TaskArguments, labels, problem_type) -> dat
         num_proc=data_args.num_proc,
         cache_dir=data_args.cache_dir,
     )
+
+
+def _names_classes(data_args: TaskArguments, problem_type: str) -> bool:
+    """Whether the cells of the table, and not its columns, name the labels."""
+    return data_args.label_column is not None and problem_type != REGRESSION
 
 
 def label_names_in_words(data_args: TaskArguments, labels: Sequence[str]) -> dict[str, str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import datasets
 import numpy as np
@@ -109,6 +109,16 @@ def predictions_table(dataset: datasets.Dataset, labels: Sequence[str], output: 
     return pd.concat([ids, scores, truth], axis=1)
 
 
+def splits_table(splits: Mapping[str, datasets.Dataset]) -> pd.DataFrame:
+    """Which record was in which split: `ecg_id`, `patient_id` (empty where unknown) and `split`."""
+    tables = []
+    for name, dataset in splits.items():
+        unknown = [None] * len(dataset)
+        patients = list(dataset["patient_id"]) if "patient_id" in dataset.column_names else unknown
+        tables.append(pd.DataFrame({"ecg_id": list(dataset["ecg_id"]), "patient_id": patients, "split": name}))
+    return pd.concat(tables)
+
+
 def choosing_metric(
     metrics: dict[str, float], name: str, undefined: str = "no label has both a positive and a negative"
 ) -> float:
@@ -140,5 +150,6 @@ __all__ = [
     "probabilities",
     "record_losses",
     "split_metrics",
+    "splits_table",
     "with_both_classes",
 ]

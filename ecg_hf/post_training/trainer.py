@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import EvalPrediction, IntervalStrategy, PredictionOutput
 from transformers.utils import logging
 
-from ..cards import describe_data, folds_of, package_versions, write_model_card
+from ..cards import DATA_NAMES, describe_data, folds_of, package_versions, write_model_card
 from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
@@ -30,8 +30,18 @@ from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, chec
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
-from .checks import check_can_choose, check_is_split, check_labels, in_order, label_order, labels_of, warn_of_leaks
-from .evaluation import DivergenceError, choosing_metric
+from .checks import (
+    check_can_choose,
+    check_is_split,
+    check_labels,
+    check_something_is_known,
+    count_positives,
+    in_order,
+    label_order,
+    labels_of,
+    warn_of_leaks,
+)
+from .evaluation import DivergenceError, choosing_metric, splits_table
 from .features import CachedFeatures, cache_features, forget_features
 from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
 from .probe import fit_linear_probe, head_outputs
@@ -177,10 +187,10 @@ class PostTrainer(RunTrainer):
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"), self.target)
-        splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
-        splits = {name: dataset for name, dataset in splits.items() if dataset is not None}
+        splits = self._splits()
         for name, dataset in splits.items():
             check_labels(name, dataset, self.target)
+        check_something_is_known(self.train_dataset, self.model.config.labels)
         batch_size = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < batch_size:
             raise ValueError(
@@ -366,7 +376,7 @@ class PostTrainer(RunTrainer):
 
     def _predict_split(self, split: str, dataset: datasets.Dataset, prefix: str) -> PredictionOutput:
         """`predict`, or what it would give, from features that runs share: then a probe alone takes seconds."""
-        if self.args.stages != ["probe"] or self.args.feature_cache is None or self.args.world_size > 1:
+        if list(self.args.stages) != ["probe"] or self.args.feature_cache is None or self.args.world_size > 1:
             return self.predict(dataset, metric_key_prefix=prefix)
         labels = labels_of(dataset, self._labels())
         features = CachedFeatures.read(self._cache_features(split, dataset, resume=True), labels)
@@ -395,10 +405,7 @@ class PostTrainer(RunTrainer):
             if kept == "lora":
                 with room_for("the final files", self.run_folder.path):
                     shutil.copytree(self._adapter_folder(), folder / ADAPTER_FOLDER)
-            if "test" in outputs:
-                predictions = target.predictions_table(self.test_dataset, outputs["test"])
-                with room_for("the final files", self.run_folder.path):
-                    predictions.to_csv(folder / "test_predictions.csv", index=False)
+            self._write_tables(folder, outputs)
             if "test" in metrics:
                 for name in target.figures:
                     interval = metrics["test"]["intervals"][name]
@@ -406,6 +413,18 @@ class PostTrainer(RunTrainer):
             self.publish_final_files(folder, results, metrics)
         self.accelerator.wait_for_everyone()
         return results
+
+    def _write_tables(self, folder: pathlib.Path, outputs: dict[str, PredictionOutput]) -> None:
+        with room_for("the final files", self.run_folder.path):
+            if "test" in outputs:
+                predictions = self.target.predictions_table(self.test_dataset, outputs["test"])
+                predictions.to_csv(folder / "test_predictions.csv", index=False)
+            if not self._is_of_known_folds():
+                splits_table(self._splits()).to_csv(folder / "splits.csv", index=False)
+
+    def _splits(self) -> dict[str, datasets.Dataset]:
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
+        return {name: dataset for name, dataset in splits.items() if dataset is not None}
 
     def _keep_stage(self, results: dict) -> tuple[str, dict[str, PredictionOutput]]:
         """The stage whose weights the model has from now on, and its validation output; `results` get its name and
@@ -450,19 +469,23 @@ class PostTrainer(RunTrainer):
 
     def _split_metrics(self, outputs: dict[str, PredictionOutput]) -> dict:
         """What `metrics.json` holds: the data, the metrics of each split that has any, and the versions."""
-        datasets_of = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
+        datasets_of = self._splits()
         metrics = {
             name: self.target.split_metrics(datasets_of[name], output, self.args.num_bootstrap_resamples)
             for name, output in outputs.items()
         }
         return {
             "data": {
-                **describe_data({name: dataset for name, dataset in datasets_of.items() if dataset is not None}),
+                **describe_data(datasets_of),
+                **({} if self._is_of_known_folds() else count_positives(datasets_of, self.target)),
                 "unlearnable_labels": self._unlearnable_labels(),
             },
             **{name: values for name, values in metrics.items() if values is not None},
             "versions": package_versions(),
         }
+
+    def _is_of_known_folds(self) -> bool:
+        return self.train_dataset.info.dataset_name in DATA_NAMES
 
     def _unlearnable_labels(self) -> list[str]:
         learnable = self.target.learnable(labels_of(self.train_dataset, self._labels()))

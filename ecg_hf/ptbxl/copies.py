@@ -7,7 +7,7 @@ import re
 # The files of PTB-XL, and the names that PhysioNet/CinC 2020 and 2021 gave to those at 500 Hz: HR and the ecg_id.
 _NAMES = re.compile(r"(?:HR(?P<challenge>\d{5})|(?P<id>\d{5})_(?:lr|hr))", re.IGNORECASE)
 # The beginning of a header of ten seconds in twelve leads, as WFDB writes it.
-_HEADER = re.compile(r"(?P<name>\S+)[ \t]+12[ \t]+(?P<rate>\d+(?:\.\d+)?)\S*[ \t]+(?P<length>\d+)")
+_HEADER = re.compile(r"(?P<name>\S+)[ \t]+12[ \t]+(?P<rate>\d{1,9}(?:\.\d{1,9})?)\S*[ \t]+(?P<length>\d{1,18})\b")
 _SECONDS = 10
 
 

@@ -47,13 +47,20 @@ def read_ecg(
             the arguments; samples are missing (NaN) or beyond ±32.767 mV; a lead is there twice.
         ValueError: an argument that is not valid for any file.
     """
+    record = read_leads(path, said_of_all(sampling_rate, units, lead_names))
+    warn_of_other_channels(os.fspath(path), record.other_channels)
+    return record
+
+
+def said_of_all(
+    sampling_rate: float | None = None, units: str | None = None, lead_names: Sequence[str] | None = None
+) -> Said:
+    """What a caller says of files, as for `read_ecg`; `ValueError` for what is not valid for any."""
     if units is not None:
         _check_units(units)
     if sampling_rate is not None and not 0 < sampling_rate < math.inf:
         raise ValueError(f"`sampling_rate` must be in Hz above 0, got {sampling_rate}.")
-    record = read_leads(path, Said(sampling_rate, units, canonical_leads(lead_names)))
-    warn_of_other_channels(os.fspath(path), record.other_channels)
-    return record
+    return Said(sampling_rate, units, canonical_leads(lead_names))
 
 
 def read_leads(path: str | os.PathLike, said: Said) -> Record:
@@ -91,4 +98,4 @@ def _check_units(units: str) -> None:
         raise ValueError(str(error)) from None
 
 
-__all__ = ["MissingFileError", "read_ecg", "read_leads"]
+__all__ = ["MissingFileError", "read_ecg", "read_leads", "said_of_all"]

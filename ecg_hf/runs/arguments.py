@@ -172,7 +172,7 @@ def _check_world_size(args: RunArguments) -> None:
     if args.expect_world_size is not None and args.expect_world_size != args.world_size:
         raise ValueError(
             f"Asked for {args.expect_world_size} processes but the world size is {args.world_size}; start with "
-            "`torchrun` or `accelerate launch --multi_gpu`, or see the launch section of the README."
+            "`torchrun` or `accelerate launch --multi_gpu`, or see training/guides/many-machines.md."
         )
 
 

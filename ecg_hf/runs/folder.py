@@ -34,7 +34,7 @@ RUN_FILE = "run.json"
 LOCK_FILE = "lock"
 
 # To be raised whenever the record of a run gets other entries, so that an older run is refused by this reason.
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 
 _SHOWN = 80
 """Characters of a value in a message."""

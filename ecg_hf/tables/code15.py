@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,8 +221,10 @@ class Exams:
             signal = _without_padding(self._row(int(self.part_of[index]), int(self.row_of[index])))
             channels = [Channel(name, values, _UNITS) for name, values in zip(_LEADS, signal, strict=True)]
             return record_of(channels, _SAMPLING_RATE, self.said)
-        except (RecordError, OSError) as error:
+        except RecordError as error:
             raise RecordError(f"{self.name(index)}: {error}") from error
+        except (OSError, RuntimeError) as error:
+            raise RecordError(f"{self.name(index)}: its part of the file is damaged.") from error
 
     def _row(self, part: int, row: int) -> np.ndarray:
         """(samples, leads), from a block of rows that is read at once and kept until another one is asked for."""
@@ -266,16 +269,31 @@ def _parts(folder: Path) -> list[str]:
     return [str(folder / found[number]) for number in sorted(found)]
 
 
-def _open(path: str) -> Any:
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """`ValueError` with the file's name for whatever h5py raises where a file is damaged."""
     try:
-        return need("h5py", "HDF5").File(path, "r", locking=False)
-    except OSError as error:
+        yield
+    except RecordError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or truncated, or no HDF5 file: download it again.") from error
+
+
+def _open(path: str) -> Any:
+    h5py = need("h5py", "HDF5")
+    with _naming(path):
+        return h5py.File(path, "r", locking=False)
+
+
+def _data_set(file: Any, path: str, name: str) -> Any:
+    with _naming(path):
+        return data_set(need("h5py", "HDF5"), file, name)
 
 
 def _tracings(file: Any, path: str) -> Any:
     """The data set of signals, (exams, samples, 12)."""
-    data = data_set(need("h5py", "HDF5"), file, "tracings")
+    data = _data_set(file, path, "tracings")
     if data is None or data.ndim != 3 or data.shape[2] != len(_LEADS) or data.dtype.kind != "f":
         found = "none" if data is None else f"{data.shape} of the type {data.dtype}"
         raise ValueError(f"{path} must have a data set `tracings` of floats (exams, samples, 12), found {found}.")
@@ -288,15 +306,13 @@ def _ids_of_part(path: str) -> np.ndarray:
     """The `exam_id` of each row, without the row of zeros behind the last exam."""
     with _open(path) as file:
         data = _tracings(file, path)
-        ids = data_set(need("h5py", "HDF5"), file, "exam_id")
+        ids = _data_set(file, path, "exam_id")
         if ids is None or ids.dtype.kind not in "iu" or ids.ndim != 1 or not 0 <= len(data) - len(ids) <= 1:
             found = "none" if ids is None else f"{ids.shape} of the type {ids.dtype}"
             raise ValueError(f"{path} must have a data set `exam_id` of {len(data)} whole numbers, found {found}.")
-        try:
+        with _naming(path):
             has_zeros = len(data) > 0 and not data[len(data) - 1].any()
             return ids[: len(data) - has_zeros].astype(np.int64)
-        except OSError as error:
-            raise ValueError(f"{path} is damaged: download it again.") from error
 
 
 def _join(exam_ids: np.ndarray, paths: list[str], said: Said) -> _Joined:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from scipy import fft
 from scipy.signal import find_peaks
 
@@ -26,7 +26,7 @@ PRECORDIAL = LEAD_NAMES[6:]
 _BEAT_LEADS = ("II", "I", "V5", "V4", "V6", "aVF", "V3", "V2", "V1", "aVR", "III", "aVL")
 
 # To be raised whenever the same record gives other facts than before.
-_VERSION = "1"
+_VERSION = "2"
 
 
 class Facts(NamedTuple):
@@ -145,8 +145,9 @@ def _median_extent(extents: np.ndarray, flat: np.ndarray) -> np.ndarray:
 
 
 def digest_of(signal: np.ndarray) -> int:
-    """64 bits of the SHA-256 of a signal; of processors of today it is faster than BLAKE2."""
-    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(signal)).digest()[:8])
+    """64 bits of XXH3, which is thirty times as fast as SHA-256: among a million recordings two others would agree by
+    chance once in 37 million times."""
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(signal))
 
 
 def _middle(values: np.ndarray, rate: float) -> np.ndarray:

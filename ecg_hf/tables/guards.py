@@ -45,8 +45,10 @@ _FEWEST_RECORDS = 20
 _USUAL_RATES = (100, 125, 200, 250, 400, 500, 1000, 2000)
 
 # In PTB-XL the medians of (R - S) / (R + S) rise from V1 to V6: -0.56, -0.34, -0.08, 0.32, 0.56, 0.63. In 2,000 draws
-# of 20 records none fell by more than 0.13 from any lead to a later one. Two leads that differ by less than the limit
-# (V1 and V2, V4 and V5, V5 and V6) can be exchanged unseen.
+# of 20 records none fell by more than 0.13 from any lead to a later one. In draws of normal ECGs an exchange of V1 and
+# V3 or of V1 and V6 is always found, of V2 and V3 or of V3 and V4 in 9 of 10, of V1 and V2 in 6 of 10, of V4 and V5 or
+# of V5 and V6 hardly ever. A table of nothing but right bundle branch blocks or right hypertrophy is falsely warned of
+# half the time, of pacemakers in 0.6 %, of anteroseptal infarcts in 0.1 %, of other infarcts never.
 _LARGEST_FALL = 0.25
 
 _UNIT_NAMES = {1e-3: "nV", 1.0: "uV", 1e3: "mV", 1e6: "V"}

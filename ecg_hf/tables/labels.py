@@ -20,7 +20,7 @@ from ..ecg_transformer.common_ecg_transformer import (
     check_choice,
 )
 from .store import NAMED_IN_A_MESSAGE
-from .table import Table, is_empty, number_of_cell
+from .table import Table, is_empty, is_list, number_of_cell
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,13 @@ def table_labels(
     check_choice("problem_type", problem_type, PROBLEM_TYPES)
     if (label_columns is None) == (label_column is None):
         raise ValueError("Give either `label_columns`, one for each label, or `label_column`, one with all of them.")
+    if isinstance(labels, str):
+        raise ValueError(f"`labels` must be a list of names, got {labels!r}.")
     if problem_type == REGRESSION:
+        if labels is not None:
+            raise ValueError(
+                "`labels` names codes or classes; the targets of a regression are the columns: leave it out."
+            )
         names = [label_column] if label_columns is None else matching_columns(table, label_columns)
         return names, np.stack([_numbers(table, name) for name in names], axis=1)
     if label_columns is not None:
@@ -59,32 +65,28 @@ def table_labels(
         names = matching_columns(table, label_columns)
         matrix = np.stack([_zeros_and_ones(table, name) for name in names], axis=1)
         return names, _one_hot(table, matrix) if problem_type == SINGLE_LABEL else matrix
-    column = table.column("label_column", label_column)
+    column = table.classes("label_column", label_column)
     if problem_type == SINGLE_LABEL:
-        cells = [None if _is_blank(cell) else [_name(cell)] for cell in column]
+        cells = [None if is_empty(cell) else [_name(cell)] for cell in column]
     else:
-        cells = _codes(column)
+        cells = _codes(table, label_column, column)
     return _matrix(table, label_column, cells, labels, problem_type)
 
 
 def matching_columns(table: Table, patterns: str | Sequence[str]) -> list[str]:
     """The columns that names or patterns choose, in the table's order for a pattern; each once."""
     found: dict[str, None] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in map(str, [patterns] if isinstance(patterns, str) else patterns):
         if pattern in table.cells.columns:
             found[pattern] = None
             continue
-        columns = [str(name) for name in table.cells.columns if fnmatch.fnmatchcase(str(name), pattern)]
+        columns = [name for name in table.cells.columns if fnmatch.fnmatchcase(name, pattern)]
         if not columns:
             table.column("label_columns", pattern)  # says which columns there are
         found |= dict.fromkeys(columns)
     if not found:
         raise ValueError("`label_columns` is empty: name the columns of the labels.")
     return list(found)
-
-
-def _is_blank(cell: object) -> bool:
-    return np.ndim(cell) == 0 and is_empty(cell)
 
 
 def _name(cell: object) -> str:
@@ -96,18 +98,18 @@ def _name(cell: object) -> str:
 
 def _zeros_and_ones(table: Table, name: str) -> np.ndarray:
     column = table.column("label_columns", name)
+    texts = ["" if is_empty(cell) else str(cell).strip().casefold() for cell in column]
     # Few values occur again and again.
-    value_of = {cell: _zero_or_one(cell) for cell in column.unique()}
-    values = np.array([value_of[cell] for cell in column], dtype=np.float64)
+    value_of = {text: _zero_or_one(text) for text in set(texts)}
+    values = np.array([value_of[text] for text in texts], dtype=np.float64)
     _refuse(table, name, column, np.isnan(values), "0, 1 or empty")
     return values.astype(np.float32)
 
 
-def _zero_or_one(cell: object) -> float:
+def _zero_or_one(text: str) -> float:
     """NaN for anything but 0, 1 and empty."""
-    if is_empty(cell):
+    if not text:
         return UNKNOWN_LABEL
-    text = str(cell).strip().casefold()
     number = _TRUE_OR_FALSE.get(text, number_of_cell(text, has_decimal_commas=True))
     return number if number in (0, 1) else np.nan
 
@@ -140,26 +142,49 @@ def _one_hot(table: Table, matrix: np.ndarray) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def _codes(column: pd.Series) -> list[list[str] | None]:
+def _codes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]:
     """The codes of each cell, a list or text with separators; None for an empty cell."""
     texts = [cell for cell in column if isinstance(cell, str)]
     separator = next((mark for mark in _CODE_SEPARATORS if any(mark in text for text in texts)), None)
-    return [_codes_of(cell, separator) for cell in column]
+    cells = [None if is_empty(cell) else _parts_of(cell, separator) for cell in column]
+    wrong = [parts is not None and any(map(is_list, parts)) for parts in cells]
+    _refuse(table, name, column, wrong, "codes, or a flat list of codes")
+    codes = [None if parts is None else [_name(part) for part in parts if not is_empty(part)] for parts in cells]
+    _refuse_other_separators(table, name, column, codes)
+    return codes
 
 
-def _codes_of(cell: object, separator: str | None) -> list[str] | None:
-    if _is_blank(cell):
-        return None
+def _parts_of(cell: object, separator: str | None) -> Sequence[object]:
     if not isinstance(cell, str):
-        return [_name(code) for code in (cell if np.ndim(cell) else [cell])]
+        return list(cell) if is_list(cell) else [cell]
     text = cell.strip()
     if text[0] + text[-1] in ("[]", "{}", "()"):
-        try:
-            return [_name(code) for code in ast.literal_eval(text)]
-        except (ValueError, SyntaxError):
-            text = text[1:-1]
-    codes = text.split(separator) if separator else [text]
-    return [code.strip(" '\"") for code in codes if code.strip(" '\"")]
+        if (parts := _literal(text)) is not None:
+            return parts
+        text = text[1:-1]
+    return [part.strip(" '\"") for part in (text.split(separator) if separator else [text])]
+
+
+def _literal(text: str) -> list | None:
+    """The members of a list, tuple, set or the keys of a dictionary, as Python writes them; None for other text."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return list(value) if is_list(value) else None
+
+
+def _refuse_other_separators(table: Table, name: str, column: pd.Series, codes: list[list[str] | None]) -> None:
+    """`ValueError` for a code that is several known ones with another separator between them."""
+    known = {code for cell in codes if cell for code in cell}
+    joined = {
+        code
+        for code in known
+        for mark in _CODE_SEPARATORS
+        if mark in code and known.issuperset(part.strip() for part in code.split(mark))
+    }
+    wrong = [cell is not None and not joined.isdisjoint(cell) for cell in codes]
+    _refuse(table, name, column, wrong, "codes with one separator in all rows")
 
 
 def _matrix(

@@ -15,7 +15,7 @@ from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION
 from ..ptbxl.label_order import label_names_of, name_labels
 from .facts import facts_of
 from .guards import Guarded, guard, join_guarded, remember
-from .labels import table_labels
+from .labels import matching_columns, table_labels
 from .split import DEFAULT_FRACTIONS, split_by_patient
 from .store import Files, Rows, Source, Stored, report, store_records
 from .table import SPLITS, Table, TableLike, names_of_patients, open_table, source_of, splits_of
@@ -76,6 +76,10 @@ def load_ecg_dataset(
     splits = load_ecg_dataset("ecgs.csv", label_columns=["AF", "LBBB"], patient_column="patient")
     ```
 
+    What looks wrong is warned of, with counts and records: leads that are exchanged or flat, voltages and heart rates
+    that no heart has, patients in several splits, recordings that are there twice, labels that are the same in a whole
+    split, and labels that follow the folder, the length or the sampling rate.
+
     Args:
         table: a CSV file (comma, semicolon or tab; UTF-8, decimal commas but in a comma-separated one), a Parquet
             file, a folder of `datasets`, a frame or a data set, with one row for each record.
@@ -98,8 +102,10 @@ def load_ecg_dataset(
         cache_dir: where the Arrow files go; by default the cache of `datasets`.
 
     Raises:
+        TypeError: a table of another kind.
         ValueError: a table or an argument that cannot be used, a cell that is no label, or too many records that
-            cannot be read; the message names them, ten at most.
+            cannot be read; the message names them, ten at most. Records whose typical amplitude is that of another
+            unit.
         FileNotFoundError: a table does not exist.
     """
     tables = _tables(table, validation_table, test_table, record_column, data_dir)
@@ -107,6 +113,9 @@ def load_ecg_dataset(
         raise ValueError("Give either `split_column` or tables of the splits, not both.")
     if labels is None and label_column is not None and problem_type != REGRESSION:
         labels = _all_labels(tables, label_column, problem_type)
+    if label_columns is not None:
+        label_columns = _same_columns(tables, label_columns)
+    _refuse_label_columns_twice(label_columns or [label_column], record_column, patient_column, split_column)
     parts = {}
     for name, part in tables.items():
         source, ids = source_of(part, record_column, sampling_rate, units, lead_names)
@@ -149,6 +158,26 @@ def _data_name(table: TableLike) -> str:
     return f"{OWN_RECORDS} ({Path(table).name})" if isinstance(table, str | os.PathLike) else OWN_RECORDS
 
 
+def _same_columns(tables: Mapping[str, Table], label_columns: str | Sequence[str]) -> list[str]:
+    """The columns that names or patterns choose, in the order of the first table; `ValueError` where others differ."""
+    (first, names), *others = ((split, matching_columns(part, label_columns)) for split, part in tables.items())
+    for other, found in others:
+        if differing := sorted(set(names) ^ set(found)):
+            raise ValueError(
+                f"`label_columns` chooses {', '.join(differing)} in only one of the tables of {first} and {other}: "
+                "name the columns that both have."
+            )
+    return names
+
+
+def _refuse_label_columns_twice(label_columns: Sequence[str | None], *others: str | None) -> None:
+    """`ValueError` where a model would learn to read the record's name, patient or split."""
+    if both := [name for name in label_columns if name is not None and name in others]:
+        raise ValueError(
+            f"The column `{both[0]}` cannot be a label and also name the record, the patient or the split."
+        )
+
+
 def _all_labels(tables: Mapping[str, Table], label_column: str, problem_type: str) -> list[str]:
     """Those of all tables, so that each split has the same."""
     return sorted(
@@ -180,7 +209,7 @@ def build_splits(
             split = np.full(len(own.ids), name)
         elif split is None:
             fractions = _fractions_of(parts.keys(), split_fractions)
-            split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == REGRESSION)
+            split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == REGRESSION, own.ids)
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
         report(stored, len(own.source), cache_dir)
@@ -268,15 +297,17 @@ def _label_matrix(dataset: datasets.Dataset) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(dataset), -1)
 
 
-def splits_in_words(splits: Mapping[str, datasets.Dataset]) -> str:
-    """A table of the records, patients and positives of each split, as text."""
+def splits_in_words(splits: Mapping[str, datasets.Dataset], problem_type: str = MULTI_LABEL) -> str:
+    """A table of the records, patients and positives of each split, as text; of a regression of the known values."""
     names = label_names_of(next(iter(splits.values())))
     rows = [["", *splits]]
     rows.append(["records", *(str(len(dataset)) for dataset in splits.values())])
     rows.append(["patients", *(_count_patients(dataset) for dataset in splits.values())])
     matrices = [_label_matrix(dataset) for dataset in splits.values()]
     for index, name in enumerate(names):
-        rows.append([name, *(str(int((matrix[:, index] == 1).sum())) for matrix in matrices)])
+        columns = [matrix[:, index] for matrix in matrices]
+        counted = [~np.isnan(values) if problem_type == REGRESSION else values == 1 for values in columns]
+        rows.append([name, *(str(int(values.sum())) for values in counted)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

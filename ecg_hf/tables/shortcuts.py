@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.stats import hypergeom
 
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
@@ -78,8 +79,8 @@ def shortcuts_in_words(
 
 
 def _grouping(names: Sequence[str | None]) -> Grouping:
-    known, codes = np.unique([name or "" for name in names], return_inverse=True)
-    return Grouping(np.where(known[codes] == "", -1, codes), known.tolist())
+    codes, known = pd.factorize(np.array(names, dtype=object))
+    return Grouping(codes, known.tolist())
 
 
 def _folder_groupings(folders: Sequence[tuple[str, ...]]) -> Iterator[Grouping]:

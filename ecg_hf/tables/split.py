@@ -20,6 +20,7 @@ def split_by_patient(
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     is_regression: bool = False,
+    ids: Sequence[object] | None = None,
 ) -> np.ndarray:
     """The split (one of `SPLITS`) of each record; all records of a patient are in one.
 
@@ -32,7 +33,8 @@ def split_by_patient(
         patients: the patient of each record; None is a patient of its own.
         labels: (records, labels): 0, 1 or -100; of a regression the targets, NaN where unknown.
         fractions: shares of the patients in train, validation and test; 0 leaves a split out.
-        seed: the same seed gives the same split of the same records.
+        seed: the same seed gives the same split of the same records, whatever the order of the labels is.
+        ids: of the records; with them the order of records without a patient does not matter either.
 
     Raises `ValueError` for fractions that are no shares, and where a split would have no patient.
     """
@@ -41,8 +43,12 @@ def split_by_patient(
         raise ValueError(
             f"`split_fractions` must be three shares of train, validation and test that add up to 1; got {fractions}."
         )
-    # By name, so that the order of the rows decides nothing that it need not.
-    names = [f"record {row}" if patient is None else f"patient {patient}" for row, patient in enumerate(patients)]
+    # By name, so that the order of the rows decides nothing: a table that was sorted again would have other records in
+    # its test, of which a model has learned.
+    names = [
+        f"record {record}" if patient is None else f"patient {patient}"
+        for record, patient in zip(range(len(patients)) if ids is None else ids, patients, strict=True)
+    ]
     known, patient_of = np.unique(names, return_inverse=True)
     if len(known) < np.count_nonzero(shares):
         raise ValueError(
@@ -56,6 +62,7 @@ def split_by_patient(
         strata = np.zeros((len(known), labels.shape[1]), dtype=bool)
         rows, columns = np.nonzero((labels != 0) & (labels != UNKNOWN_LABEL))
         strata[patient_of[rows], columns] = True
+        strata = strata[:, sorted(range(strata.shape[1]), key=lambda label: strata[:, label].tobytes())]
     random_state = np.random.RandomState(seed)
     split_of = IterativeStratification(labels=strata, r=shares, random_state=random_state)
     if empty := [name for index, name in enumerate(SPLITS) if shares[index] and not (split_of == index).any()]:

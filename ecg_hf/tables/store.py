@@ -29,6 +29,7 @@ from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError, record_f
 from ..files import whole_file, write_atomic
 from ..readers.channels import Channel, Said, record_of, whole_microvolts
 from ..readers.reading import read_leads
+from ..readers.sidecar import sidecar_path
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,7 @@ _VERSION = "1"
 
 
 class Source(Protocol):
-    """Where records come from: a list of files, or the rows of a data set. `said` has for each what is said of it
-    beside the record itself."""
-
-    said: Sequence[Said]
+    """Where records come from: a list of files, or the rows of a data set."""
 
     def __len__(self) -> int: ...
 
@@ -69,7 +67,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Records in files."""
+    """Records in files; `said` has for each what is said of it beside the file."""
 
     paths: Sequence[str]
     said: Sequence[Said]
@@ -170,12 +168,16 @@ def store_records(
         ValueError: more than `max_skipped` of the records cannot be used; ten are named, with the count. What was read
             stays in the cache.
     """
+    if not 0 <= max_skipped < 1:
+        raise ValueError(f"`max_skipped` must lie in [0, 1), got {max_skipped}.")
+    if num_proc < 1:
+        raise ValueError(f"`num_proc` must be at least 1, got {num_proc}.")
     folder = cache_folder(cache_dir)
     parts = [
         _Part(start, min(start + RECORDS_PER_FILE, len(source))) for start in range(0, len(source), RECORDS_PER_FILE)
     ]
     paths = [folder / f"{_digest(source.key(*part))}.arrow" for part in parts]
-    todo = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.with_suffix(".json").is_file()]
+    todo = [(part, path) for part, path in zip(parts, paths, strict=True) if not _is_done(source, part, path)]
     if todo:
         folder.mkdir(parents=True, exist_ok=True)
         _write_all(source, todo, max_skipped, num_proc)
@@ -189,6 +191,26 @@ def cache_folder(cache_dir: str | os.PathLike | None) -> Path:
 class _Part(NamedTuple):
     start: int
     stop: int
+
+
+def _is_done(source: Source, part: _Part, path: Path) -> bool:
+    """Whether a part is in the cache. Not where a record that was skipped can be read by now, since a package has been
+    installed, or a right been given."""
+    if not path.with_suffix(".json").is_file():
+        return False
+    return not any(_can_be_used(source, part.start + int(row)) for row in _notes(path)["skipped"])
+
+
+def _can_be_used(source: Source, index: int) -> bool:
+    try:
+        _read(source, index)
+    except (RecordError, OSError):
+        return False
+    return True
+
+
+def _notes(path: Path) -> dict:
+    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def _digest(key: str) -> str:
@@ -280,7 +302,7 @@ def _open(source: Source, parts: list[_Part], paths: list[Path], max_skipped: fl
     skipped: dict[int, str] = {}
     other_channels: Counter[str] = Counter()
     for part, path in zip(parts, paths, strict=True):
-        notes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        notes = _notes(path)
         skipped |= {part.start + int(row): reason for row, reason in notes["skipped"].items()}
         other_channels.update(notes["other_channels"])
     check_skipped(list(skipped.values()), len(skipped), len(source), max_skipped)
@@ -291,7 +313,7 @@ def _open(source: Source, parts: list[_Part], paths: list[Path], max_skipped: fl
 
 def check_skipped(reasons: Sequence[str], num_skipped: int, num_records: int, max_skipped: float) -> None:
     """`ValueError` where more than the share `max_skipped` of the records is skipped, or all are."""
-    if num_skipped and (num_skipped > max_skipped * num_records or num_skipped == num_records):
+    if num_skipped and (num_skipped / num_records > max_skipped or num_skipped == num_records):
         more = num_skipped - len(reasons[:NAMED_IN_A_MESSAGE])
         named = "\n".join([*reasons[:NAMED_IN_A_MESSAGE], *([f"and {more} more"] if more else [])])
         raise ValueError(
@@ -327,7 +349,7 @@ def _stamps(path: str) -> str:
     """Names, sizes and times of the files of a record."""
     file, mark, _ = path.partition("#")
     if mark and os.path.isfile(file):
-        return _stamp(file)
+        return f"{_stamp(file)} {_stamp(sidecar_path(file))}"
     return " ".join(f"{os.path.basename(part)} {_stamp(part)}" for part in parts_of(path))
 
 
@@ -335,9 +357,9 @@ def parts_of(path: str) -> list[str]:
     """The files of a record. Most WFDB records have one signal file of their own name; only of others the header has
     to be read."""
     stem, ending = os.path.splitext(path)
-    if ending not in (".hea", ".dat", ".mat"):
+    if ending not in (".hea", ".dat", ".mat") or not os.path.isfile(f"{stem}.hea"):
         if os.path.isfile(path):
-            return [path, f"{stem}.json"]
+            return [path, sidecar_path(path)]
         stem = path
     if not os.path.isfile(f"{stem}.hea"):
         return [path]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
-from ..readers.channels import Said, canonical_lead
+from ..readers.channels import Said, canonical_lead, microvolts_of
 from .store import NAMED_IN_A_MESSAGE, Files, Rows, Source
 
 TableLike = str | os.PathLike | pd.DataFrame | datasets.Dataset
@@ -28,6 +28,9 @@ _SPLIT_NAMES = {
     "test": ("test", "testing", "te", "heldout", "held-out"),
 }
 SPLITS = tuple(_SPLIT_NAMES)
+
+# Characters of a cell in a message.
+_MAX_CELL = 60
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Table:
             working folder.
         has_decimal_commas: whether numbers may be written with a comma.
         dataset: the data set behind it, where a column holds signals.
+        class_names: of columns that hold the places of classes among their names (`ClassLabel` of `datasets`).
     """
 
     cells: pd.DataFrame
@@ -48,6 +52,7 @@ class Table:
     folder: Path | None = None
     has_decimal_commas: bool = False
     dataset: datasets.Dataset | None = None
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -62,12 +67,30 @@ class Table:
             raise ValueError(f"`{option}`: {self.name} has {column.shape[1]} columns with the name `{name}`.")
         return column
 
+    def classes(self, option: str, name: str) -> pd.Series:
+        """A column as [`column`], with the names of classes in the place of their numbers."""
+        column = self.column(option, name)
+        return (
+            column if name not in self.class_names else column.map(lambda cell: _named(cell, self.class_names[name]))
+        )
+
     def rows_in_words(self, rows: Sequence[int], values: pd.Series) -> str:
         """`row 3 ('x')`, ten at most and the number of the others; row 1 is the first below the header."""
         cells = values.astype(object)
-        named = ", ".join(f"row {row + 1} ({cells.iloc[row]!r})" for row in rows[:NAMED_IN_A_MESSAGE])
+        named = ", ".join(f"row {row + 1} ({_shortened(repr(cells.iloc[row]))})" for row in rows[:NAMED_IN_A_MESSAGE])
         more = len(rows) - NAMED_IN_A_MESSAGE
         return f"{named} and {more} more" if more > 0 else named
+
+
+def _named(cell: object, names: Sequence[str]) -> object:
+    """The name of a class, or of each of a list; None where the number says that none is known (-1, or empty)."""
+    if is_list(cell):
+        return [_named(part, names) for part in cell]
+    return None if is_empty(cell) or cell < 0 else names[int(cell)]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 3]}..."
 
 
 def open_table(
@@ -83,11 +106,12 @@ def open_table(
 
     Raises:
         FileNotFoundError: there is no such file or folder.
+        TypeError: it is none of these.
         ValueError: it cannot be read as a table, or has no rows.
     """
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if isinstance(table, pd.DataFrame):
-        return _checked(Table(table.reset_index(drop=True), "the frame", folder))
+        return _checked(Table(table.reset_index(drop=True).rename(columns=str), "the frame", folder))
     if isinstance(table, datasets.Dataset):
         return _checked(_of_dataset(table, "the data set", record_column, folder))
     if isinstance(table, datasets.DatasetDict):
@@ -95,6 +119,11 @@ def open_table(
             name: _checked(_of_dataset(split, f"the split {name}", record_column, folder))
             for name, split in table.items()
         }
+    if not isinstance(table, str | os.PathLike):
+        raise TypeError(
+            f"The table is of the type {type(table).__name__}: give a path, a pandas frame, or a `Dataset` or "
+            "`DatasetDict` of `datasets` that is not streamed."
+        )
     path = Path(table).expanduser()
     if path.is_dir():
         return open_table(_saved_dataset(path), record_column, path.parent if folder is None else folder)
@@ -138,24 +167,37 @@ def _saved_dataset(path: Path) -> datasets.Dataset | datasets.DatasetDict:
 def _of_dataset(dataset: datasets.Dataset, name: str, record_column: str, folder: Path | None) -> Table:
     has_signals = record_column in dataset.features and _holds_signals(dataset.features[record_column])
     columns = [column for column in dataset.column_names if not (has_signals and column == record_column)]
-    cells = dataset.select_columns(columns).with_format(None).to_pandas()
+    # Whole numbers stay whole beside empty cells: as floats, long ids of patients would be rounded to others.
+    cells = dataset.select_columns(columns).with_format("arrow")[:].to_pandas(integer_object_nulls=True)
     if not columns:
         cells = pd.DataFrame(index=range(len(dataset)))
-    return Table(cells, name, folder, dataset=dataset if has_signals else None)
+    labels = {column: _innermost(dataset.features[column]) for column in columns}
+    class_names = {column: label.names for column, label in labels.items() if isinstance(label, datasets.ClassLabel)}
+    return Table(cells, name, folder, dataset=dataset if has_signals else None, class_names=class_names)
 
 
 def _holds_signals(feature: Any) -> bool:
     """Whether the cells of a column are lists of numbers, or lists of such lists."""
     if isinstance(feature, datasets.Array2D):
         return True
-    inner = feature
-    while isinstance(inner, datasets.List | datasets.LargeList):
-        inner = inner.feature
+    inner = _innermost(feature)
     return inner is not feature and re.match(r"(u?int|float)\d+", getattr(inner, "dtype", "")) is not None
 
 
+def _innermost(feature: Any) -> Any:
+    """The feature of the members of a list, or of lists of lists."""
+    while isinstance(feature, datasets.List | datasets.LargeList):
+        feature = feature.feature
+    return feature
+
+
 def _read_csv(path: Path, folder: Path) -> Table:
-    separator = _separator(path)
+    if _holds_nul(path):
+        raise ValueError(
+            f"The table {path} is no text in UTF-8 (a spreadsheet, an archive or UTF-16?): save it as CSV in UTF-8 or "
+            "as Parquet."
+        )
+    separator = separator_of(path)
     try:
         table = pyarrow.csv.read_csv(
             path,
@@ -174,16 +216,26 @@ def _read_csv(path: Path, folder: Path) -> Table:
             f"The table {path} cannot be read ({detail[:80]}): it must be UTF-8 with a header, separated by comma, "
             f"semicolon or tab (here {_in_words(separator)}), and have equally many cells in each row."
         ) from error
-    return Table(table.to_pandas(), f"the table {path}", folder, has_decimal_commas=separator != ",")
+    cells = table.to_pandas()
+    # Spreadsheets write rows of separators alone behind the last one.
+    filled = np.flatnonzero((cells != "").any(axis=1))
+    cells = cells[: filled[-1] + 1 if len(filled) else 0]
+    return Table(cells, f"the table {path}", folder, has_decimal_commas=separator != ",")
+
+
+def _holds_nul(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return b"\0" in file.read(2**10)
 
 
 def _in_words(separator: str) -> str:
     return {",": "comma", ";": "semicolon", "\t": "tab"}[separator]
 
 
-def _separator(path: Path) -> str:
+def separator_of(path: str | os.PathLike) -> str:
+    """Comma, semicolon or tab, by the names of the columns; a name in quotes may have others."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = file.readline(2**20)
+        line = re.sub(r'"[^"]*"?', "", file.readline(2**20))
     return max(",;\t", key=line.count)
 
 
@@ -211,6 +263,11 @@ def is_empty(cell: object) -> bool:
     return isinstance(cell, str) and not cell.strip()
 
 
+def is_list(cell: object) -> bool:
+    """Whether a cell has members: a list, a set, an array, a dictionary with its keys."""
+    return isinstance(cell, list | tuple | set | frozenset | dict) or (isinstance(cell, np.ndarray) and cell.ndim > 0)
+
+
 def number_of_cell(cell: object, has_decimal_commas: bool) -> float | None:
     """A cell as a finite number; None if it is none."""
     if isinstance(cell, bool | np.bool_):
@@ -234,7 +291,7 @@ def names_of_patients(column: pd.Series) -> list[str | None]:
 def splits_of(table: Table, split_column: str) -> np.ndarray:
     """The split of each row, one of `SPLITS`; `ValueError` for any other cell."""
     canonical = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
-    column = table.column("split_column", split_column)
+    column = table.classes("split_column", split_column)
     found = [canonical.get(str(cell).strip().casefold(), "") for cell in column]
     if wrong := [row for row, split in enumerate(found) if not split]:
         raise ValueError(
@@ -258,18 +315,27 @@ def source_of(
 
     What the arguments leave open is taken from columns `sampling_rate`, `units` and `lead_names`, where there are any.
 
-    Raises `ValueError` for a path that is empty, there twice, or outside the table's folder.
+    Raises `ValueError` for a path that is empty, there twice, or outside the table's folder; for signals in the cells
+    of a frame; and for an empty id of signals (`ecg_id`).
     """
     said = _said_of_rows(table, sampling_rate, units, lead_names)
     if table.dataset is not None and record_column in table.dataset.column_names:
-        ids = table.cells["ecg_id"].tolist() if "ecg_id" in table.cells else list(range(len(table)))
+        ids = list(range(len(table)))
+        if "ecg_id" in table.cells:
+            column = table.column("ecg_id", "ecg_id")
+            _refuse_rows(table, "ecg_id", column, map(is_empty, column), "is empty")
+            ids = column.tolist()
         return Rows(table.dataset, record_column, ids, said), ids
     column = table.column("record_column", record_column)
+    if any(map(is_list, column)):
+        raise ValueError(
+            f"The column `{record_column}` of {table.name} holds signals, which are read from a data set of "
+            "`datasets` alone: give `Dataset.from_pandas(frame)`, or a Parquet file of it."
+        )
     _refuse_rows(table, record_column, column, map(is_empty, column), "is empty")
     paths = [str(cell).strip() for cell in column]
-    _refuse_twice(table, record_column, paths)
     base = os.path.abspath(table.folder or ".")
-    inside = [_inside(base, path) for path in paths]
+    inside = [_inside(base, _with_slashes(base, path)) for path in paths]
     _refuse_rows(
         table,
         record_column,
@@ -277,6 +343,7 @@ def source_of(
         [path is None for path in inside],
         f"is outside of the folder {base} (give a folder above all records as `data_dir`)",
     )
+    _refuse_twice(table, record_column, inside)
     return Files([_bare(path) for path in inside], said), paths
 
 
@@ -286,12 +353,20 @@ def _refuse_rows(table: Table, name: str, column: pd.Series, wrong: Iterable[boo
 
 
 def _refuse_twice(table: Table, name: str, paths: list[str]) -> None:
-    bare = pd.Series([re.sub(r"\.(hea|dat|mat)$", "", os.path.normpath(path)) for path in paths])
+    bare = pd.Series([re.sub(r"\.(hea|dat|mat)$", "", path) for path in paths])
     if len(rows := np.flatnonzero(bare.duplicated())):
+        cells = table.column("record_column", name)
         raise ValueError(
-            f"The column `{name}` of {table.name} names a record again in {table.rows_in_words(rows, bare)}: give "
+            f"The column `{name}` of {table.name} names a record again in {table.rows_in_words(rows, cells)}: give "
             "each record one row, with all of its labels."
         )
+
+
+def _with_slashes(base: str, path: str) -> str:
+    """A path of a table from Windows as this system writes it; a name that has a backslash here keeps it."""
+    if "\\" not in path or any(os.path.lexists(os.path.join(base, path + ending)) for ending in ("", ".hea")):
+        return path
+    return path.replace("\\", "/")
 
 
 def _inside(base: str, path: str) -> str | None:
@@ -311,17 +386,14 @@ def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> list[Said]:
     columns: dict[str, Sequence] = {}
     for name, value in given.items():
         if value is None and name in table.cells.columns:
-            columns[name] = [None if _is_missing(cell) else cell for cell in table.column(name, name)]
+            columns[name] = [None if is_empty(cell) else cell for cell in table.column(name, name)]
         else:
             columns[name] = [value] * len(table)
     rows = zip(*columns.values(), strict=True)
     return [
-        Said(_rate(rate, table, row), unit, _names(names, table, row)) for row, (rate, unit, names) in enumerate(rows)
+        Said(_rate(rate, table, row), _unit(unit, table, row), _names(names, table, row))
+        for row, (rate, unit, names) in enumerate(rows)
     ]
-
-
-def _is_missing(cell: object) -> bool:
-    return np.ndim(cell) == 0 and is_empty(cell)
 
 
 def _rate(cell: object, table: Table, row: int) -> float | None:
@@ -333,13 +405,22 @@ def _rate(cell: object, table: Table, row: int) -> float | None:
     return rate
 
 
+def _unit(cell: object, table: Table, row: int) -> str | None:
+    if cell is not None:
+        try:
+            microvolts_of(str(cell), f"`units` of {table.name}, row {row + 1},")
+        except RecordError as error:
+            raise ValueError(str(error)) from None
+    return None if cell is None else str(cell)
+
+
 def _names(cell: object, table: Table, row: int) -> tuple[str, ...] | None:
     if cell is None:
         return None
     listed = re.split(r"[\s,;|]+", cell.strip(" []()'\"").replace("'", "")) if isinstance(cell, str) else list(cell)
     names = tuple(canonical_lead(str(name)) for name in listed)
-    if None in names or len(set(names)) < len(names):
-        raise RecordError(f"`lead_names` of {table.name}, row {row + 1}, are {listed}; expected leads, each once.")
+    if not names or None in names or len(set(names)) < len(names):
+        raise ValueError(f"`lead_names` of {table.name}, row {row + 1}, are {listed}; expected leads, each once.")
     return names
 
 
@@ -348,9 +429,11 @@ __all__ = [
     "Table",
     "TableLike",
     "is_empty",
+    "is_list",
     "names_of_patients",
     "number_of_cell",
     "open_table",
+    "separator_of",
     "source_of",
     "splits_of",
 ]

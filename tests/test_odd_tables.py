@@ -1,0 +1,419 @@
+"""Own tables as clumsy hands leave them: odd types, odd cells, odd paths, and what a cache must not keep."""
+
+import json
+import re
+import sys
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+import torch
+from safetensors.torch import load_file
+from test_stories import ENCODER
+from test_tables import write_record
+
+from ecg_hf import cli, load_ecg_dataset
+from ecg_hf.ptbxl.label_order import label_names_of
+
+NUM_RECORDS = 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "sig").mkdir()
+    for index in range(NUM_RECORDS):
+        write_record(folder / "sig", f"r{index:02}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(folder):
+    return {"data_dir": folder, "cache_dir": folder / "cache"}
+
+
+def frame(**columns) -> pd.DataFrame:
+    paths = [f"sig/r{index:02}" for index in range(NUM_RECORDS)]
+    return pd.DataFrame({"path": paths, "AF": [index % 2 for index in range(NUM_RECORDS)], **columns})
+
+
+def labels_of(splits) -> dict[str, list[float]]:
+    """The labels of each record, by the last part of its path."""
+    return {
+        ecg_id[-3:]: labels
+        for dataset in splits.values()
+        for ecg_id, labels in zip(dataset["ecg_id"], dataset["labels"], strict=True)
+    }
+
+
+# ---- Types of columns ----
+
+
+@pytest.mark.parametrize("kind", ["float64", "Float32", "Int64", "boolean", "string", "category", "object"])
+@pytest.mark.parametrize("form", ["frame", "Parquet", "data set"])
+def test_labels_of_any_type_with_empty_cells(form, kind, options, tmp_path):
+    values = pd.Series([0, 1, None] * 10, dtype="Int64")
+    if kind in ("category", "object"):
+        values = values.astype(object).where(values.notna(), None)
+    table = frame(MI=values.astype(kind))
+    if form == "Parquet":
+        table.to_parquet(tmp_path / "table.parquet")
+    given = {
+        "frame": table,
+        "Parquet": tmp_path / "table.parquet",
+        "data set": datasets.Dataset.from_pandas(table.astype({"MI": object}) if kind == "category" else table),
+    }[form]
+    found = labels_of(load_ecg_dataset(given, label_columns=["MI"], **options))
+    assert [found[f"r{index:02}"] for index in range(NUM_RECORDS)] == [[0], [1], [-100]] * 10
+
+
+def test_whole_numbers_beside_empty_cells_stay_whole(options):
+    """As floats, both patients would be 9007199254740992."""
+    ids = [None, 2**53, 2**53 + 1] * 10
+    splits = load_ecg_dataset(
+        datasets.Dataset.from_dict({**frame().to_dict("list"), "who": ids}),
+        label_columns=["AF"],
+        patient_column="who",
+        **options,
+    )
+    patients = {patient for dataset in splits.values() for patient in dataset["patient_id"]}
+    assert patients == {None, "9007199254740992", "9007199254740993"}
+
+
+def test_classes_of_a_data_set_keep_their_names(options):
+    classes = datasets.ClassLabel(names=["sinus", "AF", "paced"])
+    table = datasets.Dataset.from_dict(
+        {
+            "path": frame()["path"].tolist(),
+            "rhythm": ["sinus", "paced", "AF"] * 10,
+            "dx": [["AF"], ["paced", "AF"], []] * 10,
+            "part": (["train"] * 10 + ["validation"] * 5) * 2,
+        }
+    )
+    table = table.cast_column("rhythm", classes).cast_column("dx", datasets.List(classes))
+    table = table.cast_column("part", datasets.ClassLabel(names=["validation", "train"]))
+    one = load_ecg_dataset(table, label_column="rhythm", problem_type="single_label_classification", **options)
+    assert label_names_of(one["train"]) == ["AF", "paced", "sinus"]
+    assert labels_of(one)["r01"] == [0, 1, 0]
+    several = load_ecg_dataset(table, label_column="dx", split_column="part", **options)
+    assert label_names_of(several["train"]) == ["AF", "paced"] and len(several["validation"]) == 10
+    assert [labels_of(several)[name] for name in ("r00", "r01", "r02")] == [[1, 0], [1, 1], [0, 0]]
+
+
+def test_columns_may_be_numbered(options):
+    table = frame().set_axis(["path", 7], axis=1)
+    for given in ([7], ["7"], "[7]"):
+        assert label_names_of(load_ecg_dataset(table, label_columns=given, **options)["train"]) == ["7"]
+
+
+@pytest.mark.parametrize("kind", ["streamed", "list", "dictionary"])
+def test_what_is_no_table_is_refused(kind):
+    table = {
+        "streamed": datasets.Dataset.from_pandas(frame()).to_iterable_dataset(),
+        "list": [{"path": "x", "AF": 1}],
+        "dictionary": frame().to_dict("list"),
+    }[kind]
+    with pytest.raises(TypeError, match="The table is of the type .*: give a path, a pandas frame, or a `Dataset`"):
+        load_ecg_dataset(table, label_columns=["AF"])
+
+
+# ---- Labels ----
+
+
+def test_a_pattern_finds_the_same_columns_in_tables_of_another_order(options):
+    table = frame(dx_a=[1] * 15 + [0] * 15, dx_b=[0] * 15 + [1] * 15)
+    parts = {"validation_table": table[["path", "dx_b", "dx_a"]][20:], "label_columns": "dx_*", **options}
+    splits = load_ecg_dataset(table[:20], **parts)
+    found = labels_of(splits)
+    assert label_names_of(splits["validation"]) == ["dx_a", "dx_b"]
+    assert found["r00"] == [1, 0] and found["r19"] == [0, 1] and found["r25"] == [0, 1]
+    parts["validation_table"] = table[20:].assign(dx_c=0)
+    with pytest.raises(ValueError, match="`label_columns` chooses dx_c in only one of the tables of train and valid"):
+        load_ecg_dataset(table[:20], **parts)
+
+
+def test_a_code_in_brackets_is_that_code(options):
+    cells = ["('AF')", "(MI)", "['MI', None]", "{'AF', 'MI'}", "['AF', 5]", {"AF": 100.0}]
+    splits = load_ecg_dataset(frame(dx=cells * 5), label_column="dx", **options)
+    assert label_names_of(splits["train"]) == ["5", "AF", "MI"]
+    expected = [[0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]
+    assert [labels_of(splits)[f"r{index:02}"] for index in range(6)] == expected
+
+
+ODD_LABELS = {
+    "nested": (
+        {"dx": [[["AF"], ["MI", "PAC"]], ["AF"]] * 15},
+        {"label_column": "dx"},
+        "must be codes, or a flat list",
+    ),
+    "nested text": ({"dx": ["[['AF']]", "AF"] * 15}, {"label_column": "dx"}, r"row 1 \(\"\[\['AF'\]\]\"\)"),
+    "two separators": (
+        {"dx": ["AF;MI", "AF|MI", "AF"] * 10},
+        {"label_column": "dx"},
+        r"one separator in all rows; it is not in row 2 \('AF\|MI'\), row 5",
+    ),
+    "lists as 0 and 1": (
+        {"MI": [[0, 1]] * 30},
+        {"label_columns": ["MI"]},
+        r"must be 0, 1 or empty.*row 1 \(\[0, 1\]\)",
+    ),
+    "a long cell": ({"MI": ["x" * 9999] * 30}, {"label_columns": ["MI"]}, r"row 1 \('x{56}\.\.\.\), row 2"),
+    "labels as text": ({}, {"label_column": "AF", "labels": "AF"}, "`labels` must be a list of names, got 'AF'"),
+    "labels of numbers": (
+        {},
+        {"label_column": "AF", "labels": ["AF"], "problem_type": "regression"},
+        "`labels` names codes or classes",
+    ),
+    "the split": (
+        {"part": ["train", "test"] * 15},
+        {"label_column": "part", "split_column": "part"},
+        "`part` cannot be a label and also name",
+    ),
+    "the patient": ({}, {"label_columns": "A*", "patient_column": "AF"}, "`AF` cannot be a label and also name"),
+    "unit": ({}, {"label_columns": ["AF"], "units": "bananas"}, "^`units` of the frame, row 1, is in 'bananas'; .*mV"),
+    "unit of a row": ({"units": ["mV", "", "kV"] * 10}, {"label_columns": ["AF"]}, "^`units` of the frame, row 3, is"),
+    "no leads": ({}, {"label_columns": ["AF"], "lead_names": []}, "expected leads, each once"),
+    "share": ({}, {"label_columns": ["AF"], "max_skipped": 2}, r"`max_skipped` must lie in \[0, 1\), got 2"),
+    "processes": ({}, {"label_columns": ["AF"], "num_proc": 0}, "`num_proc` must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("fault", ODD_LABELS)
+def test_what_cannot_be_meant_is_refused_in_one_line(fault, options):
+    columns, given, message = ODD_LABELS[fault]
+    with pytest.raises(ValueError, match=message) as caught:
+        load_ecg_dataset(frame(**columns), **given, **options)
+    assert len(str(caught.value)) < 1500 and "\n" not in str(caught.value)
+
+
+# ---- Paths and files ----
+
+
+def test_paths_from_windows(options):
+    table = frame()
+    table["path"] = table["path"].str.replace("/", "\\")
+    assert len(labels_of(load_ecg_dataset(table, label_columns=["AF"], **options))) == NUM_RECORDS
+    table.loc[3, "path"] = "sig\\..\\..\\r03"
+    with pytest.raises(ValueError, match="outside of the folder .* in row 4"):
+        load_ecg_dataset(table, label_columns=["AF"], **options)
+
+
+def test_one_record_under_two_paths_is_refused(folder, options):
+    table = frame()
+    table.loc[5, "path"] = str(folder / "sig/r04.hea")
+    with pytest.raises(ValueError, match=r"names a record again in row 6 \('/"):
+        load_ecg_dataset(table, label_columns=["AF"], **options)
+
+
+def test_a_name_in_quotes_does_not_decide_the_separator(folder, options):
+    lines = [f"{path};{af};x" for path, af in frame().itertuples(index=False)]
+    (folder / "quoted.csv").write_text("\n".join(['path;AF;"flutter, fibrillation, other"', *lines, ";;", ";;"]))
+    found = labels_of(load_ecg_dataset(folder / "quoted.csv", label_columns=["AF"], **options))
+    assert found["r01"] == [1] and len(found) == NUM_RECORDS  # and the empty rows of a spreadsheet are none
+
+
+@pytest.mark.parametrize("content", ["path,AF\nsig/r00,1\n".encode("utf-16"), b"PK\3\4\x14\0\6\0" + bytes(99)])
+def test_a_spreadsheet_is_not_read_as_text(content, tmp_path):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="is no text in UTF-8 .*: save it as CSV"):
+        load_ecg_dataset(tmp_path / "table.csv", label_columns=["AF"])
+
+
+def test_exactly_the_share_that_may_be_skipped_is(tmp_path):
+    """0.29 * 100 is below 29."""
+    rng = np.random.default_rng(0)
+    signals = [None if index < 29 else rng.normal(0, 1, (1, 300)).tolist() for index in range(100)]
+    table = datasets.Dataset.from_dict({"signal": signals, "AF": [0, 1] * 50})
+    splits = load_ecg_dataset(
+        table,
+        record_column="signal",
+        label_columns=["AF"],
+        sampling_rate=100,
+        lead_names=["I"],
+        max_skipped=0.29,
+        cache_dir=tmp_path,
+    )
+    assert sum(map(len, splits.values())) == 71
+
+
+# ---- What the cache must not keep ----
+
+
+@pytest.fixture
+def npy_records(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        np.save(tmp_path / f"a{index}.npy", rng.normal(0, 1, (2, 600)))
+    return pd.DataFrame({"path": [f"a{index}.npy" for index in range(10)], "AF": [0, 1] * 5})
+
+
+def first_of(table, folder, **given):
+    splits = load_ecg_dataset(table, label_columns=["AF"], data_dir=folder, cache_dir=folder / "cache", **given)
+    return splits["train"][0]
+
+
+def test_rows_said_to_be_otherwise_are_other_rows(npy_records, tmp_path):
+    said = {"sampling_rate": 250, "units": "mV", "lead_names": ["I", "II"]}
+    first = first_of(npy_records, tmp_path, **said)
+    slow = first_of(npy_records, tmp_path, **{**said, "sampling_rate": 100})
+    swapped = first_of(npy_records, tmp_path, **{**said, "lead_names": ["V1", "I"]})
+    assert (first["sampling_rate"], slow["sampling_rate"]) == (250, 100)
+    assert first["signal"] == slow["signal"] == swapped["signal"] and swapped["lead_names"] == ["V1", "I"]
+
+
+@pytest.mark.parametrize("kind", ["npy", "mat", "h5"])
+def test_a_corrected_sidecar_is_read_again(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    signals = rng.normal(0, 500, (10, 2, 600)).astype(np.int16)
+    paths = [f"a{index}.{kind}" for index in range(10)]
+    names = paths
+    if kind == "h5":
+        with pytest.importorskip("h5py").File(tmp_path / "all.h5", "w") as file:
+            file["tracings"] = signals.transpose(0, 2, 1)
+        paths, names = [f"all.h5#row={index}" for index in range(10)], ["all.h5"]
+    for path, signal in zip(paths, signals, strict=True):
+        if kind == "npy":
+            np.save(tmp_path / path, signal)
+        elif kind == "mat":
+            scipy.io.savemat(tmp_path / path, {"val": signal})
+    table = pd.DataFrame({"path": paths, "AF": [0, 1] * 5})
+    for rate, leads in ((250, ["I", "II"]), (500, ["I", "V1"])):
+        for name in names:
+            text = json.dumps({"sampling_rate": rate, "units": "uV", "lead_names": leads})
+            (tmp_path / name).with_suffix(".json").write_text(text)
+        row = first_of(table, tmp_path)
+        assert (row["sampling_rate"], row["lead_names"]) == (rate, leads)
+
+
+def test_records_that_were_skipped_for_want_of_a_package_are_read_once_it_is_there(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["tracings"] = np.random.default_rng(0).normal(0, 1, (10, 600, 2)).astype(np.float32)
+    table = pd.DataFrame({"path": [f"all.h5#row={index}" for index in range(10)], "AF": [0, 1] * 5})
+    said = {"sampling_rate": 250, "units": "mV", "lead_names": ["I", "II"]}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "h5py", None)
+        with pytest.raises(ValueError, match="needs the package h5py"):
+            first_of(table, tmp_path, **said)
+    assert first_of(table, tmp_path, **said)["lead_names"] == ["I", "II"]
+
+
+# ---- The same split, whatever is done to the table ----
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neither_the_order_of_rows_nor_of_labels_moves_a_record_to_the_test(seed, options):
+    table = frame(MI=[int(index % 3 == 0) for index in range(NUM_RECORDS)], PAC=[1, 0, 0, 0, 1] * 6)
+    splits = load_ecg_dataset(table, label_columns=["AF", "MI", "PAC"], **options)
+    table = table.sample(frac=1, random_state=seed)
+    again = load_ecg_dataset(table, label_columns=["PAC", "AF", "MI"], **options)
+    for name in ("train", "validation", "test"):
+        assert sorted(splits[name]["ecg_id"]) == sorted(again[name]["ecg_id"])
+
+
+# ---- At the commands ----
+
+
+def run(capsys, *argv):
+    """What a command says on stderr, and its exit code."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(map(str, argv)))
+    return capsys.readouterr().err.strip().splitlines(), end.value.code
+
+
+@pytest.fixture(scope="module")
+def model(folder, options):
+    frame(MI=[0, 0, 1] * 10).to_csv(folder / "mine.csv", index=False)
+    output = folder / "run"
+    cli.train(train_flags(folder, "mine.csv", output))
+    return output
+
+
+def train_flags(folder, table, output, *more):
+    flags = ["--table", folder / table, "--label_columns", "AF", "MI", "--output_dir", output, "--stages", "probe"]
+    quick = ["--use_cpu", "true", "--probe_num_train_epochs", 1, "--num_bootstrap_resamples", 10]
+    encoder = ["--model_name_or_path", ENCODER, "--cache_dir", folder / "cache"]
+    return [str(flag) for flag in (*flags, *quick, *encoder, *more)]
+
+
+def test_training_where_nothing_is_known_is_refused(folder, tmp_path, capsys):
+    empty = frame(part=["train"] * 10 + ["validation", "test"] * 10, MI=[None] * 10 + [0, 0, 1, 1] * 5)
+    empty.loc[:9, "AF"] = None
+    empty.to_csv(folder / "empty.csv", index=False)
+    lines, code = run(capsys, "train", *train_flags(folder, "empty.csv", tmp_path / "x", "--split_column", "part"))
+    assert code == 2 and not any((tmp_path / "x").rglob("*"))
+    assert lines[-1].endswith("Nothing is known of the 10 training records: all of their labels are empty.")
+
+
+def test_evaluation_says_which_labels_are_missing(folder, model, tmp_path, capsys):
+    flags = ["--model_name_or_path", model, "--output_dir", tmp_path / "x", "--cache_dir", folder / "cache"]
+    lines, code = run(capsys, "evaluate", "--table", folder / "mine.csv", "--label_columns", "AF", *flags)
+    assert code == 2 and "The records have 1 labels, the model 2 (only the model: MI): give it a head" in lines[-1]
+
+
+def test_the_recipe_of_a_run_gives_the_same_weights_again(folder, model, tmp_path):
+    of_this_machine = ["--table", folder / "mine.csv", "--model_name_or_path", ENCODER, "--output_dir", tmp_path]
+    here = ["--use_cpu", "true", "--cache_dir", folder / "cache"]
+    cli.train([str(flag) for flag in ("--config", model / "recipe.yaml", *of_this_machine, *here)])
+    first, again = (load_file(path / "model.safetensors") for path in (model, tmp_path))
+    assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+BAD_CALLS = {
+    "device": (["--device", "gpu9"], r"`device` 'gpu9' cannot be used here \(.*\): give cpu, cuda or cuda:1"),
+    "unit": (["--units", "kV"], "`units` is in 'kV'; the unit must be V, mV, uV or nV"),
+    "rate": (["--sampling_rate", "-3"], r"`sampling_rate` must be in Hz above 0, got -3\.0"),
+    "leads": (["--lead_names", "I", "I"], "`lead_names` must list some of I II .* each once"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_CALLS)
+def test_a_flag_that_fits_no_record_ends_the_command_with_one_line(fault, folder, model, capsys):
+    flags, message = BAD_CALLS[fault]
+    lines, code = run(capsys, "classify", folder / "sig", "--model", model, *flags)
+    assert code == 2 and len(lines) == 1 and re.search(message, lines[0])
+
+
+def test_a_table_that_was_taken_for_a_record_says_what_to_do(folder, model, capsys):
+    frame().rename(columns={"path": "file"}).to_csv(folder / "file.csv", index=False)
+    lines, _ = run(capsys, "classify", folder / "file.csv", "--model", model)
+    assert lines[0].endswith("If it is a table of records, name its column of paths by `--record_column`.")
+
+
+# ---- Signals ----
+
+
+def test_signals_find_their_labels_after_any_selection(tmp_path):
+    rng = np.random.default_rng(0)
+    signals = rng.normal(0, 0.5, (20, 1, 400)).astype(np.float32)
+    table = datasets.Dataset.from_dict({"signal": list(signals), "AF": [index % 2 for index in range(20)]})
+    given = {"record_column": "signal", "label_columns": ["AF"], "sampling_rate": 100, "lead_names": ["I"]}
+    order = rng.permutation(20)
+    halved = datasets.Dataset.from_dict({"signal": list(signals / 2), "AF": table["AF"][:]})
+    forms = {
+        "plain": (table, range(20), 1),
+        "select": (table.select(order), order, 1),
+        "halved": (halved, range(20), 2),
+    }
+    for name, (form, rows, factor) in forms.items():
+        splits = load_ecg_dataset(form, **given, split_fractions=(1, 0, 0), cache_dir=tmp_path)
+        for row, source in zip(splits["train"], rows, strict=True):
+            assert row["labels"] == [source % 2], name
+            assert np.abs(np.array(row["signal"]) - signals[source, 0] * 1000 / factor).max() <= 0.51, name
+
+
+@pytest.mark.parametrize("fault", ["a frame", "an empty id"])
+def test_signals_that_are_not_in_a_data_set_with_ids_are_refused(fault, tmp_path):
+    columns = {"signal": [[[0.1, 0.2, 0.3]]] * 10, "AF": [0, 1] * 5}
+    table, message = {
+        "a frame": (pd.DataFrame(columns), r"`signal` of the frame holds signals, .*: give `Dataset.from_pandas"),
+        "an empty id": (
+            datasets.Dataset.from_dict({**columns, "ecg_id": [None, *range(9)]}),
+            r"`ecg_id` of the data set is empty in row 1 \(None\)",
+        ),
+    }[fault]
+    given = {"record_column": "signal", "label_columns": ["AF"], "sampling_rate": 100, "lead_names": ["I"]}
+    with pytest.raises(ValueError, match=message):
+        load_ecg_dataset(table, **given, cache_dir=tmp_path)
