@@ -1,48 +1,26 @@
 """ECG Transformers for Hugging Face: post-training by preview linear probing and stochastic depth (arXiv 2509.12991).
 
-Importing the package registers the model with the Auto classes, and the pipelines; data, training and plotting load
-when they are first used.
+Importing the package registers the model with the Auto classes, and the pipelines. What it gives is loaded when it is
+first used, and torch and transformers with it.
 """
 
-import importlib
-
-# ruff: noqa: E402, I001  before the seconds in which torch and transformers load
+from .loading import load
+from .registration import register
 from .runs.signals import end_while_loading
-
-end_while_loading()
-
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForPreTraining,
-    AutoModelForSequenceClassification,
-)
-
-from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
-from .ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from .ecg_transformer.modeling_ecg_transformer import (
-    ECGTransformerForMultiLabel,
-    ECGTransformerForPreTraining,
-    ECGTransformerModel,
-)
-from .ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline, ECGFeatureExtractionPipeline
-from .pipelines import register_pipelines
 from .version import __version__
 
-AutoConfig.register("ecg_transformer", ECGTransformerConfig, exist_ok=True)
-# The base class first: `architectures` of the checkpoint chooses among them, and names the base by default.
-AutoModel.register(
-    ECGTransformerConfig,
-    (ECGTransformerModel, ECGTransformerForMultiLabel, ECGTransformerForPreTraining),
-    exist_ok=True,
-)
-AutoModelForSequenceClassification.register(ECGTransformerConfig, ECGTransformerForMultiLabel, exist_ok=True)
-AutoModelForPreTraining.register(ECGTransformerConfig, ECGTransformerForPreTraining, exist_ok=True)
-AutoFeatureExtractor.register(ECGTransformerConfig, ECGTransformerFeatureExtractor, exist_ok=True)
-register_pipelines()
+# Before the seconds in which torch and transformers load.
+end_while_loading()
+register()
 
 _LAZY = {
+    "ECGClassificationPipeline": "ecg_transformer.pipeline_ecg_classification",
+    "ECGFeatureExtractionPipeline": "ecg_transformer.pipeline_ecg_classification",
+    "ECGTransformerConfig": "ecg_transformer.configuration_ecg_transformer",
+    "ECGTransformerFeatureExtractor": "ecg_transformer.feature_extraction_ecg_transformer",
+    "ECGTransformerForMultiLabel": "ecg_transformer.modeling_ecg_transformer",
+    "ECGTransformerForPreTraining": "ecg_transformer.modeling_ecg_transformer",
+    "ECGTransformerModel": "ecg_transformer.modeling_ecg_transformer",
     "ECGCollator": "ecg_transformer.collator_ecg_transformer",
     "PTBXL": "ptbxl",
     "load_ptbxl": "ptbxl",
@@ -74,7 +52,7 @@ _LAZY = {
 
 def __getattr__(name):
     if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+        return getattr(load(_LAZY[name]), name)
     raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
 
 
@@ -82,14 +60,4 @@ def __dir__():
     return sorted([*globals(), *_LAZY])
 
 
-__all__ = [
-    "ECGClassificationPipeline",
-    "ECGFeatureExtractionPipeline",
-    "ECGTransformerConfig",
-    "ECGTransformerFeatureExtractor",
-    "ECGTransformerForMultiLabel",
-    "ECGTransformerForPreTraining",
-    "ECGTransformerModel",
-    "__version__",
-    *_LAZY,
-]
+__all__ = ["__version__", *_LAZY]

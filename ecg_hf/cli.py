@@ -7,11 +7,20 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-import yaml
-
-from .command import Parser, parse_dataclasses, run_command, without_debug
+from .command import RUNS, Parser, parse_dataclasses, run_command, without_debug
 from .files import read_text
+from .help import help_of, overview
+from .loading import load
+from .runs.signals import EndsBySignal, end_as_usual
+
+
+def _load(name: str) -> ModuleType:
+    """A module with the work of a command; from then on a signal interrupts it as usual. Runs say how they resume."""
+    module = load(name)
+    end_as_usual()
+    return module
 
 
 def _with_config(argv: Sequence[str]) -> list[str]:
@@ -35,6 +44,8 @@ def _with_config(argv: Sequence[str]) -> list[str]:
 
 
 def _yaml(path: str) -> object:
+    import yaml
+
     try:
         return yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -64,10 +75,24 @@ def post_training_arguments() -> tuple[type, ...]:
     return ModelArguments, TaskArguments, PostTrainingArguments
 
 
+def evaluation_arguments() -> tuple[type, ...]:
+    """The dataclasses whose fields are the flags of `ecg-hf evaluate`."""
+    from .post_training.run import EvaluationArguments, TaskArguments
+
+    return EvaluationArguments, TaskArguments
+
+
+def export_arguments() -> tuple[type, ...]:
+    """The dataclasses whose fields are the flags of `ecg-hf export`."""
+    from .inference.export_run import ExportArguments
+    from .post_training.run import TaskArguments
+
+    return ExportArguments, TaskArguments
+
+
 def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Pre-train an encoder without labels; the flags are the fields of the model, record and training arguments."""
-    from .pretraining.run import pretrain as run
-    from .runs.signals import EndsBySignal
+    run = load("pretraining.run").pretrain
 
     with EndsBySignal() as block:
         arguments = parse_arguments(argv, *pretraining_arguments())
@@ -82,8 +107,7 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Post-train a model; the flags are the fields of the model, data and post-training arguments."""
-    from .post_training.run import post_train
-    from .runs.signals import EndsBySignal
+    post_train = load("post_training.run").post_train
 
     with EndsBySignal() as block:
         arguments = parse_arguments(argv, *post_training_arguments())
@@ -105,11 +129,8 @@ def _leave_processes() -> None:
 
 def evaluate(argv: Sequence[str] | None = None) -> dict:
     """Evaluate a post-trained checkpoint on a split of PTB-XL."""
-    from .post_training.run import EvaluationArguments, TaskArguments
-    from .post_training.run import evaluate as run
-
-    evaluation_args, data_args = parse_arguments(argv, EvaluationArguments, TaskArguments)
-    metrics = run(evaluation_args, data_args)
+    run = _load("post_training.run")
+    metrics = run.evaluate(*parse_arguments(argv, *evaluation_arguments()))
     print(json.dumps({name: value for name, value in metrics.items() if name != "per_label"}, indent=2))
     return metrics
 
@@ -154,16 +175,15 @@ def _facts(arguments: argparse.Namespace):
 
 def classify(argv: Sequence[str] | None = None) -> None:
     """Print the findings of ECG records; exits with 1 if a record could not be classified, after all others."""
-    from .inference.classify import FORMATS, classify_records
-
+    run = _load("inference.classify")
     parser = _records_parser("classify", classify.__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
-    parser.add_argument("--format", choices=FORMATS, help="by default by the ending of --output, else table")
+    parser.add_argument("--format", choices=run.FORMATS, help="by default by the ending of --output, else table")
     parser.add_argument("--output", help="file to write, whole or not at all; by default the findings are printed")
     parser.add_argument("--wide", action="store_true", help="CSV with a column of scores for each label")
     parser.add_argument("--top_k", type=int, help="number of labels with the highest scores to print")
     arguments = parser.parse_args(argv)
-    classify_records(
+    run.classify_records(
         _records(parser, arguments),
         arguments.model,
         output_format=arguments.format,
@@ -180,13 +200,12 @@ def classify(argv: Sequence[str] | None = None) -> None:
 
 def embed(argv: Sequence[str] | None = None) -> None:
     """Write one vector for each ECG record, the mean over its windows of the model's pooled feature."""
-    from .inference.embed import embed_records
-
+    run = _load("inference.embed")
     parser = _records_parser("embed", embed.__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of an encoder or a post-trained checkpoint")
     parser.add_argument("--output", required=True, help="X.npy, with the records in X.csv, or X.parquet")
     arguments = parser.parse_args(argv)
-    embed_records(
+    run.embed_records(
         _records(parser, arguments),
         arguments.model,
         arguments.output,
@@ -200,43 +219,38 @@ def embed(argv: Sequence[str] | None = None) -> None:
 
 def plot(argv: Sequence[str] | None = None) -> None:
     """Draw an ECG record on ECG paper, with a model's findings beside it."""
-    from .inference.plot import plot_record
-
+    run = _load("inference.plot")
     parser = Parser(prog="ecg-hf plot", description=plot.__doc__, allow_abbrev=False)
     parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
     parser.add_argument("--model", help="folder or Hub id of a post-trained checkpoint, whose findings are shown")
     parser.add_argument("--output", required=True, help="X.png, X.svg or X.pdf")
     _add_facts(parser)
     arguments = parser.parse_args(argv)
-    plot_record(arguments.record, arguments.output, model=arguments.model, facts=_facts(arguments))
+    run.plot_record(arguments.record, arguments.output, model=arguments.model, facts=_facts(arguments))
     print(f"The picture is {arguments.output}")
 
 
 def export(argv: Sequence[str] | None = None) -> dict:
     """Write a trained model as ONNX, from windows to probabilities, checked against the model."""
-    from .inference.export_run import ExportArguments
-    from .inference.export_run import export as run
-    from .post_training.run import TaskArguments
-
-    report = run(*parse_arguments(argv, ExportArguments, TaskArguments))
+    run = _load("inference.export_run")
+    report = run.export(*parse_arguments(argv, *export_arguments()))
     print(report["text"])
     return report
 
 
 def convert(argv: Sequence[str] | None = None) -> None:
     """Convert the checkpoint of a public ECG Transformer into a folder with its model and feature extractor."""
-    from .conversion import FAMILIES, convert_checkpoint
-
+    run = _load("conversion")
     parser = Parser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
     parser.add_argument("checkpoint", help="The authors' file, or a folder such as HuBERT-ECG's on the Hub.")
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
-    parser.add_argument("--source", choices=list(FAMILIES), help="Recognised from the file when not given.")
+    parser.add_argument("--source", choices=list(run.FAMILIES), help="Recognised from the file when not given.")
     parser.add_argument("--num_attention_heads", type=int, help="Where the file does not say it.")
     arguments = parser.parse_args(argv)
     folder = pathlib.Path(arguments.output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"`{folder}` exists and is not empty: choose another `--output_dir`.")
-    model, feature_extractor = convert_checkpoint(
+    model, feature_extractor = run.convert_checkpoint(
         arguments.checkpoint, arguments.source, arguments.num_attention_heads
     )
     model.save_pretrained(folder)
@@ -250,16 +264,14 @@ def convert(argv: Sequence[str] | None = None) -> None:
 
 def download_ptbxl(argv: Sequence[str] | None = None) -> None:
     """Fetch PTB-XL from PhysioNet, checked by SHA-256; re-run the same command to resume."""
-    from .ptbxl.download import PHYSIONET_URL
-    from .ptbxl.download import download_ptbxl as run
-
+    run = _load("ptbxl.download")
     parser = Parser(prog="ecg-hf download-ptbxl", description=download_ptbxl.__doc__)
     parser.add_argument("folder", help="where the files go")
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz)")
-    parser.add_argument("--base_url", default=PHYSIONET_URL, help="of a mirror")
+    parser.add_argument("--base_url", default=run.PHYSIONET_URL, help="of a mirror")
     arguments = parser.parse_args(argv)
     try:
-        folder = run(arguments.folder, arguments.sampling_rate, base_url=arguments.base_url)
+        folder = run.download_ptbxl(arguments.folder, arguments.sampling_rate, base_url=arguments.base_url)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(f"PTB-XL at {arguments.sampling_rate} Hz is in {folder}: use it as `--data_dir`.")
@@ -269,8 +281,8 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
     """Build PTB-XL as Parquet with its card, for `--dataset_name`, and push it if wanted."""
     from .cards import write_dataset_card
     from .hub import push_dataset
-    from .ptbxl.parquet import write_ptbxl_parquet
 
+    run = _load("ptbxl.parquet")
     parser = Parser(prog="ecg-hf prepare-ptbxl", description=prepare_ptbxl.__doc__)
     parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout, or PhysioNet's zip")
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz); may be called once for each")
@@ -283,7 +295,7 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.push_to_hub != (arguments.hub_dataset_id is not None):
         parser.error("`--push_to_hub` and `--hub_dataset_id` belong together")
-    write_ptbxl_parquet(
+    run.write_ptbxl_parquet(
         arguments.data_dir,
         arguments.sampling_rate,
         arguments.output_dir,
@@ -299,13 +311,12 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
 
 def release(argv: Sequence[str] | None = None) -> None:
     """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
-    from .hub import write_release
-
+    run = _load("hub")
     parser = Parser(prog="ecg-hf release", description=release.__doc__)
     parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")
     arguments = parser.parse_args(argv)
-    folder = write_release(arguments.run, arguments.output_dir)
+    folder = run.write_release(arguments.run, arguments.output_dir)
     print(f"{folder} holds the model in {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB, and its card")
 
 
@@ -324,12 +335,27 @@ COMMANDS = {
 }
 
 
+_HELP = ("-h", "--help")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names; `--debug` shows tracebacks in place of lines."""
+    """Run the command that the first argument names; `--debug` shows tracebacks in place of lines.
+
+    `--help` prints what is written ahead, and loads nothing; `--help-all` of a run has the flags of the library too.
+    """
     argv, debug = without_debug(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in _HELP:
+        print(overview(COMMANDS))
+        return
     if not argv or argv[0] not in COMMANDS:
         raise SystemExit(f"usage: ecg-hf {{{','.join(COMMANDS)}}} ...   (`ecg-hf train --help` lists the flags)")
-    run_command(COMMANDS[argv[0]], argv[1:], debug)
+    name, *rest = argv
+    if any(flag in rest for flag in _HELP):
+        print(help_of(name))
+        return
+    if name in RUNS:
+        rest = ["--help" if flag == "--help-all" else flag for flag in rest]
+    run_command(COMMANDS[name], rest, debug)
 
 
 if __name__ == "__main__":

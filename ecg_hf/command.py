@@ -13,13 +13,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
-from transformers.utils import logging
-
-from .ecg_transformer.wfdb_ecg_transformer import RecordError
-from .runs.signals import end_as_usual
-
 PACKAGE = pathlib.Path(__file__).parent
 RUNS = ("pretrain", "train")
 """The commands that can be resumed, and have a `--debug` of the library, which a value follows."""
@@ -45,6 +38,8 @@ def unknown_flags(parser: argparse.ArgumentParser, rest: Sequence[str]) -> str:
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
     """A block in which the library shows none."""
+    from transformers.utils import logging
+
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -67,15 +62,19 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
 
-class DataclassParser(HfArgumentParser):
-    """The same for flags that are the fields of dataclasses."""
+def dataclass_parser(kinds: Sequence[type], **kwargs) -> argparse.ArgumentParser:
+    """The same for flags that are the fields of dataclasses: an `HfArgumentParser`."""
+    from transformers import HfArgumentParser
 
-    error = Parser.error
+    class DataclassParser(HfArgumentParser):
+        error = Parser.error
+
+    return DataclassParser(kinds, allow_abbrev=False, **kwargs)
 
 
 def parse_dataclasses(argv: Sequence[str], kinds: Sequence[type]) -> tuple:
     """The dataclasses of the kinds given; `ValueError` for a flag that is a field of none, and what they raise."""
-    parser = DataclassParser(kinds, allow_abbrev=False)
+    parser = dataclass_parser(kinds)
     *found, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if rest:
         raise ValueError(unknown_flags(parser, rest))
@@ -104,18 +103,23 @@ def run_command(command: Callable[[list[str]], object], argv: list[str], debug: 
 
     With `debug`, and for all other exceptions, there is a traceback. SIGINT ends it with the exit code 130.
     """
-    if command.__name__ not in RUNS:  # those say how a run is resumed
-        end_as_usual()
     try:
         command(argv)
     except KeyboardInterrupt:
         print("\nStopped by SIGINT.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    except (ValueError, TypeError, RuntimeError, OSError, ImportError, StrictDataclassError) as error:
+    except _mendable() as error:
         if debug or not _is_for_the_user(error):
             raise
         print(f"ecg-hf: error: {_message(error)}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, RecordError) else 2) from None
+        raise SystemExit(1 if _is_of_a_record(error) else 2) from None
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Looked at where an exception comes, and only then imported."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return ValueError, TypeError, RuntimeError, OSError, ImportError, StrictDataclassError
 
 
 def _is_for_the_user(error: BaseException) -> bool:
@@ -124,13 +128,25 @@ def _is_for_the_user(error: BaseException) -> bool:
     Those are of files and the network, of a configuration, whose checks the library calls, of flags, and those that a
     `raise` of this package wrote down.
     """
-    if isinstance(error, (OSError, StrictDataclassError)):
+    if isinstance(error, OSError) or _is_of_a_configuration(error):
         return True
     frames = list(_frames(error))
     if any(code is parse_dataclasses.__code__ for code, _ in frames):
         return True
     last, instruction = frames[-1]
     return PACKAGE in pathlib.Path(last.co_filename).parents and last.co_code[instruction] == _RAISE
+
+
+def _is_of_a_configuration(error: BaseException) -> bool:
+    from huggingface_hub.errors import StrictDataclassError
+
+    return isinstance(error, StrictDataclassError)
+
+
+def _is_of_a_record(error: BaseException) -> bool:
+    from .ecg_transformer.wfdb_ecg_transformer import RecordError
+
+    return isinstance(error, RecordError)
 
 
 def _frames(error: BaseException):
@@ -142,14 +158,14 @@ def _frames(error: BaseException):
 
 
 def _message(error: BaseException) -> str:
-    if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+    if _is_of_a_configuration(error) and error.__cause__ is not None:
         error = error.__cause__
     return str(error) or "".join(traceback.format_exception_only(error)).strip()
 
 
 __all__ = [
-    "DataclassParser",
     "Parser",
+    "dataclass_parser",
     "parse_dataclasses",
     "run_command",
     "unknown_flags",

@@ -68,4 +68,6 @@ def register_pipelines() -> None:
     PIPELINE_REGISTRY.supported_tasks["feature-extraction"]["impl"] = _FeatureExtraction
 
 
+register_pipelines()
+
 __all__ = ["read_for_model", "register_pipelines"]

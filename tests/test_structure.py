@@ -20,10 +20,13 @@ MAX_LINES = 600
 ALLOWED = {
     "ecg_transformer": set(),
     "files": set(),
+    "help": set(),
+    "loading": set(),
     "readers": {"ecg_transformer"},
     "tables": {"ecg_transformer", "files", "ptbxl", "readers"},
     "version": set(),
     "pipelines": {"ecg_transformer", "readers"},
+    "registration": {"ecg_transformer"},
     "plotting": {"ecg_transformer", "files"},
     "intervals": set(),
     "metrics": {"ecg_transformer", "intervals"},
@@ -37,7 +40,7 @@ ALLOWED = {
     "seen_data": set(),
     "cards": {"card_stages", "card_targets", "card_text", "files", "plotting", "ptbxl", "seen_data", "version"},
     "hub": {"cards", "ecg_transformer"},
-    "command": {"ecg_transformer", "runs"},
+    "command": {"ecg_transformer"},
     "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl"},
     "post_training": {
         "cards",

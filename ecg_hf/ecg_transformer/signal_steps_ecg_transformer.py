@@ -5,7 +5,7 @@ from fractions import Fraction
 from functools import partial
 
 import numpy as np
-from scipy import signal as scipy_signal
+import scipy  # whose parts load when they are used
 
 from .common_ecg_transformer import LEAD_NAMES
 
@@ -51,9 +51,9 @@ def resample(values: np.ndarray, old_rate: float, new_rate: float, method: str) 
     if length < 2 or not (ratio if method == "polyphase" else new_length):
         raise ValueError(f"{length} samples at {old_rate:g} Hz cannot be resampled to {new_rate:g} Hz.")
     if method == "polyphase":
-        return scipy_signal.resample_poly(values, ratio.numerator, ratio.denominator, axis=-1, padtype="antireflect")
+        return scipy.signal.resample_poly(values, ratio.numerator, ratio.denominator, axis=-1, padtype="antireflect")
     if method == "fourier":
-        return scipy_signal.resample(values, new_length, axis=-1)
+        return scipy.signal.resample(values, new_length, axis=-1)
     return _interpolate(values, new_length)
 
 
@@ -110,15 +110,15 @@ def bandpass_filter(
 def _zero_phase_filters(sampling_rate, edges, order, fir_seconds) -> list[Callable[[np.ndarray], np.ndarray]]:
     if fir_seconds is None:
         return [
-            partial(scipy_signal.sosfiltfilt, scipy_signal.butter(order, edge, kind, fs=sampling_rate, output="sos"))
+            partial(scipy.signal.sosfiltfilt, scipy.signal.butter(order, edge, kind, fs=sampling_rate, output="sos"))
             for edge, kind in zip(edges, ("highpass", "lowpass"), strict=True)
             if edge is not None
         ]
     # Only an odd number of taps has a delay of whole samples and can pass the highest frequencies.
     num_taps = int(fir_seconds * sampling_rate) | 1
     inner_edges = [edge for edge in edges if edge is not None]
-    taps = scipy_signal.firwin(num_taps, inner_edges, pass_zero=edges[0] is None, fs=sampling_rate)
-    return [partial(scipy_signal.filtfilt, taps, 1.0)]
+    taps = scipy.signal.firwin(num_taps, inner_edges, pass_zero=edges[0] is None, fs=sampling_rate)
+    return [partial(scipy.signal.filtfilt, taps, 1.0)]
 
 
 def zscore(values: np.ndarray, per_lead: bool, eps: float, flat: np.ndarray | None = None) -> np.ndarray:
@@ -149,7 +149,7 @@ def decimate_stacked(values: np.ndarray, factor: int) -> np.ndarray:
     """Every `factor`-th sample of the concatenated leads, after a zero-phase low-pass (Chebyshev I, order 8)."""
     num_rows, num_leads, length = values.shape
     stacked = values[..., : length - length % factor].reshape(num_rows, -1)
-    return scipy_signal.decimate(stacked, factor, axis=-1).reshape(num_rows, num_leads, -1)
+    return scipy.signal.decimate(stacked, factor, axis=-1).reshape(num_rows, num_leads, -1)
 
 
 def round_to_float16(values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..pipelines import read_for_model
-from ..pretraining.records import folder_files
 from ..readers.channels import whole_microvolts
 from ..readers.reading import said_of_all
 
@@ -80,6 +79,9 @@ def _read_file(path: str, said: dict[str, Any], wanted: Sequence[str]) -> Record
 
 
 def _of_folder(folder: str, facts: Facts) -> list[Item]:
+    # With data frames and `datasets`, which a record by itself does not need.
+    from ..pretraining.records import folder_files
+
     headers = {str(file.path) for file in folder_files(folder, allow_test_folds=True)}
     paths = sorted(headers | {str(path) for path in Path(folder).rglob("*") if _is_record(path)})
     if not paths:

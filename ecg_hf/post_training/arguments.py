@@ -20,7 +20,6 @@ STAGE_NAMES = ("probe", "finetune", "lora")
 # Of all kinds of targets; `ecg_hf.post_training.targets` says which belong to which.
 EVALUATION_METRICS = ("accuracy", "mae", "r2", "macro_auroc", "macro_auprc", "f_max", "loss")
 LOWER_IS_BETTER = ("mae", "loss")
-LORA_RATE = 1e-3
 
 
 @dataclass
@@ -67,7 +66,13 @@ class PostTrainingArguments(RunArguments):
         metadata={"help": "An adapter is scaled by this number divided by its rank: 16 scales that of rank 8 by 2."},
     )
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the input of the adapters."})
-    lora_learning_rate: float = field(default=LORA_RATE, metadata={"help": "Peak learning rate of the stage `lora`."})
+    lora_learning_rate: float = field(
+        default=1e-3,
+        metadata={
+            "help": "Peak learning rate of the stage `lora`. 3e-4 and 1e-3 differed by at most 0.004 macro AUROC on 2 % "
+            "and on 8 % of PTB-XL, in both directions (shipped encoder, 500 validation records, one seed)."
+        },
+    )
     lora_mlp: bool = field(
         default=False, metadata={"help": "Adapters also in the MLP of each block, not in its attention alone."}
     )

@@ -40,7 +40,7 @@ class TaskArguments(DataArguments):
         default=None,
         metadata={
             "help": "PTB-XL folder in PhysioNet's layout, or PhysioNet's zip; a folder of a PhysioNet/CinC Challenge "
-            "(headers with `#Dx`), or CODE-15 %'s. Beside `--table`: where paths begin."
+            "(headers with `#Dx`), or CODE-15 %%'s. Beside `--table`: where paths begin."
         },
     )
     dataset_name: str | None = field(
@@ -65,7 +65,7 @@ class TaskArguments(DataArguments):
         default=None,
         metadata={
             "help": "Labels of `--label_column`, in order; by default all that occur. Of a Challenge's folder codes, "
-            "abbreviations, or `scored`; of CODE-15 % columns of its table."
+            "abbreviations, or `scored`; of CODE-15 %% columns of its table."
         },
     )
     problem_type: str | None = field(

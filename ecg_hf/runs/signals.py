@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pathlib
 import signal
@@ -18,8 +17,9 @@ SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "training"
 
 def is_command() -> bool:
     """Whether this process was started as `ecg-hf`, by `python -m ecg_hf.cli`, or as a script of `training/`."""
-    if multiprocessing.parent_process() is not None:
-        return False  # a worker, which has the arguments of its parent
+    processes = sys.modules.get("multiprocessing.process")  # a worker has imported it
+    if processes is not None and processes.parent_process() is not None:
+        return False  # it has the arguments of its parent
     if "-m" in sys.orig_argv[:-1] and sys.orig_argv[sys.orig_argv.index("-m") + 1] == MODULE:
         return True
     started = pathlib.Path(sys.argv[0])
