@@ -22,7 +22,7 @@ import torch.distributed.run
 from accelerate.commands.launch import launch_command_parser
 
 from ecg_hf import cli
-from ecg_hf.command import DataclassParser, Parser, unknown_flags
+from ecg_hf.command import Parser, dataclass_parser, unknown_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDES = ROOT / "training/guides"
@@ -100,7 +100,7 @@ def parsing_alone():
 
     def parse_dataclasses(argv, kinds):
         # Without making the objects, which look for the GPUs and processes of their flags.
-        parser = DataclassParser(kinds, allow_abbrev=False)
+        parser = dataclass_parser(kinds)
         _, rest = parser.parse_known_args(argv)
         assert not rest, unknown_flags(parser, rest)
         raise Parsed
