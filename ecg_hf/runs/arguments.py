@@ -15,13 +15,14 @@ from transformers import TrainingArguments
 from ..cards import TABLES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS
 from ..ptbxl.table import is_ptbxl_folder
+from .devices import has_accelerator, resolve_bf16
 
 # Fields of `TrainingArguments` that change how a run is carried out, logged or published, and not its result. All
 # others are written to `recipe.yaml` and compared when a run is resumed.
 NOT_IN_RECIPE = frozenset(
     {
         # Places, devices, processes
-        *("output_dir", "use_cpu", "local_rank", "expect_world_size", "fsdp", "fsdp_config", "deepspeed"),
+        *("output_dir", "dry_run", "use_cpu", "local_rank", "expect_world_size", "fsdp", "fsdp_config", "deepspeed"),
         *("feature_cache",),
         *("parallelism_config", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
         *("ddp_find_unused_parameters", "ddp_static_graph"),
@@ -72,6 +73,25 @@ class RunArguments(TrainingArguments):
     expect_world_size: int | None = field(
         default=None, metadata={"help": "Stop at once unless this many processes were started."}
     )
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Read arguments and records, print what the run would do (stages, learning rates, steps, memory), "
+            "and stop before anything is written to `--output_dir` or published."
+        },
+    )
+    # A string for the parser alone, which otherwise takes true and false; afterwards a bool.
+    bf16: str = field(
+        default=False,
+        metadata={
+            "nargs": "?",
+            "const": True,
+            "help": "Compute in bfloat16: true, false, or `auto`, where the device has instructions for it.",
+        },
+    )
+    use_cpu: bool = field(
+        default=False, metadata={"help": "Do not use a GPU. Without one the CPU is used in any case."}
+    )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay, on matrices only."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Records in one evaluation batch."})
@@ -97,10 +117,20 @@ class RunArguments(TrainingArguments):
         if self.save_only_model:
             raise ValueError("`save_only_model` is not supported: a run cannot be resumed from such checkpoints.")
         _refuse_what_has_no_effect(self)
+        # The library refuses bfloat16, and pins memory, as if a GPU were there, unless it is told.
+        self.use_cpu = self.use_cpu or not has_accelerator()
+        self.bf16 = resolve_bf16(self.bf16, self.use_cpu, self.fp16)
+        if self.dry_run:
+            self.push_to_hub = False
         super().__post_init__()
         self.do_eval = False  # the library's mark of `eval_strategy`, which `dataclasses.replace` would give back
         _check_world_size(self)
         _warn_of_slow_bf16(self)
+
+    @property
+    def should_save(self) -> bool:
+        """As in the library; a dry run writes nothing."""
+        return not self.dry_run and super().should_save
 
     def recipe(self) -> dict:
         """The fields that change the result, as plain values: those of this class, then the library's.
