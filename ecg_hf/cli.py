@@ -98,9 +98,8 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
         arguments = parse_arguments(argv, *pretraining_arguments())
         block.args = args = arguments[-1]
         results = run(*arguments)
-    if args.process_index == 0:
-        print(json.dumps(results, indent=2))
-        print(f"The encoder and its curves are in {args.output_dir}: `ecg-hf train --model_name_or_path` takes it.")
+    where = f"The encoder and its curves are in {args.output_dir}: `ecg-hf train --model_name_or_path` takes it."
+    _print_results(results, args, "pretraining.reports", where)
     _leave_processes()
     return results
 
@@ -113,11 +112,20 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
         arguments = parse_arguments(argv, *post_training_arguments())
         block.args = args = arguments[-1]
         results = post_train(*arguments)
-    if args.process_index == 0:
-        print(json.dumps(results, indent=2))
-        print(f"The checkpoint, its metrics, predictions and learning curves are in {args.output_dir}")
+    where = f"The checkpoint, its metrics, predictions and learning curves are in {args.output_dir}"
+    _print_results(results, args, "post_training.reports", where)
     _leave_processes()
     return results
+
+
+def _print_results(results: dict, args, reports: str, where: str) -> None:
+    """A table for people, and where everything is; between them the results as JSON where a program reads along."""
+    if args.process_index != 0 or not results:  # as after a dry run
+        return
+    print(load(reports).results_text(args.output_dir))
+    if not sys.stdout.isatty():
+        print(json.dumps(results, indent=2))
+    print(where)
 
 
 def _leave_processes() -> None:

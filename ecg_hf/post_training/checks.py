@@ -105,6 +105,19 @@ def labels_of(dataset: datasets.Dataset, labels: Sequence[str]) -> np.ndarray:
     return matrix if order is None else matrix[:, order]
 
 
+def check_fit(model, feature_extractor, *splits: datasets.Dataset | None) -> None:
+    """`ValueError` where model, feature extractor and labels of the splits do not belong together."""
+    for name in ("sampling_rate", "num_samples"):
+        expected, given = getattr(model.config, name), getattr(feature_extractor, name)
+        if expected != given:
+            raise ValueError(
+                f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
+            )
+    for dataset in splits:
+        if dataset is not None:
+            label_order(dataset, model.config.labels)
+
+
 def count_positives(splits: Mapping[str, datasets.Dataset], target: MultiLabel) -> dict[str, dict]:
     """`num_positives`, for each split and label; nothing of a regression."""
     if target.config.problem_type == REGRESSION:
@@ -162,6 +175,7 @@ def warn_of_leaks(splits: Mapping[str, datasets.Dataset], label_names: Sequence[
 __all__ = [
     "OrderedLabels",
     "check_can_choose",
+    "check_fit",
     "check_is_split",
     "check_labels",
     "check_something_is_known",

@@ -25,6 +25,7 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..runs.folder import room_for
+from ..runs.progress import METRIC_NAMES, STAGE_TITLES
 from ..runs.provenance import note_posttraining
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows
@@ -32,12 +33,12 @@ from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
 from .checks import (
     check_can_choose,
+    check_fit,
     check_is_split,
     check_labels,
     check_something_is_known,
     count_positives,
     in_order,
-    label_order,
     labels_of,
     warn_of_leaks,
 )
@@ -45,16 +46,13 @@ from .evaluation import DivergenceError, choosing_metric, splits_table
 from .features import CachedFeatures, cache_features, forget_features
 from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
 from .probe import fit_linear_probe, head_outputs
+from .reports import header, plan
 from .targets import MultiLabel, target_of
 
 logger = logging.get_logger(__name__)
 
-METRIC_NAMES = {
-    **{"macro_auroc": "macro AUROC", "macro_auprc": "macro AUPRC", "f_max": "F max", "loss": "loss"},
-    **{"accuracy": "accuracy", "mae": "mean absolute error", "r2": "R²"},
-}
-# Of the stages of gradient descent: what a message calls them, and the argument of their learning rate.
-_GRADIENT_STAGES = {"finetune": ("Fine-tuning", "learning_rate"), "lora": ("LoRA", "lora_learning_rate")}
+# The argument of the learning rate of each stage of gradient descent.
+_RATES = {"finetune": "learning_rate", "lora": "lora_learning_rate"}
 
 
 class PostTrainer(RunTrainer):
@@ -98,7 +96,7 @@ class PostTrainer(RunTrainer):
             check_is_split(name, dataset)
         if model is not None:
             check_model(model)
-            _check_fit(model, feature_extractor, *splits)
+            check_fit(model, feature_extractor, *splits)
             # Before the recipe and the facts of the run are taken down.
             labels = None if train_dataset is None else labels_of(train_dataset, model.config.labels)
             target_of(model.config).prepare(args, labels)
@@ -118,7 +116,7 @@ class PostTrainer(RunTrainer):
         )
         if model is None:
             check_model(self.model)
-            _check_fit(self.model, feature_extractor, *splits)
+            check_fit(self.model, feature_extractor, *splits)
             target_of(self.model.config).check_is_prepared(args)
         self.add_callback(_SetDropPath(self))
         self.stage = "finetune"
@@ -162,14 +160,18 @@ class PostTrainer(RunTrainer):
 
         With `resume_from_checkpoint` (or the argument of that name) a stopped run is resumed, and a finished one
         returns its results. With `args.push_to_hub` the folder is then published, also that of a finished run: so a
-        push that failed is tried again.
+        push that failed is tried again. With `args.dry_run` it only prints what it would do, and returns nothing.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         try:
             self.check_arguments()
             self._check_records()
+            if self.args.dry_run:
+                self.say(plan(self))
+                return {}
             results = self.open_run(resume)
             if results is None:
+                self.say(header(self))
                 self._warn_of_unlearnable_labels()
                 results = {"world_size": self.args.world_size}
                 run_stage = {"probe": self._probe, "finetune": self._finetune, "lora": self._lora}
@@ -187,7 +189,7 @@ class PostTrainer(RunTrainer):
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         check_can_choose(self.eval_dataset, self.args.metric_for_best_model.removeprefix("eval_"), self.target)
-        splits = self._splits()
+        splits = self.splits()
         for name, dataset in splits.items():
             check_labels(name, dataset, self.target)
         check_something_is_known(self.train_dataset, self.model.config.labels)
@@ -324,7 +326,7 @@ class PostTrainer(RunTrainer):
                 self._raise_diverged(f"the loss is {logs[name]}", logs.get("learning_rate"))
 
     def _raise_diverged(self, what: str, learning_rate: float | None) -> None:
-        title, field = _GRADIENT_STAGES[self.stage]
+        title, field = STAGE_TITLES[self.stage], _RATES[self.stage]
         rate = self.peak_learning_rate if learning_rate is None else learning_rate
         raise DivergenceError(
             f"{title} has diverged: at step {self.state.global_step} {what}, at the learning rate {rate:.2g}. Use "
@@ -420,9 +422,10 @@ class PostTrainer(RunTrainer):
                 predictions = self.target.predictions_table(self.test_dataset, outputs["test"])
                 predictions.to_csv(folder / "test_predictions.csv", index=False)
             if not self._is_of_known_folds():
-                splits_table(self._splits()).to_csv(folder / "splits.csv", index=False)
+                splits_table(self.splits()).to_csv(folder / "splits.csv", index=False)
 
-    def _splits(self) -> dict[str, datasets.Dataset]:
+    def splits(self) -> dict[str, datasets.Dataset]:
+        """Those of train, validation and test that there are."""
         splits = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
         return {name: dataset for name, dataset in splits.items() if dataset is not None}
 
@@ -448,7 +451,7 @@ class PostTrainer(RunTrainer):
         before, after = (self._stage_metrics[stage][metric] for stage in ("probe", last))
         if before <= after if self.args.greater_is_better else before >= after:
             return False
-        title, field = _GRADIENT_STAGES[last]
+        title, field = STAGE_TITLES[last], _RATES[last]
         logger.warning(
             f"{title} ended below the probe that it began with: validation {METRIC_NAMES[metric]} {after:.4f} "
             f"after {before:.4f}. "
@@ -469,7 +472,7 @@ class PostTrainer(RunTrainer):
 
     def _split_metrics(self, outputs: dict[str, PredictionOutput]) -> dict:
         """What `metrics.json` holds: the data, the metrics of each split that has any, and the versions."""
-        datasets_of = self._splits()
+        datasets_of = self.splits()
         metrics = {
             name: self.target.split_metrics(datasets_of[name], output, self.args.num_bootstrap_resamples)
             for name, output in outputs.items()
@@ -576,18 +579,6 @@ def _macro_metrics(outputs: dict[str, PredictionOutput], target: MultiLabel) -> 
         reason = target.undefined.format(" of the records")
         logger.warning(f"{', '.join(undefined)}: undefined, {reason}.")
     return _without_nan(results)
-
-
-def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
-    for name in ("sampling_rate", "num_samples"):
-        expected, given = getattr(model.config, name), getattr(feature_extractor, name)
-        if expected != given:
-            raise ValueError(
-                f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
-            )
-    for dataset in splits:
-        if dataset is not None:
-            label_order(dataset, model.config.labels)
 
 
 def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:

@@ -19,6 +19,7 @@ from ..runs.windows import EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
 from .probe import LinearProbe
+from .reports import header, plan
 
 STAGE = "pretrain"
 OWN_RECORDS = {
@@ -104,14 +105,19 @@ class PreTrainer(RunTrainer):
         """Train, write the encoder and its curves into `args.output_dir`, and return what `all_results.json` holds.
 
         With `resume_from_checkpoint` (or the argument of that name) true, a stopped run is resumed from its last
-        complete checkpoint, and a finished one returns its results; with the name of a checkpoint, from that one.
+        complete checkpoint, and a finished one returns its results; with the name of a checkpoint, from that one. With
+        `args.dry_run` it only prints what it would do, and returns nothing.
         """
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         try:
             self.check_arguments()
+            if self.args.dry_run:
+                self.say(plan(self))
+                return {}
             results = self.open_run(resume)
             if results is not None:
                 return results
+            self.say(header(self))
             self.enter_stage(STAGE)
             self._steps.clear()
             self.train_stage(resume, keep_start=True)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Iterable
 
@@ -41,6 +42,7 @@ from .folder import (
     last_complete_checkpoint,
     room_for,
 )
+from .progress import report_progress
 from .provenance import note_base
 from .windows import EpochSampler, identity_collate
 
@@ -115,6 +117,7 @@ class RunTrainer(Trainer):
         note_base(self.model.config)
         # What counts is what the launcher set, too.
         self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
+        report_progress(self)
         self.add_callback(_SetEpoch(self))
         self.add_callback(_KeepBest(self))
         # Taken once: later the model has other weights, and the recipe more entries.
@@ -124,6 +127,15 @@ class RunTrainer(Trainer):
         self._check_optimizer()
         if self.is_world_process_zero():
             self._facts = json.loads(json.dumps(self._describe_run()))
+
+    def __repr__(self) -> str:
+        splits = {"training": self.train_dataset, "validation": self.eval_dataset}
+        splits["test"] = getattr(self, "test_dataset", None)
+        records = [f"{len(dataset):,} {name}" for name, dataset in splits.items() if dataset is not None]
+        return (
+            f"{type(self).__name__}({type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
+            f"{', '.join(records) or 'no'} records, output_dir={str(self.run_folder.path)!r})"
+        )
 
     # ---- The run ----
 
@@ -168,6 +180,11 @@ class RunTrainer(Trainer):
         if isinstance(found, Exception):
             raise found
         return found
+
+    def say(self, text: str) -> None:
+        """Print a text for people, on stderr, by the main process."""
+        if self.is_world_process_zero():
+            print(text, file=sys.stderr, flush=True)
 
     def close_run(self) -> None:
         """Give the folder of the run free; without effect where it is not claimed."""
@@ -344,7 +361,7 @@ class RunTrainer(Trainer):
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
             # The schedules with a lowest rate compare it with this one, not with that of the groups.
             kwargs |= {"lr": self.peak_learning_rate} if "lr" in kwargs else {}
-            self.optimizer = optimizer_class(self._parameter_groups(module), **kwargs)
+            self.optimizer = optimizer_class(self.parameter_groups(module), **kwargs)
         return self.optimizer
 
     def _check_optimizer(self) -> None:
@@ -355,11 +372,12 @@ class RunTrainer(Trainer):
             is_class = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
             if not is_class or {"params", "model", "optimizer_dict"} & kwargs.keys():
                 raise ValueError("it groups the parameters itself, which weight decay and `layer_decay` need to do")
-            optimizer_class(self._parameter_groups(self.model), **kwargs)
+            optimizer_class(self.parameter_groups(self.model), **kwargs)
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"`optim` cannot be `{name}`: {error}") from error
 
-    def _parameter_groups(self, module) -> list[dict]:
+    def parameter_groups(self, module) -> list[dict]:
+        """The groups of the optimizer, the head's first: `params`, `lr` at the schedule's maximum, `weight_decay`."""
         model = self.accelerator.unwrap_model(module)
         without_decay = model.no_weight_decay()
         groups: dict[tuple[int, bool], list] = {}
