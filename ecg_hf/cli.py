@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import pathlib
 import sys
@@ -14,6 +15,7 @@ from .files import read_text
 from .help import help_of, overview
 from .loading import load
 from .runs.signals import EndsBySignal, end_as_usual
+from .version import __version__
 
 
 def _load(name: str) -> ModuleType:
@@ -24,23 +26,33 @@ def _load(name: str) -> ModuleType:
 
 
 def _with_config(argv: Sequence[str]) -> list[str]:
-    """Put the entries of `--config FILE.yaml` before the other flags, which thus override them."""
+    """Put the entries of `--config FILE.yaml`, or `--config=FILE.yaml`, before the other flags, which override them."""
     argv = list(argv)
-    if "--config" not in argv:
+    places = [place for place, argument in enumerate(argv) if argument.partition("=")[0] == "--config"]
+    if not places:
         return argv
-    place = argv.index("--config")
-    if place + 1 == len(argv):
+    if len(places) > 1:
+        raise ValueError(f"`--config` must be given once, got it {len(places)} times: put all entries into one file.")
+    (place,) = places
+    _, is_joined, path = argv[place].partition("=")
+    end = place + (1 if is_joined else 2)
+    path = path if is_joined else "".join(argv[place + 1 : end])
+    if not path:
         raise ValueError("`--config` needs the name of a YAML file.")
-    entries = _yaml(argv[place + 1])
+    entries = _yaml(path)
     if not isinstance(entries, dict):
-        raise ValueError(f"`{argv[place + 1]}` must hold `name: value` lines.")
+        raise ValueError(f"`{path}` must hold `name: value` lines.")
+    return [*_flags_of(entries), *argv[:place], *argv[end:]]
+
+
+def _flags_of(entries: dict) -> list[str]:
     flags = []
     for name, value in entries.items():
         if value is None:
             continue
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         flags += [f"--{name}", *map(str, values)]
-    return flags + argv[:place] + argv[place + 2 :]
+    return flags
 
 
 def _yaml(path: str) -> object:
@@ -136,7 +148,7 @@ def _leave_processes() -> None:
 
 
 def evaluate(argv: Sequence[str] | None = None) -> dict:
-    """Evaluate a post-trained checkpoint on a split of PTB-XL."""
+    """Evaluate a post-trained checkpoint on a split of PTB-XL or of own records."""
     run = _load("post_training.run")
     metrics = run.evaluate(*parse_arguments(argv, *evaluation_arguments()))
     print(json.dumps({name: value for name, value in metrics.items() if name != "per_label"}, indent=2))
@@ -328,6 +340,12 @@ def release(argv: Sequence[str] | None = None) -> None:
     print(f"{folder} holds the model in {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB, and its card")
 
 
+def info(argv: Sequence[str] | None = None) -> None:
+    """Print versions, device and cache folders for the report of a bug; no names of users or machines."""
+    Parser(prog="ecg-hf info", description=info.__doc__, allow_abbrev=False).parse_args(argv)
+    print(_load("info").text())
+
+
 COMMANDS = {
     "pretrain": pretrain,
     "train": train,
@@ -340,10 +358,21 @@ COMMANDS = {
     "convert": convert,
     "download-ptbxl": download_ptbxl,
     "prepare-ptbxl": prepare_ptbxl,
+    "info": info,
 }
 
 
 _HELP = ("-h", "--help")
+
+
+def _unknown_command(argv: Sequence[str]) -> str:
+    """Two lines for arguments that begin with no command."""
+    usage = f"usage: ecg-hf {{{','.join(COMMANDS)}}} ...   (`ecg-hf train --help` lists the flags)"
+    if not argv:
+        return usage
+    near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+    meant = f"Did you mean `{near[0]}`?" if near else "`ecg-hf --help` lists all."
+    return f"ecg-hf: error: there is no command `{argv[0]}`. {meant}\n{usage}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -355,14 +384,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv and argv[0] in _HELP:
         print(overview(COMMANDS))
         return
+    if argv and argv[0] == "--version":
+        print(f"ecg-hf {__version__}")
+        return
     if not argv or argv[0] not in COMMANDS:
-        raise SystemExit(f"usage: ecg-hf {{{','.join(COMMANDS)}}} ...   (`ecg-hf train --help` lists the flags)")
+        raise SystemExit(_unknown_command(argv))
     name, *rest = argv
     if any(flag in rest for flag in _HELP):
         print(help_of(name))
         return
-    if name in RUNS:
-        rest = ["--help" if flag == "--help-all" else flag for flag in rest]
+    if name in RUNS and "--help-all" in rest:
+        print(help_of(name), end="\n\nAll flags, with those of transformers' TrainingArguments:\n\n")
+        rest = ["--help"]
     run_command(COMMANDS[name], rest, debug)
 
 

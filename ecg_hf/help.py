@@ -34,6 +34,7 @@ def overview(commands: Mapping[str, Callable]) -> str:
     return "\n".join(
         [
             "usage: ecg-hf COMMAND [FLAGS ...] [--debug]",
+            "       ecg-hf --version",
             "",
             "ECG Transformers: pre-training, post-training, findings.",
             "",

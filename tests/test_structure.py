@@ -21,6 +21,7 @@ ALLOWED = {
     "ecg_transformer": set(),
     "files": set(),
     "help": set(),
+    "info": {"runs", "version"},
     "loading": set(),
     "readers": {"ecg_transformer"},
     "tables": {"ecg_transformer", "files", "ptbxl", "readers"},

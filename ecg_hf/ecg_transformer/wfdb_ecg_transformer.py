@@ -48,6 +48,14 @@ class Record:
     lead_names: tuple[str, ...]
     other_channels: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        num_samples = self.signal.shape[-1]
+        others = f", and left out: {', '.join(self.other_channels)}" if self.other_channels else ""
+        return (
+            f"Record({' '.join(self.lead_names)}{others}; {num_samples} samples at {self.sampling_rate:g} Hz "
+            f"({num_samples / self.sampling_rate:g} s), {self.signal.dtype} µV)"
+        )
+
 
 class _SampleFormat(NamedTuple):
     """How samples are stored, and the mark of an invalid one. Compressed formats count in samples instead of bytes."""

@@ -98,6 +98,9 @@ class PostTrainingArguments(RunArguments):
         default=1000, metadata={"help": "Resamples of the confidence intervals of the test metrics."}
     )
 
+    push_to_hub: bool = field(
+        default=False, metadata={"help": "Publish the finished run on the Hub, as `--hub_model_id`."}
+    )
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of fine-tuning."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or their share of all if below 1."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Records in one step on one device."})

@@ -70,6 +70,12 @@ OWN_DATA_FIELDS = ("record_column", "max_skipped", "split_fractions", "split_see
 class RunArguments(TrainingArguments):
     """[`TrainingArguments`] with the defaults, checks and the recipe that both kinds of runs share."""
 
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the run, which is new or empty, or that of a run to resume."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "`true` resumes the run in `--output_dir`, or reports one that is finished."}
+    )
     expect_world_size: int | None = field(
         default=None, metadata={"help": "Stop at once unless this many processes were started."}
     )
