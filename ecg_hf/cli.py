@@ -26,7 +26,7 @@ def _load(name: str) -> ModuleType:
 
 
 def _with_config(argv: Sequence[str]) -> list[str]:
-    """Put the entries of `--config FILE.yaml`, or `--config=FILE.yaml`, before the other flags, which override them."""
+    """Put the entries of `--config FILE.yaml`, or `--config=FILE.yaml`, before the other flags, which thus win."""
     argv = list(argv)
     places = [place for place, argument in enumerate(argv) if argument.partition("=")[0] == "--config"]
     if not places:

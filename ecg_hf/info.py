@@ -1,4 +1,4 @@
-"""What `ecg-hf info` prints for the report of a bug: versions, device and cache folders, no names of people or hosts."""
+"""What `ecg-hf info` prints for the report of a bug: versions, device, cache folders; no names of people or hosts."""
 
 from __future__ import annotations
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+logger = logging.getLogger(__name__)
 
 METRIC_NAMES = {
     **{"macro_auroc": "macro AUROC", "macro_auprc": "macro AUPRC", "f_max": "F max", "accuracy": "accuracy"},
@@ -15,6 +18,26 @@ STAGE_TITLES = {"probe": "Linear probe", "finetune": "Fine-tuning", "lora": "LoR
 
 _SHOWN_MINUTES = 1
 """A time that is left is said from here on: what is shorter, the bar shows."""
+
+
+class _BesideBars(logging.Handler):
+    """Prints on stderr, above the bars that are there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except OSError:  # the rule of logging: a line that finds no room ends no run
+            self.handleError(record)
+
+
+logger.addHandler(_BesideBars())
+logger.setLevel(logging.INFO)
+logger.propagate = False  # the lines are no warnings, which others collect
+
+
+def say(text: str) -> None:
+    """Print a text for people; `logging.getLogger("ecg_hf.runs.progress")` can be told to keep quiet."""
+    logger.info(text)
 
 
 def title_of(stage: str) -> str:
@@ -65,7 +88,7 @@ class Lines(TrainerCallback):
         if line is None and "loss" in logs:
             line = _loss_line(self.trainer, logs)
         if line is not None:
-            print(line, file=sys.stderr)
+            say(line)
 
 
 class NamedBars(ProgressCallback):
@@ -90,7 +113,7 @@ class NamedBars(ProgressCallback):
         if not state.is_world_process_zero or self.training_bar is None:
             return
         if (line := evaluation_line(self.trainer, logs)) is not None:
-            tqdm.write(line, file=sys.stderr)
+            say(line)
         elif "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4g}")
 
@@ -103,4 +126,4 @@ def report_progress(trainer: Trainer) -> None:
         trainer.add_callback(NamedBars(trainer))
 
 
-__all__ = ["METRIC_NAMES", "STAGE_TITLES", "evaluation_line", "report_progress", "title_of"]
+__all__ = ["METRIC_NAMES", "STAGE_TITLES", "evaluation_line", "report_progress", "say", "title_of"]

@@ -9,7 +9,6 @@ import hashlib
 import json
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Iterable
 
@@ -42,7 +41,7 @@ from .folder import (
     last_complete_checkpoint,
     room_for,
 )
-from .progress import report_progress
+from .progress import report_progress, say
 from .provenance import note_base
 from .windows import EpochSampler, identity_collate
 
@@ -184,7 +183,7 @@ class RunTrainer(Trainer):
     def say(self, text: str) -> None:
         """Print a text for people, on stderr, by the main process."""
         if self.is_world_process_zero():
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def close_run(self) -> None:
         """Give the folder of the run free; without effect where it is not claimed."""
