@@ -142,7 +142,7 @@ def test_recipe_card_and_curves_name_the_stage(story):
     card = (folder / "README.md").read_text()
     assert "and then by low-rank adaptation (LoRA, [arXiv 2106.09685]" in card and "`adapter/` for `peft`" in card
     assert (
-        "2,133 trained parameters: `rank` 8, `alpha` 16.0, `dropout` 0.0, `learning_rate` 0.001, `mlp` False" in card
+        "2,133 trained parameters: `rank` 8, `alpha` 16.0, `dropout` 0.0, `learning_rate` 0.003, `mlp` False" in card
     )
     assert "fine-tuning" not in card.split("<!-- /generated -->")[0]
     history = json.loads((folder / "log_history.json").read_text())
@@ -404,7 +404,7 @@ def test_a_number_in_quotes_is_refused(tmp_path):
 
 def test_a_learning_rate_of_fine_tuning_is_said_to_serve_nothing(peft, tmp_path, caplog):
     arguments(tmp_path, stages=["lora"], learning_rate=0.01)
-    assert "the stage `lora` learns at `lora_learning_rate` 0.001" in caplog.text
+    assert "the stage `lora` learns at `lora_learning_rate` 0.003" in caplog.text
 
 
 def test_without_peft_one_sentence_says_what_to_install(monkeypatch, tmp_path):

@@ -1,8 +1,11 @@
 """Own tables as clumsy hands leave them: odd types, odd cells, odd paths, and what a cache must not keep."""
 
 import json
+import os
 import re
+import subprocess
 import sys
+import time
 
 import datasets
 import numpy as np
@@ -417,3 +420,30 @@ def test_signals_that_are_not_in_a_data_set_with_ids_are_refused(fault, tmp_path
     given = {"record_column": "signal", "label_columns": ["AF"], "sampling_rate": 100, "lead_names": ["I"]}
     with pytest.raises(ValueError, match=message):
         load_ecg_dataset(table, **given, cache_dir=tmp_path)
+
+
+READING = """
+import sys
+import time
+from ecg_hf import load_ecg_dataset
+from ecg_hf.tables import store
+store.RECORDS_PER_FILE = 2
+said = dict(sampling_rate=250, units="mV", lead_names=["I", "II"])
+load_ecg_dataset(sys.argv[1], label_columns=["AF"], num_proc=2, cache_dir=sys.argv[2], **said)
+"""
+
+
+def test_the_processes_that_read_end_with_the_one_that_is_killed(npy_records, tmp_path):
+    """The pipe of stderr ends only once no process holds it any more."""
+    npy_records.to_csv(tmp_path / "table.csv", index=False)
+    code = READING.replace("store.REC", "import time; store._read = lambda *_: time.sleep(0.5)\nstore.REC")
+    reading = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "table.csv", tmp_path / "cache"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+    )
+    while not list(tmp_path.glob("cache/ecg_records/*")):
+        assert reading.poll() is None
+        time.sleep(0.05)
+    reading.kill()
+    reading.communicate(timeout=30)

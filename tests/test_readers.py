@@ -755,8 +755,12 @@ def write_cpsc(path, values, **options):
 def test_the_struct_of_cpsc(tmp_path, millivolts, compressed, transposed):
     path = write_cpsc(tmp_path / "A0001.mat", millivolts.T if transposed else millivolts, do_compression=compressed)
     np.testing.assert_array_equal(whole_microvolts(read(path, **SAID)), np.rint(millivolts * 1000))
-    message = refused(path, "`sampling_rate`, `units`, `lead_names`", "CPSC 2018 has 500 Hz, mV")
-    assert "57" not in message and "emale" not in message
+    # What the challenge says of its files counts where nobody else says anything.
+    record = read(path)
+    assert (record.sampling_rate, record.lead_names) == (500, LEAD_NAMES)
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
+    assert read(path, sampling_rate=250).sampling_rate == 250
+    refused(write_cpsc(tmp_path / "b.mat", millivolts[:8]), "`sampling_rate`, `units`, `lead_names`")
 
 
 def test_a_matrix_in_a_matlab_file(tmp_path, millivolts):
@@ -865,9 +869,22 @@ def test_records_of_code15_are_chosen_by_row_or_id(tmp_path, millivolts):
         ("5", "name one"),
     ):
         refused(f"{path}#{part}", message, **SAID)
-    refused(f"{path}#row=0", "`sampling_rate`, `units`, `lead_names`", "CODE-15 % has 400 Hz and mV")
+    refused(f"{path}#row=0", "`sampling_rate`, `units`, `lead_names`", "SaMi-Trop has 400 Hz and mV")
     write(tmp_path / "exams_part0.json", json.dumps(SAID))
     assert read(f"{path}#row=0").sampling_rate == 250
+
+
+def test_the_form_of_code15_has_the_rate_and_leads_of_its_description(tmp_path):
+    values = np.random.default_rng(0).normal(0, 0.3, (2, 12, 4096))
+    path = write_code15(tmp_path / "exams_part0.hdf5", values, [5, 6])
+    record = read(f"{path}#exam_id=6")
+    assert (record.sampling_rate, record.lead_names) == (400, LEAD_NAMES)
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(values[1].astype(np.float32) * 1000))
+    assert read(f"{path}#row=0", sampling_rate=500).sampling_rate == 500
+    # CODE-test has no ids, and another order of leads.
+    with h5py.File(path, "a") as file:
+        del file["exam_id"]
+    refused(f"{path}#row=0", "`sampling_rate`, `units`, `lead_names`")
 
 
 def test_ids_may_be_text_and_must_be_unique(tmp_path, millivolts):

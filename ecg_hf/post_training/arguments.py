@@ -67,10 +67,10 @@ class PostTrainingArguments(RunArguments):
     )
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the input of the adapters."})
     lora_learning_rate: float = field(
-        default=1e-3,
+        default=3e-3,
         metadata={
-            "help": "Peak learning rate of the stage `lora`. 3e-4 and 1e-3 differed by at most 0.004 macro AUROC on 2 % "
-            "and on 8 % of PTB-XL, in both directions (shipped encoder, 500 validation records, one seed)."
+            "help": "Peak learning rate of stage `lora`. Measured with 1,400 records of PTB-XL: macro AUROC .884, and "
+            ".879 at 1e-3, .875 at 3e-4; with 350: .876, .873, .877 (500 validation records, one seed)."
         },
     )
     lora_mlp: bool = field(

@@ -33,7 +33,9 @@ def _reason(error: Exception) -> str:
     return "it holds Python objects" if "object" in text.casefold() else "its header is damaged"
 
 
-def record_of_array(values: np.ndarray, stated: Stated, path: str, said: Said, hint: str = "") -> Record:
+def record_of_array(
+    values: np.ndarray, stated: Stated, path: str, said: Said, hint: str = "", published: Stated | None = None
+) -> Record:
     """The record of a file that holds nothing but an array.
 
     Args:
@@ -43,9 +45,18 @@ def record_of_array(values: np.ndarray, stated: Stated, path: str, said: Said, h
         path: of the file.
         said: what the caller says.
         hint: appended to the message about what nobody says.
+        published: what the description of the data set says whose layout the file has; it counts where nobody else
+            says anything.
     """
     if values.dtype.kind not in "fiu":
         raise RecordError(f"it holds values of the type {values.dtype.name[:40]}; expected real floats or integers.")
+    if published is not None:
+        stated = Stated(
+            *(
+                public if own is None and getattr(said, name) is None else own
+                for name, own, public in zip(Stated._fields, stated, published, strict=True)
+            )
+        )
     names = stated.lead_names or said.lead_names
     needed = {
         "sampling_rate": said.sampling_rate if stated.sampling_rate is None else stated.sampling_rate,

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import record_of_array
 from .channels import MAX_FILE_BYTES, Said
@@ -17,7 +18,10 @@ from .sidecar import Stated, completed, read_sidecar, stated_by
 SIGNALS = ("tracings", "ecg")
 """Names of data sets that hold signals: CODE-15 % and SaMi-Trop, SPH."""
 
-_HINT = " CODE-15 % has 400 Hz and mV, SPH 500 Hz and mV."
+_HINT = " SaMi-Trop has 400 Hz and mV, SPH 500 Hz and mV, both with the leads I II III aVR aVL aVF V1 to V6."
+# Of CODE-15 % (https://doi.org/10.5281/zenodo.4916206). Its sister sets without ids have another order of leads.
+_CODE15 = Stated(400, "mV", LEAD_NAMES)
+_CODE15_SHAPE = (4096, 12)
 _PART = re.compile(r"(\w+)=(.+)", re.ASCII)
 
 
@@ -27,7 +31,9 @@ def read(path: str, part: str | None, said: Said) -> Record:
     The data set is (leads, samples), (samples, leads), or such records behind one another; then `part` chooses one: by
     ``row=12``, from 0, or by a data set of as many ids, ``exam_id=590673``. Rate, unit and lead names are attributes
     of the data set or of the file (`sampling_rate`, `units`, `lead_names`), stand in the JSON beside the file, or come
-    from the caller. A record is given as it is stored: with zeros that fill it up, or all zero.
+    from the caller; where nobody says them, a file in the form of CODE-15 % (4,096 samples of 12 leads, and
+    `exam_id`) has what its description says. A record is given as it is stored: with zeros that fill it up, or all
+    zero.
 
     Raises `RecordError` for a file with another layout, or one that refers to other files.
     """
@@ -37,13 +43,15 @@ def read(path: str, part: str | None, said: Said) -> Record:
             data = _signals(h5py, file)
             stated = _stated(h5py, file, data)
             values = _record_values(h5py, file, data, part)
+            is_code15 = data.ndim == 3 and data.shape[1:] == _CODE15_SHAPE and "exam_id" in file
     except RecordError:
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RecordError(
             "it is a damaged or truncated HDF5 file, or packed in a way that h5py cannot read."
         ) from error
-    return record_of_array(values, completed(stated, read_sidecar(path), path), path, said, _HINT)
+    stated = completed(stated, read_sidecar(path), path)
+    return record_of_array(values, stated, path, said, _HINT, _CODE15 if is_code15 else None)
 
 
 def data_set(h5py, file, name: str):

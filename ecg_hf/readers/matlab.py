@@ -14,12 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import check_no_part, record_of_array
 from .channels import MAX_FILE_BYTES, Said
-from .sidecar import read_sidecar
+from .sidecar import Stated, read_sidecar
 
-_HINT = " CPSC 2018 has 500 Hz, mV and the leads I II III aVR aVL aVF V1 to V6."
+# Of the challenge (http://2018.icbeb.org/Challenge.html): what the struct with these fields does not state itself.
+_CPSC_2018 = Stated(500, "mV", LEAD_NAMES)
+_CPSC_FIELDS = {"sex", "age", "data"}
 
 # Types of stored data and classes of variables, by their numbers in the format.
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -50,7 +53,8 @@ def read(path: str, part: str | None, said: Said) -> Record:
     """Read the struct `ECG` with a field `data`, as CPSC 2018 has it, or the only matrix of numbers of the file.
 
     The values are (leads, samples) or (samples, leads). Rate, unit and names of leads come from the JSON beside it or
-    from the caller; of other variables and fields nothing is read.
+    from the caller; a struct with the fields of CPSC 2018 and twelve leads has 500 Hz, mV and the leads in the usual
+    order unless these say otherwise. Of other variables and fields nothing is read.
     """
     check_no_part(part)
     with open(path, "rb") as file:
@@ -59,7 +63,10 @@ def read(path: str, part: str | None, said: Said) -> Record:
         raise _damaged("its first 128 bytes")
     order = "<" if bytes(content[126:128]) == b"IM" else ">"
     variables = list(_variables(content[128:], order))
-    return record_of_array(_numbers(_signal(variables, order), order), read_sidecar(path), path, said, _HINT)
+    signal, fields = _signal(variables, order)
+    is_cpsc = fields == _CPSC_FIELDS and len(LEAD_NAMES) in signal.shape
+    published = _CPSC_2018 if is_cpsc else None
+    return record_of_array(_numbers(signal, order), read_sidecar(path), path, said, published=published)
 
 
 def _damaged(what: str) -> RecordError:
@@ -145,7 +152,8 @@ def _text(data: memoryview) -> str:
     return bytes(data).partition(b"\0")[0].decode("latin-1")
 
 
-def _signal(variables: list[_Variable], order: str) -> _Variable:
+def _signal(variables: list[_Variable], order: str) -> tuple[_Variable, set[str]]:
+    """The matrix of the signal, and the fields of the struct that it is in."""
     for variable in variables:
         if variable.name == "ECG" and variable.kind == _STRUCT and variable.shape == (1, 1):
             return _data_field(variable, order)
@@ -154,10 +162,10 @@ def _signal(variables: list[_Variable], order: str) -> _Variable:
         expected = "the struct ECG with the field data, or one matrix of numbers"
         found = ", ".join(f"{each.name} {each.shape}" for each in variables[:10]) or "no variable"
         raise RecordError(f"expected {expected}, found {found}.")
-    return matrices[0]
+    return matrices[0], set()
 
 
-def _data_field(variable: _Variable, order: str) -> _Variable:
+def _data_field(variable: _Variable, order: str) -> tuple[_Variable, set[str]]:
     if len(variable.parts) < 2 or [part.type for part in variable.parts[:2]] != [_INT32, _INT8]:
         raise _damaged("its struct ECG")
     (length, *_), names = [*_array(variable.parts[0], order), 0], variable.parts[1].data
@@ -172,7 +180,7 @@ def _data_field(variable: _Variable, order: str) -> _Variable:
     data = _variable(variable.parts[place].data, order)
     if data.kind not in _NUMBERS:
         raise RecordError("the field data of its struct ECG is no matrix of numbers.")
-    return data
+    return data, set(fields)
 
 
 def _numbers(variable: _Variable, order: str) -> np.ndarray:

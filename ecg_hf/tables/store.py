@@ -13,6 +13,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -235,7 +236,7 @@ def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, i
         for part, path in todo:
             yield _write(source, part, path, bar.update), 0
         return
-    with ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context()) as pool:
+    with ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context(), _end_with_parent) as pool:
         try:
             yield from (
                 (notes, part.stop - part.start)
@@ -243,6 +244,16 @@ def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, i
             )
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let a process of the pool end when the one that began it is killed; it would wait for work forever."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_part(source: Source, item: tuple[_Part, Path]) -> dict:
