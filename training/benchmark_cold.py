@@ -64,9 +64,8 @@ def benchmark(checkpoint: str, record: str, against: str | None, repetitions: in
             found[name, checkout].append(measure(commands[name], checkout))
     table = []
     for name in commands:
-        here, *other = [
-            [statistics.median(values) for values in zip(*found[name, place], strict=True)] for place in checkouts
-        ]
+        measured = [found[name, checkout] for checkout in checkouts if (name, checkout) in found]
+        here, *other = [[statistics.median(values) for values in zip(*pairs, strict=True)] for pairs in measured]
         row = {"row": name, "seconds": here[0], "cpu_seconds": here[1]}
         if other:
             row |= {"ratio": here[0] / other[0][0], "cpu_ratio": here[1] / other[0][1]}
