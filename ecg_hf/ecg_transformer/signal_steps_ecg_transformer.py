@@ -58,6 +58,7 @@ def resample(values: np.ndarray, old_rate: float, new_rate: float, method: str) 
     return _interpolate(values, new_length)
 
 
+@lru_cache(maxsize=256)
 def _ratio(old_rate: float, new_rate: float) -> Fraction:
     # Filters have fewer than 20,000 taps; rates that are no ratio of small integers are approximated to 1e-6 / ratio.
     return Fraction(float(new_rate) / old_rate).limit_denominator(1000)

@@ -40,6 +40,7 @@ def make_trainer(model_args: ModelArguments, data_args: TaskArguments, args: Pos
     """The records and the model that the arguments ask for, ready to train."""
     if args.feature_cache is None and data_args.cache_dir is not None:
         args.feature_cache = str(pathlib.Path(data_args.cache_dir) / "features")
+    args.prepared_cache = args.prepared_cache or data_args.cache_dir
     if "lora" in args.stages and model_args.model_name_or_path is None:
         logger.warning(
             "The stage `lora` keeps the encoder's weights, and these are random: give a pre-trained one by "

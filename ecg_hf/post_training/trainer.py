@@ -120,11 +120,11 @@ class PostTrainer(RunTrainer):
         return self.args.layer_decay
 
     def training_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
-        windows = TrainingWindows(dataset, self.processing_class, self.args.seed)
+        windows = TrainingWindows(dataset, self.processing_class, self.args.seed, **self.preparation)
         return in_order(windows, dataset, self._labels())
 
-    def evaluation_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
-        return in_order(EvaluationWindows(dataset, self.processing_class), dataset, self._labels())
+    def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> torch.utils.data.Dataset:
+        return in_order(EvaluationWindows(dataset, feature_extractor, **kwargs), dataset, self._labels())
 
     def _labels(self) -> list[str]:
         return self.target.config.labels

@@ -61,6 +61,7 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
 
 def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> PreTrainer:
     """The records, the model and the probe that the arguments ask for, ready to train."""
+    args.prepared_cache = args.prepared_cache or record_args.cache_dir
     config, feature_extractor = _model_settings(model_args, record_args)
     crop_seconds = _crop_seconds(args, config)
     with args.main_process_first(desc="reading the records"):
@@ -73,7 +74,10 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
     model = _model(model_args, record_args, config)
     if model_args.attn_implementation is not None:
         model.set_attn_implementation(model_args.attn_implementation)
-    probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
+    probe = None
+    if probe_splits:
+        batch_size = args.per_device_eval_batch_size
+        probe = LinearProbe(*probe_splits, feature_extractor, batch_size, cache_dir=args.prepared_folder)
     return PreTrainer(
         model=model,
         args=args,

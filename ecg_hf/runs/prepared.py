@@ -1,13 +1,14 @@
 """Records as they are before windows are cut: resampled and filtered once, kept in files that all runs share.
 
-What is kept is named by what it was made from: a folder by the feature extractor's numbers, a row by the record itself.
-So tasks, splits and runs share the rows, a changed record is prepared again, and a build that was interrupted goes on
+What is kept is named by what it was made from: a folder by the feature extractor's numbers, a row by the record. So
+tasks, splits and runs share the rows, a changed record is prepared again, and a build that was interrupted goes on
 where it was. Not kept, and prepared in each batch as ever, are
 
 - records at the model's rate, where there is no filter: there is nothing to do for them;
 - records of more than `LONG_SECONDS` of which crops alone are resampled: nobody needs all of a half-hour record;
-- where windows are scaled by themselves or filtered, records with a lead that is constant for half a window, or that
-  rounding to 1 µV makes so: what is flat is told by the samples before any filter;
+- where windows or records are scaled by themselves, records with a lead that stays within `QUIET_MICROVOLTS` for half
+  a window, or throughout: scaling would enlarge the rounding to 1 µV, and what is flat is told by the samples before
+  any filter;
 - records that a filter takes out of the range of int16 µV.
 """
 
@@ -31,13 +32,13 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ..ecg_transformer.inputs_ecg_transformer import Batch, group_records
-from ..ecg_transformer.lead_checks_ecg_transformer import is_flat
 from ..ecg_transformer.signal_steps_ecg_transformer import resample_in_blocks
 from ..files import whole_file
 from .columns import each_signal, signals_of
 from .folder import room_for
 
 LONG_SECONDS = 120
+QUIET_MICROVOLTS = 50
 RECORDS_PER_FILE = 1000
 _ROWS = 16  # read at once: half an hour of twelve leads at 500 Hz is 22 MB a record
 
@@ -65,7 +66,8 @@ class Steps:
         self.once = list(itertools.takewhile(lambda step: step in _ONCE, before))
         self.filters = "bandpass" in self.once and any(extractor.bandpass or ())
         decimates = "decimate" in self.once and extractor.decimation > 1
-        self.rate = extractor.sampling_rate * (1 if decimates else extractor.decimation)
+        self._full_rate = extractor.sampling_rate * extractor.decimation
+        self.rate = extractor.sampling_rate if decimates else self._full_rate
         self.always = self.filters or decimates
         if extractor.round_to_float16 and self.always:
             self.once = []
@@ -94,45 +96,46 @@ class Steps:
 
     def take(self, batch: Batch) -> tuple[np.ndarray, list[bool]]:
         """The signals (records, leads, samples) of equal records after the steps, and which of them may be kept."""
-        flat_before = self._flat_blocks(batch.given, batch.sampling_rate, batch.largest)
+        may_be_kept = ~self._has_quiet_leads(batch.given, batch.microvolts, batch.sampling_rate, batch.flat)
         for step in self.once:
             if step == "resample" and self._resamples_fast(batch):
-                signals = [resample_in_blocks(row, batch.sampling_rate, self.rate) for row in batch.in_millivolts()]
-                batch.values, batch.sampling_rate = np.stack(signals), self.rate
+                signals = [
+                    resample_in_blocks(row, batch.sampling_rate, self._full_rate) for row in batch.in_millivolts()
+                ]
+                batch.values, batch.sampling_rate = np.stack(signals), self._full_rate
             else:
                 self.extractor.take_step(step, batch)
         values = batch.in_millivolts()
         if self.kind == pa.float16():
-            values, in_range = values.astype(np.float16), True
+            values = values.astype(np.float16)
         else:
             rounded = np.rint(values * 1000)
-            in_range = np.abs(rounded).max(axis=(1, 2)) <= _RANGE
+            may_be_kept &= np.abs(rounded).max(axis=(1, 2)) <= _RANGE
             values = np.clip(rounded, -_RANGE, _RANGE).astype(np.int16)
-        return values, (in_range & ~flat_before & ~self._changes_what_is_flat(batch, values)).tolist()
+        if self.scales:
+            stays_flat = (values.min(axis=-1) == values.max(axis=-1)) | ~batch.flat
+            may_be_kept &= stays_flat.all(axis=1)
+        microvolts = 1000 if self.kind == pa.float16() else 1
+        may_be_kept &= ~self._has_quiet_leads(values, microvolts, self.rate, batch.flat)
+        return values, may_be_kept.tolist()
 
     def _resamples_fast(self, batch: Batch) -> bool:
         is_exact = self.extractor.resample_method != "polyphase" or self.kind == pa.float16()
-        return batch.sampling_rate != self.rate and not is_exact
+        return batch.sampling_rate != self._full_rate and not is_exact
 
-    def _changes_what_is_flat(self, batch: Batch, values: np.ndarray) -> np.ndarray:
-        """(records,): whether rounding makes a lead flat, or the reverse, where a later step scales by it."""
-        largest = np.abs(values).max(axis=(1, 2)).astype(np.float64)
-        if not self.scales:
-            return np.zeros(len(values), dtype=bool)
-        differs = (is_flat(values.min(axis=-1), values.max(axis=-1), largest) != batch.flat).any(axis=1)
-        return differs | self._flat_blocks(values, self.rate, largest)
-
-    def _flat_blocks(self, values: np.ndarray, rate: float, largest: np.ndarray) -> np.ndarray:
-        """(records,): whether a lead that varies is constant in a block of half a window, where that matters. Each
-        window has such a block within it."""
-        if not self.extractor.flat_windows_matter:
-            return np.zeros(len(values), dtype=bool)
+    def _has_quiet_leads(self, values: np.ndarray, microvolts: float, rate: float, flat: np.ndarray) -> np.ndarray:
+        """(records,): whether a lead that is not `flat` throughout stays within `QUIET_MICROVOLTS` where that matters:
+        for half a window, one of whose blocks lies in each window, or, if only records are scaled, throughout."""
         num_records, num_leads, length = values.shape
-        window = min(length, max(1, int(self.extractor.num_samples / self.extractor.sampling_rate * rate)))
-        size = (window + 1) // 2
-        blocks = values[..., : length // size * size].reshape(num_records, -1, size)
-        flat = is_flat(blocks.min(axis=-1), blocks.max(axis=-1), largest).reshape(num_records, num_leads, -1)
-        return (flat.any(axis=-1) & ~flat.all(axis=-1)).any(axis=1)
+        if not self.scales:
+            return np.zeros(num_records, dtype=bool)
+        size = length
+        if self.extractor.flat_windows_matter:
+            window = max(1, int(self.extractor.num_samples / self.extractor.sampling_rate * rate))
+            size = (min(length, window) + 1) // 2
+        blocks = values[..., : length // size * size].reshape(num_records, num_leads, -1, size).astype(np.float32)
+        extent = microvolts * (blocks.max(axis=-1) - blocks.min(axis=-1)).min(axis=-1)
+        return ((extent <= QUIET_MICROVOLTS) & ~flat).any(axis=1)
 
 
 @dataclass
@@ -160,8 +163,9 @@ def prepare(
     """The records of a data set after those steps of an extractor that do not depend on windows; None where there are
     none to take, or no record needs them.
 
-    Those that `cache_dir` does not hold are prepared now, by one process while others wait. Values are within 0.5 µV,
-    and rounding of float32, of what the extractor makes of the record itself, or are those, where it rounds to float16.
+    Those that `cache_dir` does not hold are prepared now, by one process while others wait. Values are within 0.5 µV
+    (and rounding of float32) of what the extractor makes of the record itself, and the same where it rounds to
+    float16.
 
     Raises `ValueError` for a record that the extractor refuses, and `OSError` where the cache cannot be written.
     """
