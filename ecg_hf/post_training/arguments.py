@@ -89,6 +89,13 @@ class PostTrainingArguments(RunArguments):
             "validation records. False publishes the last stage."
         },
     )
+    eval_overlap: bool = field(
+        default=False,
+        metadata={
+            "help": "Evaluate on overlapping windows also between epochs. False leaves out the overlap there, which "
+            "takes about half the time; the probe, thresholds and final metrics use all windows either way."
+        },
+    )
     num_bootstrap_resamples: int = field(
         default=1000, metadata={"help": "Resamples of the confidence intervals of the test metrics."}
     )
