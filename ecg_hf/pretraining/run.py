@@ -19,6 +19,7 @@ from ..ptbxl.labels import encode_labels, task_labels
 from ..ptbxl.table import FOLDS, read_table
 from ..readers.channels import Said, canonical_leads
 from ..runs.arguments import PTBXL_DEFAULT_RATE, DataArguments, ModelArguments, recipe_of
+from ..runs.attention import set_attention
 from ..runs.leads import model_leads, restrict_feature_extractor, restrict_model
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from .arguments import PreTrainingArguments
@@ -72,8 +73,7 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
         feature_extractor = new_feature_extractor(model_args, config, *statistics)
     set_seed(args.seed)
     model = _model(model_args, record_args, config)
-    if model_args.attn_implementation is not None:
-        model.set_attn_implementation(model_args.attn_implementation)
+    set_attention(model, model_args.attn_implementation, args)
     probe = None
     if probe_splits:
         batch_size = args.per_device_eval_batch_size

@@ -236,8 +236,8 @@ class ModelArguments:
     attn_implementation: str | None = field(
         default=None,
         metadata={
-            "help": "sdpa (the default), eager or flash_attention_2. On a CPU, windows of few tokens train twice as "
-            "fast with eager in bfloat16."
+            "help": "sdpa, eager or flash_attention_2. Default: eager on a CPU in bfloat16 with windows of up to 400 "
+            "tokens, which takes half to nine tenths of the time of sdpa; else sdpa."
         },
     )
 
