@@ -74,7 +74,9 @@ class RecordWindows(torch.utils.data.Dataset):
         self.units = units
         units_of(self.dataset[:1], units)  # a unit that is missing is found before training
         self.prepared = None if cache_dir is None else prepare(dataset, feature_extractor, units, cache_dir, silent)
-        self._facts = self.dataset if self.prepared is None else self.dataset.remove_columns("signal")
+        # What batches need beside a prepared record.
+        beside = [name for name in self.columns if name not in ("signal", "sampling_rate", "lead_names")]
+        self._facts = self.dataset if self.prepared is None else self.dataset.select_columns(beside)
 
     def __len__(self) -> int:
         return len(self.dataset)
