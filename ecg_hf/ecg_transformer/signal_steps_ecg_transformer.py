@@ -100,9 +100,19 @@ def resample_in_blocks(values: np.ndarray, old_rate: float, new_rate: float) -> 
     new_length = resampled_length(length, old_rate, new_rate)
     num_blocks = -(-new_length // block)
     after = max(0, (num_blocks - 1) * hop + width - reach - length)
-    extended = np.pad(values.astype(np.float32, copy=False), ((0, 0), (reach, after)), "reflect", reflect_type="odd")
+    extended = _extend(values.astype(np.float32, copy=False), reach, after)
     stretches = sliding_window_view(extended, width, axis=-1)[:, : num_blocks * hop : hop]
     return (stretches.reshape(-1, width) @ matrix).reshape(len(values), -1)[:, :new_length]
+
+
+def _extend(values: np.ndarray, before: int, after: int) -> np.ndarray:
+    """Both ends extended by point reflection."""
+    length = values.shape[-1]
+    if max(before, after) >= length:  # reflected more than once
+        return np.pad(values, ((0, 0), (before, after)), "reflect", reflect_type="odd")
+    left = 2 * values[:, :1] - values[:, before:0:-1]
+    right = 2 * values[:, -1:] - values[:, -2 : -2 - after : -1]
+    return np.concatenate([left, values, right], axis=1)
 
 
 @lru_cache(maxsize=32)
