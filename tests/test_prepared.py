@@ -2,12 +2,13 @@
 
 import multiprocessing
 import pathlib
+import shutil
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from small_models import LABELS, small_extractor, small_model
+from small_models import LABELS, small_extractor, small_model, stopped_at
 from test_post_training import make_trainer, same_weights, weights_of
 
 from ecg_hf import ECGTransformerForMultiLabel
@@ -353,6 +354,19 @@ def test_a_run_takes_prepared_records_and_its_final_metrics_are_of_the_records_t
     table_of_run = np.loadtxt(tmp_path / "once/test_predictions.csv", delimiter=",", skiprows=1)
     scores = 1 / (1 + np.exp(-evaluated.predictions.astype(np.float64)))
     np.testing.assert_allclose(table_of_run[:, 1 : 1 + len(LABELS)], scores, rtol=1e-12)
+
+
+def test_a_run_that_lost_the_cache_is_resumed_bit_identically(splits, tmp_path):
+    def trainer(name):
+        fields = {"num_train_epochs": 3, "stages": ["finetune"], "metric_for_best_model": "loss"}
+        return make_trainer(splits, tmp_path / name, prepared_cache=str(tmp_path / "cache"), **fields)
+
+    trainer("whole").post_train()
+    with stopped_at(stopped := trainer("stopped"), 2):
+        stopped.post_train()
+    shutil.rmtree(tmp_path / "cache")
+    trainer("stopped").post_train(resume_from_checkpoint=True)
+    assert same_weights(weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped"))
 
 
 def test_the_command_keeps_prepared_records_in_its_cache(tmp_path):
