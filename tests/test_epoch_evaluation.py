@@ -9,7 +9,7 @@ from test_post_training import make_trainer
 
 from ecg_hf.runs.windows import EvaluationWindows
 
-FIELDS = {"stages": ["finetune"], "num_train_epochs": 3}
+FIELDS = {"eval_overlap": False, "stages": ["finetune"], "num_train_epochs": 3}
 
 
 def epochs_of(trainer) -> list[dict]:
@@ -20,7 +20,7 @@ def epochs_of(trainer) -> list[dict]:
 def runs(simulated_splits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     trainers = {
-        overlap: make_trainer(simulated_splits, folder / str(overlap), eval_overlap=overlap, **FIELDS)
+        overlap: make_trainer(simulated_splits, folder / str(overlap), **FIELDS | {"eval_overlap": overlap})
         for overlap in (False, True)
     }
     for trainer in trainers.values():

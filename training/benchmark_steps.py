@@ -173,6 +173,7 @@ def evaluation(data_dir: str, rate: int, model_dir: str, num_epochs: int, seeds:
                     folder,
                     stages=["finetune"],
                     num_train_epochs=num_epochs,
+                    eval_overlap=False,
                     seed=seed,
                     eval_strategy="no",
                     save_strategy="no",

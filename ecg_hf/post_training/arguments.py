@@ -90,10 +90,11 @@ class PostTrainingArguments(RunArguments):
         },
     )
     eval_overlap: bool = field(
-        default=False,
+        default=True,
         metadata={
             "help": "Evaluate on overlapping windows also between epochs. False leaves out the overlap there, which "
-            "takes about half the time; the probe, thresholds and final metrics use all windows either way."
+            "takes less than half the time, and the figures of epochs no longer begin at those of the probe; the "
+            "probe, thresholds and final metrics use all windows either way."
         },
     )
     num_bootstrap_resamples: int = field(
