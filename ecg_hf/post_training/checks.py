@@ -135,6 +135,19 @@ def check_something_is_known(train: datasets.Dataset, labels: Sequence[str]) -> 
         raise ValueError(f"Nothing is known of the {len(train)} training records: all of their labels are empty.")
 
 
+def check_fit(model, feature_extractor, *splits: datasets.Dataset | None) -> None:
+    """`ValueError` where the extractor's windows or the labels of records are not those of the model."""
+    for name in ("sampling_rate", "num_samples"):
+        expected, given = getattr(model.config, name), getattr(feature_extractor, name)
+        if expected != given:
+            raise ValueError(
+                f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
+            )
+    for dataset in splits:
+        if dataset is not None:
+            label_order(dataset, model.config.labels)
+
+
 def check_can_choose(validation: datasets.Dataset | None, metric: str, target: MultiLabel) -> None:
     """`ValueError` where the validation records cannot rank epochs by `metric`."""
     if validation is None:
@@ -162,6 +175,7 @@ def warn_of_leaks(splits: Mapping[str, datasets.Dataset], label_names: Sequence[
 __all__ = [
     "OrderedLabels",
     "check_can_choose",
+    "check_fit",
     "check_is_split",
     "check_labels",
     "check_something_is_known",

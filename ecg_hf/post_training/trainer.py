@@ -32,12 +32,12 @@ from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
 from .checks import (
     check_can_choose,
+    check_fit,
     check_is_split,
     check_labels,
     check_something_is_known,
     count_positives,
     in_order,
-    label_order,
     labels_of,
     warn_of_leaks,
 )
@@ -98,7 +98,7 @@ class PostTrainer(RunTrainer):
             check_is_split(name, dataset)
         if model is not None:
             check_model(model)
-            _check_fit(model, feature_extractor, *splits)
+            check_fit(model, feature_extractor, *splits)
             # Before the recipe and the facts of the run are taken down.
             labels = None if train_dataset is None else labels_of(train_dataset, model.config.labels)
             target_of(model.config).prepare(args, labels)
@@ -118,7 +118,7 @@ class PostTrainer(RunTrainer):
         )
         if model is None:
             check_model(self.model)
-            _check_fit(self.model, feature_extractor, *splits)
+            check_fit(self.model, feature_extractor, *splits)
             target_of(self.model.config).check_is_prepared(args)
         self.add_callback(_SetDropPath(self))
         self.stage = "finetune"
@@ -130,14 +130,23 @@ class PostTrainer(RunTrainer):
         return self.args.layer_decay
 
     def training_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
-        windows = TrainingWindows(
-            dataset, self.processing_class, self.args.seed, check_leads=not were_guarded([dataset])
-        )
+        checks = {"check_leads": not were_guarded([dataset])}
+        windows = TrainingWindows(dataset, self.processing_class, self.args.seed, **checks, **self.preparation)
         return in_order(windows, dataset, self._labels())
 
-    def evaluation_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
-        windows = EvaluationWindows(dataset, self.processing_class, check_leads=not were_guarded([dataset]))
-        return in_order(windows, dataset, self._labels())
+    def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> torch.utils.data.Dataset:
+        checks = {"check_leads": not were_guarded([dataset])}
+        return in_order(EvaluationWindows(dataset, feature_extractor, **checks, **kwargs), dataset, self._labels())
+
+    @property
+    def epoch_extractor(self) -> ECGTransformerFeatureExtractor:
+        """Its windows do not overlap, unless `args.eval_overlap` asks for it or the records have a fixed number."""
+        plain = self.processing_class
+        if self.args.eval_overlap or plain.num_windows is not None or plain.window_stride in (None, plain.num_samples):
+            return plain
+        extractor = copy.deepcopy(plain)
+        extractor.window_stride = None
+        return extractor
 
     def _labels(self) -> list[str]:
         return self.target.config.labels
@@ -319,6 +328,9 @@ class PostTrainer(RunTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
+        is_of_epoch = self.is_in_train and any(name.startswith("eval_") for name in logs)
+        if is_of_epoch and self.epoch_extractor is not self.processing_class:
+            self.state.log_history[-1]["windows"] = "without overlap"
         for name in ("loss", "train_loss"):
             if not math.isfinite(logs.get(name, 0.0)):
                 self._raise_diverged(f"the loss is {logs[name]}", logs.get("learning_rate"))
@@ -576,18 +588,6 @@ def _macro_metrics(outputs: dict[str, PredictionOutput], target: MultiLabel) -> 
         reason = target.undefined.format(" of the records")
         logger.warning(f"{', '.join(undefined)}: undefined, {reason}.")
     return _without_nan(results)
-
-
-def _check_fit(model, feature_extractor, *splits: datasets.Dataset | None):
-    for name in ("sampling_rate", "num_samples"):
-        expected, given = getattr(model.config, name), getattr(feature_extractor, name)
-        if expected != given:
-            raise ValueError(
-                f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
-            )
-    for dataset in splits:
-        if dataset is not None:
-            label_order(dataset, model.config.labels)
 
 
 def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
