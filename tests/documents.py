@@ -36,7 +36,7 @@ LANGUAGES = {"sh", "python", "text", "bibtex"}
 
 # A user has time: one epoch of few records tells as much here.
 _CPU = ["--use_cpu", "true"]
-_RUN = [*_CPU, "--bf16", "false", "--disable_tqdm", "true", "--max_train_records", "24"]
+_RUN = [*_CPU, "--bf16", "false", "--disable_tqdm", "true", "--max_train_records", "16"]
 _TRAIN = [*_RUN, "--num_train_epochs", "1", "--probe_num_train_epochs", "1", "--num_bootstrap_resamples", "2"]
 _HURRY = {
     "train": [*_TRAIN, "--max_eval_records", "16", "--per_device_train_batch_size", "16"],
@@ -45,7 +45,7 @@ _HURRY = {
     "benchmark": [
         *_RUN,
         "--num_records",
-        "24",
+        "16",
         "--num_steps",
         "1",
         "--num_rounds",

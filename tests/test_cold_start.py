@@ -147,7 +147,7 @@ OUR_PIPELINES = "ecg_hf.ecg_transformer.pipeline_ecg_classification"
 ORDERS = {
     "we are first": "import ecg_hf\nfrom transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline",
     "we are last": "from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline\nimport ecg_hf",
-    "transformers alone is there": "import transformers\nimport ecg_hf\nfrom transformers import *",
+    "transformers alone is there": "import transformers\nimport ecg_hf\nfrom transformers import AutoModel, pipeline",
     "our pipelines are first": f"import {OUR_PIPELINES}\nfrom transformers import AutoModel, pipeline",
     "the reading pipelines are first": "import ecg_hf.pipelines\nfrom transformers import AutoModel, pipeline",
     "our model is first": f"import {MODELING}\nfrom transformers import AutoModel, pipeline",

@@ -14,7 +14,7 @@ import test_code15
 from documents import DOCUMENTS, GUIDES, LANGUAGES, ROOT, Block, blocks_of, run_block, run_command
 from test_tables import write_record
 
-from ecg_hf import simulate_ptbxl
+from ecg_hf import plotting, simulate_ptbxl
 from ecg_hf.synthetic import simulate_ecg
 
 README, *OTHERS = DOCUMENTS
@@ -62,6 +62,7 @@ def scratch(tmp_path_factory):
         (folder / name).symlink_to(ROOT / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(plotting, "DOTS_PER_INCH", 30)  # figures take a quarter of the time of a short run
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache of datasets")
         run_document(README)
         yield folder

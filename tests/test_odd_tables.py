@@ -447,3 +447,37 @@ def test_the_processes_that_read_end_with_the_one_that_is_killed(npy_records, tm
         time.sleep(0.05)
     reading.kill()
     reading.communicate(timeout=30)
+
+
+# ---- Saved data sets, and what is published ----
+
+
+def test_a_saved_data_set_is_a_table_for_classify_too(folder, model, tmp_path, capsys):
+    table = datasets.Dataset.from_pandas(frame())
+    splits = datasets.DatasetDict({"train": table.select(range(4)), "test": table.select(range(4, 6))})
+    for saved, count in ((table.select(range(3)), 3), (splits, 6)):
+        saved.save_to_disk(tmp_path / f"saved-{count}")
+        flags = ["--data_dir", folder, "--model", model, "--format", "jsonl"]
+        capsys.readouterr()
+        cli.classify([str(flag) for flag in (tmp_path / f"saved-{count}", *flags)])
+        lines = capsys.readouterr().out.splitlines()
+        assert [json.loads(line)["record"] for line in lines] == frame()["path"][:count].tolist()
+
+
+@pytest.mark.parametrize("part", ["data-00000-of-00001.arrow", "dataset_info.json", "state.json"])
+def test_a_saved_data_set_that_was_cut_off_is_refused(part, tmp_path):
+    datasets.Dataset.from_pandas(frame()).save_to_disk(tmp_path / "saved")
+    content = (tmp_path / "saved" / part).read_bytes()
+    (tmp_path / "saved" / part).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="saved is not a whole folder of `datasets`"):
+        load_ecg_dataset(tmp_path / "saved", label_columns=["AF"])
+
+
+def test_what_is_published_names_no_record_and_no_place(folder, model, tmp_path):
+    assert "sig/r" in (model / "test_predictions.csv").read_text()  # what the run itself keeps
+    cli.release([str(model), "--output_dir", str(tmp_path / "mine")])
+    files = [path for path in (tmp_path / "mine").rglob("*") if path.is_file()]
+    assert {"README.md", "metrics.json", "recipe.yaml", "model.safetensors"} <= {path.name for path in files}
+    for path in files:
+        content = path.read_bytes()
+        assert b"sig/r" not in content and str(folder).encode() not in content, path.name

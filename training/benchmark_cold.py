@@ -19,15 +19,20 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+REFERENCES = {
+    "python": ["-c", "pass"],
+    "import torch": ["-c", "import torch"],
+    "import PreTrainedModel": ["-c", "from transformers.modeling_utils import PreTrainedModel"],
+}
+"""What the rows may be compared with: the same in every checkout."""
+
+
 def rows(checkpoint: str, record: str) -> dict[str, list[str]]:
-    """The arguments of Python for each row; the first two are what the others are measured by."""
+    """The arguments of Python for each row."""
     return {
-        "python": ["-c", "pass"],
-        "import torch": ["-c", "import torch"],
         "ecg-hf classify --help": ["-m", "ecg_hf.cli", "classify", "--help"],
         "import read_ecg": ["-c", "from ecg_hf import read_ecg"],
         "import ECGTransformerModel": ["-c", "from ecg_hf import read_ecg, ECGTransformerModel"],
-        "import PreTrainedModel": ["-c", "from transformers.modeling_utils import PreTrainedModel"],
         "ecg-hf classify": ["-m", "ecg_hf.cli", "classify", record, "--model", checkpoint, "--device", "cpu"],
     }
 
@@ -51,16 +56,16 @@ def _cpu_seconds() -> float:
 def benchmark(checkpoint: str, record: str, against: str | None, repetitions: int) -> list[dict]:
     """One dict a row: `seconds` and `cpu_seconds`, and `ratio` and `cpu_ratio` to the other checkout."""
     checkouts = [ROOT, *([] if against is None else [pathlib.Path(against).resolve()])]
-    commands = rows(os.path.abspath(checkpoint), os.path.abspath(record))
-    found = {(name, checkout): [] for name in commands for checkout in checkouts}
+    own = rows(os.path.abspath(checkpoint), os.path.abspath(record))
+    commands = REFERENCES | own
+    found = {(name, checkout): [] for name in commands for checkout in (checkouts if name in own else [ROOT])}
     for _ in range(repetitions):
         for name, checkout in found:
             found[name, checkout].append(measure(commands[name], checkout))
     table = []
     for name in commands:
-        here, *other = [
-            [statistics.median(values) for values in zip(*found[name, place], strict=True)] for place in checkouts
-        ]
+        measured = [found[name, checkout] for checkout in checkouts if (name, checkout) in found]
+        here, *other = [[statistics.median(values) for values in zip(*pairs, strict=True)] for pairs in measured]
         row = {"row": name, "seconds": here[0], "cpu_seconds": here[1]}
         if other:
             row |= {"ratio": here[0] / other[0][0], "cpu_ratio": here[1] / other[0][1]}

@@ -38,17 +38,18 @@ _OUTPUT = (
     *("save_total_limit", "restore_callback_states_from_checkpoint", "logging_steps", "logging_nan_inf_filter"),
     *("disable_tqdm", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
+_PREPARED = ("prepare_records", "prepared_cache")
 GROUPS = {
     "pretrain": {
         "model": lambda name: name in _fields(ModelArguments),
-        "data": lambda name: name in _fields(RecordArguments),
+        "data": lambda name: name in _fields(RecordArguments) or name in _PREPARED,
         "output": lambda name: name in _OUTPUT,
         "probe, which reads the encoder's quality on the way": lambda name: name.startswith("probe_"),
         "pre-training": lambda name: True,
     },
     "train": {
         "model": lambda name: name in _fields(ModelArguments),
-        "data": lambda name: name in _fields(TaskArguments),
+        "data": lambda name: name in _fields(TaskArguments) or name in _PREPARED,
         "output": lambda name: name in _OUTPUT,
         "probe": lambda name: name.startswith("probe_") or name == "feature_cache",
         "LoRA": lambda name: name.startswith("lora_"),

@@ -215,10 +215,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             self._warn_of_limb_leads(batches)
         for batch in batches:
             for step in self.steps:
-                try:
-                    _STEPS[step](self, batch)
-                except ValueError as error:
-                    raise ValueError(f"{batch.label}, step `{step}`: {error}") from error
+                self.take_step(step, batch)
             self._report_absent_leads(batch, missing_leads)
         if check_leads:
             self._warn_of_flat_leads(batches)
@@ -308,7 +305,27 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             )
         return np.broadcast_to(value, len(self.lead_names))
 
+    @property
+    def can_resample_crops(self) -> bool:
+        """Whether crops may be resampled instead of records: no step between `resample` and `windows` reads all."""
+        between = self.steps[self.steps.index("resample") + 1 : self.steps.index("windows")]
+        reads_all = any(step != "bandpass" or any(self.bandpass or ()) for step in between)
+        return self.resample_method == "polyphase" and not reads_all
+
+    @property
+    def flat_windows_matter(self) -> bool:
+        """Whether a step after `windows` treats a lead that is constant in a window, before any filter, apart."""
+        later = self.steps[self.steps.index("windows") + 1 :]
+        return bool({"zscore", "minmax"} & {*later}) or ("bandpass" in later and any(self.bandpass or ()))
+
     # Steps
+
+    def take_step(self, step: str, batch: Batch):
+        """One of `steps`, on records of equal shape; a `ValueError` names record and step."""
+        try:
+            _STEPS[step](self, batch)
+        except ValueError as error:
+            raise ValueError(f"{batch.label}, step `{step}`: {error}") from error
 
     def _select_leads(self, batch: Batch):
         given = {name: row for row, name in enumerate(batch.lead_names)}
@@ -353,9 +370,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     def _crops_are_short(self, batch: Batch) -> bool:
         """Whether to resample crops instead of records: these are long, and no step between reads all of them."""
-        between = self.steps[self.steps.index("resample") + 1 : self.steps.index("windows")]
-        reads_all = any(step != "bandpass" or any(self.bandpass or ()) for step in between)
-        if batch.crop_positions is None or reads_all or self.resample_method != "polyphase":
+        if batch.crop_positions is None or not self.can_resample_crops:
             return False
         seconds = batch.values.shape[-1] / batch.sampling_rate
         return seconds > LONG_RECORD * batch.crop_positions.shape[1] * self.num_samples / self.sampling_rate
@@ -410,8 +425,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     def _flat_windows(self, batch: Batch, starts: np.ndarray, size: int, length: int) -> np.ndarray:
         """(rows, leads): which leads are constant, before any filter, in the record or, where it matters, window."""
-        later = self.steps[self.steps.index("windows") + 1 :]
-        if not {"zscore", "minmax"} & {*later} and not ("bandpass" in later and any(self.bandpass or ())):
+        if not self.flat_windows_matter:
             return np.repeat(batch.flat, starts.shape[1], axis=0)
         # The records may have been resampled since.
         ratio = batch.given.shape[-1] / length

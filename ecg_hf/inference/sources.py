@@ -18,6 +18,7 @@ from ..readers.reading import said_of_all
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
 FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat")
 """Of the files that are records in a folder, beside WFDB headers."""
+_OF_SAVED_DATASETS = ("dataset_info.json", "dataset_dict.json")
 TEXT_ENDINGS = (".csv", ".txt")
 """Such a file in a folder may be anything: it is a record where a JSON of its name states rate, unit and leads."""
 
@@ -53,17 +54,17 @@ def find_records(
     """The records of files, of folders and of tables, in the order of the arguments.
 
     A folder stands for all ECG files in it and below: WFDB by its headers, others by their ending. A Parquet file is a
-    table, and a text file whose header has the column `record_column`; the paths in it begin at its folder, or
-    at `data_dir`.
+    table, a folder that `datasets` saved, and a text file whose header has the column `record_column`; the paths in it
+    begin at its folder, or at `data_dir`.
 
     Raises `ValueError` for a table that cannot be used: it names the rows, ten at most, with the count.
     """
     items = []
     for argument in arguments:
-        if os.path.isdir(argument):
-            items += _of_folder(argument, facts)
-        elif _is_table(argument, record_column):
+        if _is_table(argument, record_column):
             items += _of_table(argument, facts, record_column, data_dir)
+        elif os.path.isdir(argument):
+            items += _of_folder(argument, facts)
         else:
             item = _of_file(argument, facts.as_dict())
             items.append(item._replace(read=functools.partial(_read_text, item)) if _may_be_table(argument) else item)
@@ -107,6 +108,8 @@ def _may_be_table(path: str) -> bool:
 
 
 def _is_table(path: str, record_column: str) -> bool:
+    if any(os.path.isfile(os.path.join(path, name)) for name in _OF_SAVED_DATASETS):
+        return True
     return _may_be_table(path) and (path.lower().endswith(".parquet") or record_column in _column_names(path))
 
 
@@ -130,14 +133,16 @@ def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None)
     from ..tables.store import Files
     from ..tables.table import open_table, source_of
 
-    source, ids = source_of(open_table(path, record_column, data_dir), record_column, **asdict(facts))
-    for index, name in enumerate(ids):
-        if isinstance(source, Files):
-            said = source.said[index]
-            of_row = Facts(said.sampling_rate, said.units, said.lead_names)
-            yield _of_file(source.paths[index], of_row.as_dict())._replace(name=str(name))
-        else:
-            yield Item(str(name), functools.partial(_read_row, source, index))
+    opened = open_table(path, record_column, data_dir)
+    for table in opened.values() if isinstance(opened, dict) else [opened]:
+        source, ids = source_of(table, record_column, **asdict(facts))
+        for index, name in enumerate(ids):
+            if isinstance(source, Files):
+                said = source.said[index]
+                of_row = Facts(said.sampling_rate, said.units, said.lead_names)
+                yield _of_file(source.paths[index], of_row.as_dict())._replace(name=str(name))
+            else:
+                yield Item(str(name), functools.partial(_read_row, source, index))
 
 
 def _read_row(source, index: int, wanted: Sequence[str]) -> Record:

@@ -94,6 +94,14 @@ class PostTrainingArguments(RunArguments):
             "validation records. False publishes the last stage."
         },
     )
+    eval_overlap: bool = field(
+        default=True,
+        metadata={
+            "help": "Evaluate on overlapping windows also between epochs. False leaves out the overlap there, which "
+            "takes less than half the time, and the figures of epochs no longer begin at those of the probe; the "
+            "probe, thresholds and final metrics use all windows either way."
+        },
+    )
     num_bootstrap_resamples: int = field(
         default=1000, metadata={"help": "Resamples of the confidence intervals of the test metrics."}
     )

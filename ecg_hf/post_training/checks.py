@@ -105,19 +105,6 @@ def labels_of(dataset: datasets.Dataset, labels: Sequence[str]) -> np.ndarray:
     return matrix if order is None else matrix[:, order]
 
 
-def check_fit(model, feature_extractor, *splits: datasets.Dataset | None) -> None:
-    """`ValueError` where model, feature extractor and labels of the splits do not belong together."""
-    for name in ("sampling_rate", "num_samples"):
-        expected, given = getattr(model.config, name), getattr(feature_extractor, name)
-        if expected != given:
-            raise ValueError(
-                f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
-            )
-    for dataset in splits:
-        if dataset is not None:
-            label_order(dataset, model.config.labels)
-
-
 def count_positives(splits: Mapping[str, datasets.Dataset], target: MultiLabel) -> dict[str, dict]:
     """`num_positives`, for each split and label; nothing of a regression."""
     if target.config.problem_type == REGRESSION:
@@ -146,6 +133,19 @@ def check_something_is_known(train: datasets.Dataset, labels: Sequence[str]) -> 
     values = labels_of(train, labels)
     if ((values == UNKNOWN_LABEL) | np.isnan(values)).all():
         raise ValueError(f"Nothing is known of the {len(train)} training records: all of their labels are empty.")
+
+
+def check_fit(model, feature_extractor, *splits: datasets.Dataset | None) -> None:
+    """`ValueError` where the extractor's windows or the labels of records are not those of the model."""
+    for name in ("sampling_rate", "num_samples"):
+        expected, given = getattr(model.config, name), getattr(feature_extractor, name)
+        if expected != given:
+            raise ValueError(
+                f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
+            )
+    for dataset in splits:
+        if dataset is not None:
+            label_order(dataset, model.config.labels)
 
 
 def check_can_choose(validation: datasets.Dataset | None, metric: str, target: MultiLabel) -> None:

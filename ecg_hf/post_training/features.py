@@ -130,6 +130,7 @@ def feature_key(trainer: RunTrainer, dataset: datasets.Dataset) -> str:
         "attention": model.config._attn_implementation,
         "feature_extractor": json.loads(trainer.processing_class.to_json_string()),
         "records": fingerprint_of_records(dataset, ("signal", "sampling_rate", "lead_names")),
+        "prepared": trainer.args.prepare_records,
         "precision": trainer.accelerator.mixed_precision,
         "tf32": trainer.args.tf32,
         "device": trainer.args.device.type,
@@ -182,7 +183,7 @@ def _write_shared(folder: pathlib.Path, batches: Iterable[tuple[np.ndarray, np.n
 
 
 def _feature_batches(trainer: RunTrainer, split: str, dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    loader, accelerator = trainer.get_test_dataloader(dataset), trainer.accelerator
+    loader, accelerator = trainer.get_feature_dataloader(dataset), trainer.accelerator
     hidden_size = trainer.model.config.hidden_size
     silent = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     for inputs in tqdm(loader, desc=f"Features of {split}", disable=silent):

@@ -18,6 +18,7 @@ from ..ptbxl.label_order import label_names_of
 from ..ptbxl.labels import task_labels
 from ..ptbxl.table import FOLDS
 from ..runs.arguments import ModelArguments, check_at_least, recipe_of
+from ..runs.attention import set_attention
 from ..runs.folder import STAGES_FOLDER
 from ..runs.leads import model_leads, restrict_leads
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
@@ -41,6 +42,7 @@ def make_trainer(model_args: ModelArguments, data_args: TaskArguments, args: Pos
     """The records and the model that the arguments ask for, ready to train."""
     if args.feature_cache is None and data_args.cache_dir is not None:
         args.feature_cache = str(pathlib.Path(data_args.cache_dir) / "features")
+    args.prepared_cache = args.prepared_cache or data_args.cache_dir
     if "lora" in args.stages and model_args.model_name_or_path is None:
         logger.warning(
             "The stage `lora` keeps the encoder's weights, and these are random: give a pre-trained one by "
@@ -51,8 +53,7 @@ def make_trainer(model_args: ModelArguments, data_args: TaskArguments, args: Pos
     check_splits(splits, FOLDS if data_args.evaluate_test else ("train", "validation"), data_args)
     set_seed(args.seed)
     model, feature_extractor = load_model(model_args, data_args, splits["train"])
-    if model_args.attn_implementation is not None:
-        model.set_attn_implementation(model_args.attn_implementation)
+    set_attention(model, model_args.attn_implementation, args)
     return PostTrainer(
         model=model,
         args=args,

@@ -128,14 +128,23 @@ class PostTrainer(RunTrainer):
         return self.args.layer_decay
 
     def training_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
-        windows = TrainingWindows(
-            dataset, self.processing_class, self.args.seed, check_leads=not were_guarded([dataset])
-        )
+        checks = {"check_leads": not were_guarded([dataset])}
+        windows = TrainingWindows(dataset, self.processing_class, self.args.seed, **checks, **self.preparation)
         return in_order(windows, dataset, self._labels())
 
-    def evaluation_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
-        windows = EvaluationWindows(dataset, self.processing_class, check_leads=not were_guarded([dataset]))
-        return in_order(windows, dataset, self._labels())
+    def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> torch.utils.data.Dataset:
+        checks = {"check_leads": not were_guarded([dataset])}
+        return in_order(EvaluationWindows(dataset, feature_extractor, **checks, **kwargs), dataset, self._labels())
+
+    @property
+    def epoch_extractor(self) -> ECGTransformerFeatureExtractor:
+        """Its windows do not overlap, unless `args.eval_overlap` asks for it or the records have a fixed number."""
+        plain = self.processing_class
+        if self.args.eval_overlap or plain.num_windows is not None or plain.window_stride in (None, plain.num_samples):
+            return plain
+        extractor = copy.deepcopy(plain)
+        extractor.window_stride = None
+        return extractor
 
     def _labels(self) -> list[str]:
         return self.target.config.labels
@@ -321,6 +330,9 @@ class PostTrainer(RunTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
+        is_of_epoch = self.is_in_train and any(name.startswith("eval_") for name in logs)
+        if is_of_epoch and self.epoch_extractor is not self.processing_class:
+            self.state.log_history[-1]["windows"] = "without overlap"
         for name in ("loss", "train_loss"):
             if not math.isfinite(logs.get(name, 0.0)):
                 self._raise_diverged(f"the loss is {logs[name]}", logs.get("learning_rate"))

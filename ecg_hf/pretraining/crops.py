@@ -46,21 +46,23 @@ class Crops(RecordWindows):
         seed: int,
         crops_per_record: int = 2,
         units: str | None = None,
+        **kwargs,
     ):
-        super().__init__(dataset, feature_extractor, units)
+        super().__init__(dataset, feature_extractor, units, **kwargs)
         self.augmentation = augmentation
         self.crops_per_record = crops_per_record
         self.seed = seed
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        table = self.dataset[[index for _, index in keys]]
+        indices = [index for _, index in keys]
+        table = self._table(indices)
         record_ids = np.array([number_of(ecg_id) for ecg_id in table["ecg_id"].to_pylist()])
         generators = [
             np.random.default_rng([self.seed, epoch, record_id])
             for (epoch, _), record_id in zip(keys, record_ids, strict=True)
         ]
         positions = [generator.random(self.crops_per_record) for generator in generators]
-        batch = self._extract(table, crop_positions=positions, return_tensors="np")
+        batch = self._extract(table, indices, crop_positions=positions, return_tensors="np")
         augment(batch, generators, self.augmentation, self.feature_extractor.sampling_rate)
         # A record without a patient gets a number that no patient has.
         patients = [

@@ -27,13 +27,16 @@ class LinearProbe:
         train, evaluation (`datasets.Dataset`): Records with `labels`, to fit on and to judge on.
         feature_extractor: The encoder's; windows do not overlap.
         batch_size (`int`): Records in one pass of the encoder.
+        kwargs: `cache_dir` and `silent` of [`RecordWindows`].
     """
 
-    def __init__(self, train: datasets.Dataset, evaluation: datasets.Dataset, feature_extractor, batch_size: int):
+    def __init__(
+        self, train: datasets.Dataset, evaluation: datasets.Dataset, feature_extractor, batch_size: int, **kwargs
+    ):
         extractor = copy.deepcopy(feature_extractor)
         extractor.window_stride = None
-        self.train = EvaluationWindows(train, extractor)
-        self.evaluation = EvaluationWindows(evaluation, extractor)
+        self.train = EvaluationWindows(train, extractor, **kwargs)
+        self.evaluation = EvaluationWindows(evaluation, extractor, **kwargs)
         self.batch_size = batch_size
 
     def __call__(self, encoder: nn.Module, context: AbstractContextManager | None = None) -> dict[str, float]:

@@ -19,6 +19,7 @@ from ..ptbxl.labels import encode_labels, task_labels
 from ..ptbxl.table import FOLDS, read_table
 from ..readers.channels import Said, canonical_leads
 from ..runs.arguments import PTBXL_DEFAULT_RATE, DataArguments, ModelArguments, recipe_of
+from ..runs.attention import set_attention
 from ..runs.leads import model_leads, restrict_feature_extractor, restrict_model
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from .arguments import PreTrainingArguments
@@ -61,6 +62,7 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
 
 def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> PreTrainer:
     """The records, the model and the probe that the arguments ask for, ready to train."""
+    args.prepared_cache = args.prepared_cache or record_args.cache_dir
     config, feature_extractor = _model_settings(model_args, record_args)
     crop_seconds = _crop_seconds(args, config)
     with args.main_process_first(desc="reading the records"):
@@ -71,9 +73,11 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
         feature_extractor = new_feature_extractor(model_args, config, *statistics)
     set_seed(args.seed)
     model = _model(model_args, record_args, config)
-    if model_args.attn_implementation is not None:
-        model.set_attn_implementation(model_args.attn_implementation)
-    probe = LinearProbe(*probe_splits, feature_extractor, args.per_device_eval_batch_size) if probe_splits else None
+    set_attention(model, model_args.attn_implementation, args)
+    probe = None
+    if probe_splits:
+        batch_size = args.per_device_eval_batch_size
+        probe = LinearProbe(*probe_splits, feature_extractor, batch_size, cache_dir=args.prepared_folder)
     return PreTrainer(
         model=model,
         args=args,

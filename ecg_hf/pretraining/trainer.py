@@ -93,9 +93,9 @@ class PreTrainer(RunTrainer):
             extractor.num_samples = round(self.args.crop_seconds * extractor.sampling_rate)
             extractor.window_stride = None
         augmentation = Augmentation(**{item.name: getattr(self.args, item.name) for item in fields(Augmentation)})
-        return Crops(dataset, extractor, augmentation, self.args.seed, self.args.crops_per_record)
+        return Crops(dataset, extractor, augmentation, self.args.seed, self.args.crops_per_record, **self.preparation)
 
-    def evaluation_windows(self, dataset: datasets.Dataset) -> EvaluationWindows:
+    def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> EvaluationWindows:
         raise ValueError("Pre-training has no evaluation records: give it a `probe`.")
 
     def data_fingerprints(self) -> dict[str, str]:

@@ -110,8 +110,8 @@ def units_of(table: pa.Table, units: str | None = None) -> list[str]:
     return [unit_named(unit) for unit in found]
 
 
-def signals_of(table: pa.Table, units: str | None = None) -> tuple[list[np.ndarray], str]:
-    """The signals of the rows as arrays (leads, samples), and their unit; brought to mV where it differs by row.
+def each_signal(table: pa.Table, units: str | None = None) -> tuple[list[np.ndarray], list[str]]:
+    """The signals of the rows as arrays (leads, samples), and the unit of each.
 
     Raises `ValueError` for a record whose number of values is no multiple of its number of leads, or with empty ones.
     """
@@ -125,6 +125,12 @@ def signals_of(table: pa.Table, units: str | None = None) -> tuple[list[np.ndarr
                 f"{len(names)} leads (`lead_names`): all samples of the first lead, then those of the next."
             )
         signals.append(signal.reshape(len(names), -1))
+    return signals, found
+
+
+def signals_of(table: pa.Table, units: str | None = None) -> tuple[list[np.ndarray], str]:
+    """As `each_signal`, with one unit for all: the signals are brought to mV where it differs by row."""
+    signals, found = each_signal(table, units)
     if len(set(found)) == 1:
         return signals, found[0]
     return [
@@ -175,6 +181,7 @@ def is_unknown(patient: object) -> bool:
 
 __all__ = [
     "check_columns",
+    "each_signal",
     "is_unknown",
     "label_matrix",
     "number_of",

@@ -73,9 +73,9 @@ PASSING_FIELDS = (
 class RunTrainer(Trainer):
     """A [`Trainer`] of one run in one folder, which can be stopped and resumed, bit-identically on a CPU.
 
-    A subclass has the methods `training_windows(dataset)` and `evaluation_windows(dataset)`, which give data sets
-    whose `__getitems__` makes a batch of keys (epoch, index) or of indices, and `data_fingerprints()`, a dictionary of
-    what changes when the records do.
+    A subclass has the methods `training_windows(dataset)` and `evaluation_windows(dataset, feature_extractor,
+    **kwargs)`, which give data sets whose `__getitems__` makes a batch of keys (epoch, index) or of indices, and
+    `data_fingerprints()`, a dictionary of what changes when the records do.
 
     Args:
         model (`PreTrainedModel`, *optional*): What is trained; if None, what `model_init` makes.
@@ -109,6 +109,7 @@ class RunTrainer(Trainer):
         self.stage = ""
         self.epoch_sampler: EpochSampler | None = None
         self._train_loader: DataLoader | None = None
+        self._epoch_windows: Dataset | None = None
         self._stage_started, self._seconds_before = time.perf_counter(), 0.0
         super().__init__(
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
@@ -231,7 +232,7 @@ class RunTrainer(Trainer):
         Raises `OSError` where a checkpoint cannot be written; the message says from which one the run can be resumed.
         """
         set_seed(self.args.seed)
-        self.optimizer = self.lr_scheduler = None
+        self.optimizer = self.lr_scheduler = self._epoch_windows = None
         self._forget_preparation()
         if resume_from_checkpoint is not None:
             state = json.loads((pathlib.Path(resume_from_checkpoint) / "trainer_state.json").read_text())
@@ -326,14 +327,36 @@ class RunTrainer(Trainer):
             loader._iterator._shutdown_workers()
             loader._iterator = None
 
+    @property
+    def preparation(self) -> dict:
+        """Arguments of [`RecordWindows`] for records that are read in several epochs, or by several runs."""
+        return {"cache_dir": self.args.prepared_folder, "silent": self.args.disable_tqdm}
+
     def get_eval_dataloader(self, eval_dataset: datasets.Dataset | None = None) -> DataLoader:
+        """Of prepared records in training, between epochs; otherwise as for a test, from the records themselves."""
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ValueError("Evaluation needs an `eval_dataset`.")
-        return self.get_test_dataloader(eval_dataset)
+        if not self.is_in_train or eval_dataset is not self.eval_dataset:
+            return self.get_test_dataloader(eval_dataset)
+        if self._epoch_windows is None:
+            extractor = self.epoch_extractor
+            self._epoch_windows = self.evaluation_windows(eval_dataset, extractor, **self.preparation)
+        return self._loader(self._epoch_windows, self.args.eval_batch_size)
+
+    @property
+    def epoch_extractor(self) -> ECGTransformerFeatureExtractor:
+        """Makes the windows of the evaluations between epochs."""
+        return self.processing_class
+
+    def get_feature_dataloader(self, dataset: datasets.Dataset) -> DataLoader:
+        """All windows of prepared records, without an order of an epoch."""
+        windows = self.evaluation_windows(dataset, self.processing_class, **self.preparation)
+        return self._loader(windows, self.args.eval_batch_size)
 
     def get_test_dataloader(self, test_dataset: datasets.Dataset) -> DataLoader:
-        return self._loader(self.evaluation_windows(test_dataset), self.args.eval_batch_size)
+        windows = self.evaluation_windows(test_dataset, self.processing_class)
+        return self._loader(windows, self.args.eval_batch_size)
 
     def _loader(self, windows: Dataset, batch_size: int, **kwargs) -> DataLoader:
         args = self.args

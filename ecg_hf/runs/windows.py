@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from transformers.feature_extraction_utils import BatchFeature
 
 from .columns import check_columns, label_matrix, number_of, signals_of, units_of
+from .prepared import named_records, prepare
+
+
+def _windows_of(table: pa.Table, feature_extractor, units: str | None, **kwargs) -> BatchFeature:
+    signals, units = signals_of(table, units)
+    with named_records(table):
+        return feature_extractor(
+            signals,
+            sampling_rate=table["sampling_rate"].to_pylist(),
+            lead_names=table["lead_names"].to_pylist(),
+            units=units,
+            **kwargs,
+        )
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -37,14 +52,21 @@ class EpochSampler(torch.utils.data.Sampler):
 class RecordWindows(torch.utils.data.Dataset):
     """Base: reads rows as Arrow, without Python lists, and hands a whole batch at once to the extractor.
 
-    `units` is `"mV"` or `"uV"`, of all signals; by default [`units_of`] decides. Of records whose leads were checked
-    before, `check_leads` False keeps the extractor from warning of each batch again.
+    `units` is `"mV"` or `"uV"`, of all signals; by default [`units_of`] decides. With `cache_dir` records that must be
+    resampled or filtered are so once, and kept there: see [`prepare`], whose values are within 1e-3 mV. Of records
+    whose leads were checked before, `check_leads` False keeps the extractor from warning of each batch again.
     """
 
     columns = ("ecg_id", "signal", "sampling_rate", "lead_names", "labels")
 
     def __init__(
-        self, dataset: datasets.Dataset, feature_extractor, units: str | None = None, check_leads: bool = True
+        self,
+        dataset: datasets.Dataset,
+        feature_extractor,
+        units: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        silent: bool = False,
+        check_leads: bool = True,
     ):
         check_columns(dataset, self.columns)
         if len(dataset) == 0:
@@ -55,6 +77,10 @@ class RecordWindows(torch.utils.data.Dataset):
         # Extractors of older checkpoints do not know the argument.
         self.keywords = {} if check_leads else {"check_leads": False}
         units_of(self.dataset[:1], units)  # a unit that is missing is found before training
+        self.prepared = None if cache_dir is None else prepare(dataset, feature_extractor, units, cache_dir, silent)
+        # What batches need beside a prepared record.
+        beside = [name for name in self.columns if name not in ("signal", "sampling_rate", "lead_names")]
+        self._facts = self.dataset if self.prepared is None else self.dataset.select_columns(beside)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -62,42 +88,64 @@ class RecordWindows(torch.utils.data.Dataset):
     def __getitem__(self, key):
         return self.__getitems__([key])
 
-    def _extract(self, table: pa.Table, **kwargs):
-        signals, units = signals_of(table, self.units)
-        try:
-            return self.feature_extractor(
-                signals,
-                sampling_rate=table["sampling_rate"].to_pylist(),
-                lead_names=table["lead_names"].to_pylist(),
-                units=units,
-                **self.keywords,
-                **kwargs,
+    def _kept(self, indices: Sequence[int]) -> np.ndarray:
+        """(records,): the row of each record among the prepared ones, or -1."""
+        return np.full(len(indices), -1) if self.prepared is None else self.prepared.rows[list(indices)]
+
+    def _table(self, indices: Sequence[int]) -> pa.Table:
+        """The rows, with their signals if `_extract` needs these."""
+        return (self.dataset if (self._kept(indices) < 0).any() else self._facts)[list(indices)]
+
+    def _extract(self, table: pa.Table, indices: Sequence[int], **kwargs) -> BatchFeature:
+        kept = self._kept(indices)
+        if (kept < 0).all():
+            return _windows_of(table, self.feature_extractor, self.units, **self.keywords, **kwargs)
+        if (kept >= 0).all():
+            prepared = self.prepared.table(kept, table["ecg_id"])
+            return _windows_of(prepared, self.prepared.extractor, self.prepared.units, **self.keywords, **kwargs)
+        return self._extract_both(table, np.asarray(indices), kept, **kwargs)
+
+    def _extract_both(self, table, indices, kept, crop_positions=None, return_record_index=False, **kwargs):
+        """The windows of a batch with prepared and other records, in their order."""
+        parts, of_records = [], []
+        for places in (np.flatnonzero(kept >= 0), np.flatnonzero(kept < 0)):
+            crops = None if crop_positions is None else [crop_positions[place] for place in places]
+            part = self._extract(
+                table.take(pa.array(places)),
+                indices[places],
+                crop_positions=crops,
+                return_record_index=True,
+                **{**kwargs, "return_tensors": "np"},
             )
-        except ValueError as error:
-            raise ValueError(f"Among the records {table['ecg_id'].to_pylist()}, in this order: {error}") from error
+            of_records.append(places[part.pop("record_index")])
+            parts.append(part)
+        if any("attention_mask" in part for part in parts):  # none: no window is padded
+            for part in parts:
+                shape = (len(part["input_values"]), part["input_values"].shape[-1])
+                part.setdefault("attention_mask", np.ones(shape, dtype=np.int64))
+        record_index = np.concatenate(of_records)
+        order = np.argsort(record_index, kind="stable")
+        merged = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+        if return_record_index:
+            merged["record_index"] = record_index[order]
+        return BatchFeature(merged, tensor_type=kwargs.get("return_tensors", "pt"))
 
 
 class TrainingWindows(RecordWindows):
     """Batches for `forward`: for each key (epoch, index) one window, its start fixed by (seed, epoch, ecg_id)."""
 
-    def __init__(
-        self,
-        dataset: datasets.Dataset,
-        feature_extractor,
-        seed: int,
-        units: str | None = None,
-        check_leads: bool = True,
-    ):
-        super().__init__(dataset, feature_extractor, units, check_leads)
+    def __init__(self, dataset: datasets.Dataset, feature_extractor, seed: int, units: str | None = None, **kwargs):
+        super().__init__(dataset, feature_extractor, units, **kwargs)
         self.seed = seed
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        table = self.dataset[[index for _, index in keys]]
+        indices = [index for _, index in keys]
+        table = self._table(indices)
         positions = [
             np.random.default_rng([self.seed, epoch, number_of(ecg_id)]).random()
             for (epoch, _), ecg_id in zip(keys, table["ecg_id"].to_pylist(), strict=True)
         ]
-        batch = dict(self._extract(table, crop_positions=positions))
+        batch = dict(self._extract(table, indices, crop_positions=positions))
         batch["labels"] = label_matrix(table)
         return batch
 
@@ -106,8 +154,8 @@ class EvaluationWindows(RecordWindows):
     """Batches of whole records: every input (records, windows, ...), `window_mask` (records, windows), `labels`."""
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        table = self.dataset[list(indices)]
-        features = dict(self._extract(table, return_record_index=True))
+        table = self._table(indices)
+        features = dict(self._extract(table, indices, return_record_index=True))
         record_index = features.pop("record_index")
         counts = torch.bincount(record_index, minlength=len(table))
         window_index = torch.arange(len(record_index)) - (counts.cumsum(0) - counts)[record_index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -161,6 +162,10 @@ def _saved_dataset(path: Path) -> datasets.Dataset | datasets.DatasetDict:
         raise FileNotFoundError(
             f"The table {path} is not a regular file, and no folder that `datasets` saved: give a CSV or Parquet "
             "file, or such a folder."
+        ) from error
+    except (pa.ArrowInvalid, json.JSONDecodeError, OSError) as error:
+        raise ValueError(
+            f"The table {path} is not a whole folder of `datasets` ({error}): save or copy it again."
         ) from error
 
 
