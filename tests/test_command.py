@@ -1,15 +1,23 @@
 """How the command line ends: with a line for what its user can mend, with a traceback for a fault, by a signal."""
 
+import dataclasses
+import importlib.metadata
 import pathlib
+import platform
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
+import torch
 
-from ecg_hf import ECGTransformerConfig, cli
+import ecg_hf
+from ecg_hf import ECGTransformerConfig, PostTrainingArguments, cli, info
 from ecg_hf.ecg_transformer.wfdb_ecg_transformer import RecordError
+from ecg_hf.runs.devices import has_accelerator
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -45,12 +53,14 @@ def error_of(capsys, *argv, code=2) -> str:
         (("prepare-ptbxl", "--data_dir", "nowhere", "--output_dir", "x"), "nowhere"),
         (("release", "nowhere", "--output_dir", "x"), "`nowhere` lacks `config.json`"),
         (("train", "--config"), "`--config` needs the name"),
+        (("train", "--config="), "`--config` needs the name"),
         (("train", "--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("train", "--config=nowhere.yaml"), "nowhere.yaml"),
+        (("train", "--config=a.yaml", "--output_dir", "x", "--config", "b.yaml"), "given once, got it 2 times"),
+        (("info", "--everything"), "no flag `--everything`"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
-    import re
-
     monkeypatch.chdir(tmp_path)
     assert re.search(message, error_of(capsys, *argv))
     assert not (tmp_path / "x").exists()
@@ -171,3 +181,110 @@ def test_a_command_that_is_no_run_stops_with_one_line(capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["release"])
     assert stopped.value.code == 130 and capsys.readouterr().err == "\nStopped by SIGINT.\n"
+
+
+# ---- The command itself ----
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["clasify", "record"], "there is no command `clasify`. Did you mean `classify`?"),
+        (["trian", "--help"], "there is no command `trian`. Did you mean `train`?"),
+        (["download_ptbxl"], "Did you mean `download-ptbxl`?"),
+        (["zzzzz"], "there is no command `zzzzz`. `ecg-hf --help` lists all."),
+        (["--verbose"], "there is no command `--verbose`."),
+    ],
+)
+def test_a_wrong_command_gives_the_nearest(argv, message, tmp_path):
+    command = [sys.executable, "-m", "ecg_hf.cli", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    error, usage = done.stderr.splitlines()
+    assert done.returncode == 1 and done.stdout == ""
+    assert error.startswith("ecg-hf: error: ") and message in error and usage.startswith("usage: ecg-hf {pretrain,")
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"ecg-hf {ecg_hf.__version__}\n"
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("last", [True, False])
+def test_flags_override_a_config_wherever_it_stands(joined, last, tmp_path):
+    file = tmp_path / "with space=.yaml"
+    file.write_text("learning_rate: 0.5\nseed: 7\nstages: [probe, finetune]\nmax_steps: null\n")
+    config = [f"--config={file}"] if joined else ["--config", str(file)]
+    flags = ["--output_dir", "x", "--use_cpu", "true", "--seed", "8"]
+    (args,) = cli.parse_arguments([*flags, *config] if last else [*config, *flags], PostTrainingArguments)
+    assert (args.learning_rate, args.seed, args.stages, args.max_steps) == (0.5, 8, ["probe", "finetune"], -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "titles"),
+    [
+        ("train", ["model", "data", "probe", "fine-tuning, and what the stages share", "LoRA", "output"]),
+        (
+            "pretrain",
+            ["model", "data", "pre-training", "probe, which reads the encoder's quality on the way", "output"],
+        ),
+    ],
+)
+def test_the_help_of_a_run_is_in_groups_and_has_each_own_flag_once(name, titles, capsys):
+    cli.main([name, "--help"])
+    printed = capsys.readouterr().out
+    assert re.findall(r"^([\w].*):$", printed, flags=re.MULTILINE) == titles
+    kinds = cli.post_training_arguments() if name == "train" else cli.pretraining_arguments()
+    own = {"output_dir", "dry_run", "seed", "num_train_epochs", *vars(kinds[-1])["__annotations__"]}
+    own |= {field.name for kind in kinds[:-1] for field in dataclasses.fields(kind)}
+    for field in own:
+        assert len(re.findall(rf"^  --{field}\b", printed, flags=re.MULTILINE)) == 1, field
+    groups = dict(zip(titles, re.split(r"^\w.*:$", printed, flags=re.MULTILINE)[1:], strict=True))
+    assert "--table " in groups["data"] and "--output_dir " in groups["output"]
+    assert "--config FILE.yaml" in printed and "--adam_beta1" not in printed
+
+
+def test_all_flags_follow_the_own_ones(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--help-all"])
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert 0 < printed.index("\noutput:\n") < printed.index("All flags") < printed.index("--adam_beta1")
+
+
+# ---- ecg-hf info ----
+
+
+def test_info_has_versions_device_and_caches(capsys):
+    cli.main(["info"])
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["ecg-hf"] == ecg_hf.__version__ and lines["Python"].startswith(platform.python_version())
+    for name in ("torch", "transformers", "numpy"):
+        assert f"{name} {importlib.metadata.version(name)}" in lines["packages"]
+    assert f"{torch.get_num_threads()} threads" in lines["CPU"] and ("none" in lines["GPU"]) == (not has_accelerator())
+    assert {"extra readers", "extra export", "extra peft", "models", "data sets"} <= lines.keys()
+
+
+def test_info_names_no_user_and_no_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/jdoe")
+    monkeypatch.setenv("USER", "jdoe")
+    monkeypatch.setattr(platform, "node", lambda: "cardio7")
+    assert info.without_names("/home/jdoe/.cache/huggingface/hub") == "~/.cache/huggingface/hub"
+    assert info.without_names("/scratch/jdoe/cardio7/hub") == "/scratch/.../.../hub"
+    assert info.without_names("/data/hub") == "/data/hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/mnt/cardio7/jdoe/hub")
+    assert not re.search("jdoe|cardio7", info.text())
+
+
+def test_info_says_what_is_not_installed(monkeypatch):
+    monkeypatch.setitem(info.PACKAGES, "extra peft", ("no-such-package",))
+    assert dict(info.facts())["extra peft"] == "no-such-package is not installed"
+
+
+def test_info_has_the_packages_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {f"extra {name}": found for name, found in project["optional-dependencies"].items() if name != "test"}
+    for title, requirements in {"packages": project["dependencies"], **extras}.items():
+        names = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in requirements}
+        assert set(info.PACKAGES[title]) == names, title
+    assert info.PACKAGES.keys() == {"packages", *extras}

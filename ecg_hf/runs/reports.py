@@ -84,7 +84,7 @@ def group_lines(trainer: Trainer) -> list[str]:
     """The parameter groups of the optimizer; of more than ten, with layer decay, the first and the last five."""
     groups = trainer.parameter_groups(trainer.model)
     lines = [
-        f"{sum(parameter.numel() for parameter in group['params']):,} parameters in {len(group['params'])} tensors, "
+        f"{sum(parameter.numel() for parameter in group['params']):,} parameters of {len(group['params'])} tensors, "
         f"learning rate {group['lr']:.3g}, weight decay {group['weight_decay']:g}"
         for group in groups
     ]
