@@ -16,7 +16,7 @@ QUICK := $(addprefix tests/test_,builder.py conversion.py feature_extraction.py 
 
 demo: .venv/installed
 	rm -rf runs/demo runs/demo-data
-	$(BIN)/accelerate launch --config_file training/launch/single.yaml training/train.py \
+	$(BIN)/accelerate launch --quiet --config_file training/launch/single.yaml training/train.py \
 		--config training/configs/demo.yaml --output_dir runs/demo
 	$(BIN)/ecg-hf classify --model runs/demo runs/demo-data/records100/00000/00040_lr
 	@echo "That record is of the test fold, simulated with LVH (HYP) and ISC_ (STTC)."

@@ -13,18 +13,9 @@ from .version import __version__
 # As in pyproject.toml: the metadata of an installation may be older than the code, or missing.
 PACKAGES = {
     "packages": (
-        *(
-            "accelerate",
-            "datasets",
-            "evaluate",
-            "httpx2",
-            "huggingface-hub",
-            "jinja2",
-            "matplotlib",
-            "numpy",
-            "pandas",
-        ),
-        *("pyarrow", "pyyaml", "safetensors", "scipy", "soundfile", "torch", "tqdm", "transformers", "wfdb"),
+        *("accelerate", "datasets", "evaluate", "filelock", "httpx2", "huggingface_hub", "iterative-stratification"),
+        *("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "pyyaml", "safetensors", "scikit-learn", "scipy"),
+        *("soundfile", "torch", "tqdm", "transformers", "wfdb", "xxhash"),
     ),
     "extra export": ("onnx", "onnxruntime", "onnxscript"),
     "extra peft": ("peft",),

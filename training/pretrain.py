@@ -1,4 +1,7 @@
-"""Pre-train an ECG Transformer without labels: `accelerate launch training/pretrain.py --help` lists the flags."""
+"""Pre-train an ECG Transformer without labels: `python training/pretrain.py --help` lists the flags.
+
+`accelerate launch --quiet --config_file training/launch/single.yaml training/pretrain.py` adds no notices of its own.
+"""
 
 import sys
 

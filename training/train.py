@@ -1,4 +1,7 @@
-"""Post-train an ECG Transformer: `accelerate launch training/train.py --help` lists the flags."""
+"""Post-train an ECG Transformer: `python training/train.py --help` lists the flags.
+
+`accelerate launch --quiet --config_file training/launch/single.yaml training/train.py` adds no notices of its own.
+"""
 
 import sys
 
