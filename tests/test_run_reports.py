@@ -96,6 +96,14 @@ def test_each_evaluation_is_one_line_on_stderr(printed):
     assert "'eval_loss'" not in out + err and "{'" not in out
 
 
+def test_an_evaluation_says_how_long_it_will_take(simulated_folder, simulated_cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PostTrainer, "stage_seconds", lambda self: 600.0)
+    places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
+    cli.main(["train", *flags(**{**QUICK, "stages": "finetune"}, **places)])
+    first, last = (line for line in capsys.readouterr().err.splitlines() if ": validation " in line)
+    assert first.endswith("; about 10 min left") and "left" not in last
+
+
 def test_bars_have_names_and_leave_the_lines(simulated_folder, simulated_cache, tmp_path, capsys):
     places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
     cli.main(["train", *flags(**{**QUICK, "disable_tqdm": False}, **places, logging_steps=1)])
@@ -250,6 +258,19 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(simulated_folder, simulated
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", *flags(**QUICK, **places, dry_run=True, dataloader_drop_last=True, train_fraction=0.1)])
     assert ended.value.code == 2 and "training records do not fill a batch of 32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_dry_run_looks_at_the_output_folder_as_the_run_does(
+    dry, printed, simulated_folder, simulated_cache, tmp_path, capsys
+):
+    places = {"data_dir": simulated_folder, "cache_dir": simulated_cache}
+    (tmp_path / "others.txt").write_text("mine")
+    for folder, message in {printed[0]: "holds another run", tmp_path: "holds files of another run"}.items():
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", *flags(**QUICK, **places, output_dir=folder, dry_run=dry)])
+        assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["others.txt"]
 
 
 def test_a_dry_run_publishes_nothing(simulated_splits, tmp_path, monkeypatch):

@@ -176,8 +176,7 @@ class PostTrainer(RunTrainer):
             self.check_arguments()
             self._check_records()
             if self.args.dry_run:
-                self.say(plan(self))
-                return {}
+                return self.say_plan(plan(self), resume)
             results = self.open_run(resume)
             if results is None:
                 self.say(header(self))

@@ -112,8 +112,7 @@ class PreTrainer(RunTrainer):
         try:
             self.check_arguments()
             if self.args.dry_run:
-                self.say(plan(self))
-                return {}
+                return self.say_plan(plan(self), resume)
             results = self.open_run(resume)
             if results is not None:
                 return results

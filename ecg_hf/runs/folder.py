@@ -99,9 +99,7 @@ class RunFolder:
             FileExistsError: the folder holds other files, or a run that `resume` does not ask for.
             ValueError: the run that is here was asked for something else; the message names what changed.
         """
-        if not self._record.is_file():
-            self._check_empty()
-        elif (results := self._resume(facts, resume)) is not None:
+        if (results := self.look(facts, resume)) is not None:
             return results
         self._lock()
         # Another process may have been here meanwhile.
@@ -111,6 +109,13 @@ class RunFolder:
             logger.warning(f"There is no run in `{self.path}` yet: it starts from the beginning.")
         with room_for("the record of the run", self.path):
             write_atomic(self._record, json.dumps({"version": RECORD_VERSION, **facts}, indent=2))
+        return None
+
+    def look(self, facts: dict, resume: bool) -> dict | None:
+        """As `open`, with the same errors, but nothing is claimed or written."""
+        if self._record.is_file():
+            return self._resume(facts, resume)
+        self._check_empty()
         return None
 
     def _check_empty(self) -> None:

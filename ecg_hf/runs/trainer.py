@@ -132,8 +132,10 @@ class RunTrainer(Trainer):
         splits = {"training": self.train_dataset, "validation": self.eval_dataset}
         splits["test"] = getattr(self, "test_dataset", None)
         records = [f"{len(dataset):,} {name}" for name, dataset in splits.items() if dataset is not None]
+        # A search frees the model after each trial.
+        count = f" with {self.model.num_parameters():,} parameters" if self.model is not None else ""
         return (
-            f"{type(self).__name__}({type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
+            f"{type(self).__name__}({type(self.model).__name__}{count}, "
             f"{', '.join(records) or 'no'} records, output_dir={str(self.run_folder.path)!r})"
         )
 
@@ -185,6 +187,13 @@ class RunTrainer(Trainer):
         """Print a text for people, on stderr, by the main process."""
         if self.is_world_process_zero():
             say(text)
+
+    def say_plan(self, plan: str, resume: bool | str | None) -> dict:
+        """What a dry run does in place of `open_run` and all that follows; errors as there -> no results."""
+        if self.is_world_process_zero():
+            self.run_folder.look(self._facts, bool(resume))
+        self.say(plan)
+        return {}
 
     def close_run(self) -> None:
         """Give the folder of the run free; without effect where it is not claimed."""
