@@ -18,7 +18,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceCl
 
 from ecg_hf import ECGTransformerForMultiLabel, cli, restrict_leads
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
-from ecg_hf.runs.arguments import ModelArguments
+from ecg_hf.pretraining.run import RecordArguments
 from ecg_hf.synthetic import simulate_ecg
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "hub_cards/ecg-transformer-ptbxl-100hz"
@@ -228,10 +228,10 @@ def test_pre_training_takes_the_leads_that_it_is_given(simulated_folder, simulat
 
 def test_bad_leads_end_the_command_before_anything_is_written(simulated_folder, simulated_cache, tmp_path):
     place = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
-    with pytest.raises(ValueError, match="Unknown leads in `lead_names`: V9"):
+    with pytest.raises(ValueError, match="`lead_names` must list some of I II III .* got .*V9"):
         cli.train([*flags(**QUICK, **place), "--lead_names", "I", "V9"])
-    with pytest.raises(ValueError, match="`lead_names` is empty"):
-        ModelArguments(lead_names=[])
+    with pytest.raises(ValueError, match="`lead_names` must list some of"):
+        RecordArguments(data_dir="x", lead_names=[])
     small_model(lead_names=["I", "II"]).save_pretrained(tmp_path / "two")
     small_extractor(lead_names=["I", "II"]).save_pretrained(tmp_path / "two")
     settings = {name: value for name, value in QUICK.items() if name != "architecture"}

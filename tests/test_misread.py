@@ -240,7 +240,7 @@ def test_a_share_of_patients_that_are_texts_or_unknown(simulated_splits, monkeyp
         monkeypatch.setattr(
             "ecg_hf.post_training.data.load_ptbxl", lambda *args, **kwargs: {**simulated_splits, "train": train}
         )
-        return load_splits("x", TaskArguments(data_dir="x", train_fraction=fraction), seed=0)["train"]
+        return load_splits("x", TaskArguments(demo=True, train_fraction=fraction), seed=0)["train"]
 
     few, more = chosen(texts, 0.3), chosen(texts, 0.6)
     assert set(few["ecg_id"]) < set(more["ecg_id"]) and 0 < len(few) < len(more) < len(texts)

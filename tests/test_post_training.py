@@ -302,7 +302,7 @@ def test_labels_and_records_that_are_wholly_unknown_are_counted_and_harm_no_stag
 def test_one_label_of_any_type_and_a_last_batch_of_one(simulated_splits, tmp_path):
     def single(dataset, kind):
         labels = np.array(dataset["labels"])[:, :1].astype(kind).tolist()
-        return dataset.remove_columns("labels").add_column("labels", labels)
+        return name_labels(dataset.remove_columns("labels").add_column("labels", labels), ["CD"])
 
     for kind in (bool, np.int64, np.float64):
         splits = {name: single(split, kind) for name, split in simulated_splits.items()}

@@ -655,7 +655,7 @@ def test_of_a_table_a_few_records_may_be_missing_or_cut_short(hundred_records, t
     assert "1 of 103 records are skipped" in caplog.text
     assert "r007.dat is truncated: it has 6000 bytes, 1000 x 12 samples make 24000" in caplog.text
     with pytest.raises(
-        ValueError, match=r"More than 1% of the 103 records[\s\S]*r007[\s\S]*gone_2.hea does not exist"
+        ValueError, match=r"More than 1% of the 103 records[\s\S]*r007[\s\S]*gone_2: there is no such file"
     ):
         load([*rows, *(f"gone_{index}" for index in range(3))])
 

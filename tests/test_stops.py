@@ -136,7 +136,7 @@ def test_a_signal_before_the_arguments_are_read_is_no_traceback(tmp_path):
 
 def test_handlers_are_given_back_and_other_errors_are_their_own(tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(ValueError, match="Give either"):
+    with pytest.raises(ValueError, match="Give one source of records"):
         cli.train(flags(output_dir=tmp_path / "run", use_cpu=True))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 

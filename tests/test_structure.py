@@ -42,7 +42,7 @@ ALLOWED = {
     "cards": {"card_stages", "card_targets", "card_text", "files", "plotting", "ptbxl", "seen_data", "version"},
     "hub": {"cards", "ecg_transformer"},
     "command": {"ecg_transformer"},
-    "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl"},
+    "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl", "readers"},
     "post_training": {
         "cards",
         "ecg_transformer",

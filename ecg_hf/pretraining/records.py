@@ -120,7 +120,7 @@ def table_files(
     opened = open_table(table, record_column, data_dir)
     if not isinstance(opened, Table):
         raise ValueError(f"`{table}` has several splits: give the table of the one to pre-train on.")
-    source, _ = source_of(opened, record_column, sampling_rate, units, lead_names)
+    source, _ = source_of(opened, record_column, sampling_rate, units, lead_names, once=False)
     if not isinstance(source, Files):
         raise ValueError(f"`record_column`: `{record_column}` holds signals; pre-training reads records from files.")
     patients = [None] * len(opened)

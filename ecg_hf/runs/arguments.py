@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from ..cards import TABLES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS
 from ..ptbxl.table import is_ptbxl_folder
+from ..readers.channels import canonical_leads
 from .devices import has_accelerator, resolve_bf16
 
 # Fields of `TrainingArguments` that change how a run is carried out, logged or published, and not its result. All
@@ -333,6 +334,8 @@ class DataArguments:
         check_at_least("num_proc", self.num_proc, 1)
         if not 0 <= self.max_skipped < 1:
             raise ValueError(f"`max_skipped` must lie in [0, 1), got {self.max_skipped}.")
+        if self.lead_names is not None:
+            self.lead_names = list(canonical_leads(self.lead_names))
         if self.sampling_rate is None and self.reads_ptbxl:
             self.sampling_rate = PTBXL_DEFAULT_RATE
         if self.sampling_rate is not None and float(self.sampling_rate).is_integer():

@@ -315,10 +315,13 @@ def source_of(
     sampling_rate: float | None = None,
     units: str | None = None,
     lead_names: Sequence[str] | None = None,
+    *,
+    once: bool = True,
 ) -> tuple[Source, list[object]]:
     """The records of a table, and their ids: the cells of `record_column`, or the row numbers of signals.
 
     What the arguments leave open is taken from columns `sampling_rate`, `units` and `lead_names`, where there are any.
+    With `once` no record may have several rows.
 
     Raises `ValueError` for a path that is empty, there twice, or outside the table's folder; for signals in the cells
     of a frame; and for an empty id of signals (`ecg_id`).
@@ -348,7 +351,8 @@ def source_of(
         [path is None for path in inside],
         f"is outside of the folder {base} (give a folder above all records as `data_dir`)",
     )
-    _refuse_twice(table, record_column, inside)
+    if once:
+        _refuse_twice(table, record_column, inside)
     return Files([_bare(path) for path in inside], said), paths
 
 
