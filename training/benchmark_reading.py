@@ -182,12 +182,13 @@ def growth(num_records: Sequence[int], num_proc: int) -> list[dict]:
         for count in num_records:
             records = pathlib.Path(folder, str(count))
             for index in range(count):
-                target = records / f"g{index // 1000}"
+                target = records / f"g{index // 20}"  # a header names its signal file
                 target.mkdir(parents=True, exist_ok=True)
                 for ending in (".hea", ".mat"):
-                    os.link(originals / f"r{index % 20:06}{ending}", target / f"r{index:06}{ending}")
+                    name = f"r{index % 20:06}{ending}"
+                    os.link(originals / name, target / name)
             command = [sys.executable, __file__, "store", str(records), "--num_proc", str(num_proc)]
-            answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
+            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
             rows.append({"num_records": count, **json.loads(answer.stdout)})
             print(json.dumps(rows[-1]), flush=True)
             shutil.rmtree(records)
