@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 DEMO_RECORDS = 1000
 DEFAULT_TASK = "superdiagnostic"
 
-_OF_TABLES = ("label_columns", "label_column", "split_column", "validation_table", "test_table", "labels")
+_OF_OWN_RECORDS = (
+    *("label_columns", "label_column", "labels", "split_column", "validation_table", "patient_column", "units"),
+)
 
 
 @dataclass
@@ -101,7 +103,7 @@ class TaskArguments(DataArguments):
             raise ValueError(f"`train_fraction` must lie in (0, 1], got {self.train_fraction}.")
         if self.problem_type is not None:
             check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
-        given = [name for name in _OF_TABLES[:3] if getattr(self, name) is not None] if self.reads_ptbxl else []
+        given = [name for name in _OF_OWN_RECORDS if getattr(self, name) is not None] if self.reads_ptbxl else []
         if given:
             raise ValueError(f"`--{given[0]}` is for own records: give their table by `--table`.")
         if not self.reads_ptbxl and self.task is not None:
