@@ -207,12 +207,20 @@ def test_cuda_runs_both_stages_in_bfloat16(simulated_splits, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 1, reason="no CUDA device for FSDP2")
-def test_fsdp2_saves_a_folder_that_loads(simulated_folder, tmp_path):
+def test_fsdp2_saves_a_folder_that_loads_and_resumes(simulated_folder, tmp_path):
     root = pathlib.Path(__file__).parents[1]
     count = str(torch.cuda.device_count())
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", count]
     command = [*launcher, "--config_file", str(root / "training/launch/fsdp2.yaml"), str(root / "training/train.py")]
     flags = ["--data_dir", str(simulated_folder), "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]
-    done = subprocess.run([*command, *flags, "--cache_dir", str(tmp_path / "cache")], capture_output=True, text=True)
+    flags += ["--cache_dir", str(tmp_path / "cache")]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert not type(small_model()).from_pretrained(tmp_path / "run").head_is_random
+    # Without its final files the run stands at its last checkpoint, whose state is in shards.
+    before = weights_of(tmp_path / "run")
+    (tmp_path / "run/config.json").unlink()
+    done = subprocess.run([*command, *flags, "--resume_from_checkpoint", "true"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    after = weights_of(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)

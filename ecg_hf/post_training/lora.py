@@ -56,7 +56,7 @@ def adapted(model: ECGTransformerForMultiLabel, args: PostTrainingArguments) -> 
     view = get_peft_model(model, config)
     try:
         yield view
-    except BaseException:
+    except BaseException:  # an interrupt too leaves the model as it was; it is raised again
         view.unload()
         model.classifier = head
         raise
