@@ -98,7 +98,7 @@ def test_pre_training_takes_any_records_and_classification_sees_the_same_millivo
     data = {"data_dir": folder}
     if source == "table":
         write_table(folder, tmp_path / "records.csv")
-        data = {"table": tmp_path / "records.csv", "data_dir": folder}
+        data = {"train_table": tmp_path / "records.csv", "data_dir": folder}
         data |= {"record_column": "file", "patient_column": "who"}
     if kind == "real_folder":
         # Of PhysioNet/CinC 2021 some are copies of PTB-XL's.
