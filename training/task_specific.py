@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import datasets
 import numpy as np
 import torch
 from torch import nn
@@ -98,11 +97,11 @@ class ResNet1d(nn.Module):
 class _Run:
     """One run: the records, the network, and the state that its checkpoint holds after each epoch."""
 
-    def __init__(self, args: TaskSpecificArguments, splits: datasets.DatasetDict, folder: pathlib.Path, device: str):
-        self.args, self.splits, self.folder, self.device = args, splits, folder, device
+    def __init__(self, args: TaskSpecificArguments, data_args: TaskArguments, folder: pathlib.Path, device: str):
+        self.args, self.folder, self.device = args, folder, device
+        self.splits = splits = load_splits(data_args.data_dir, data_args, args.seed)
         self.labels = label_names_of(splits["train"])
         model_args = ModelArguments(architecture="ptbxl_100hz", window_stride_seconds=args.window_stride_seconds)
-        data_args = TaskArguments(data_dir=".", task=args.task)
         _, self.extractor = load_model(model_args, data_args, splits["train"])
         set_seed(args.seed)
         self.network = ResNet1d(len(self.extractor.lead_names), len(self.labels)).to(device)
@@ -221,9 +220,8 @@ def train_task_specific(
         cache_dir=cache_dir,
         evaluate_test="test" in predict,
     )
-    splits = load_splits(str(data_dir), data_args, args.seed)
     device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
-    run = _Run(args, splits, folder, device)
+    run = _Run(args, data_args, folder, device)
     started = time.perf_counter()
     for epoch in range(run.resume(), args.num_epochs):
         loss = run.train_epoch(epoch)
