@@ -87,6 +87,31 @@ class PostTrainingArguments(RunArguments):
         default=1.0,
         metadata={"help": "Each layer learns at this factor times the rate of the layer above it; 1 is off."},
     )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate and keep an exponential moving average of fine-tuning's weights, with this decay a step "
+            "(0.999 averages over about 1,000 steps; shorter at the beginning). By default no average."
+        },
+    )
+    mixup_alpha: float = field(
+        default=0.0,
+        metadata={
+            "help": "Fine-tune on means of two windows of a batch and of their labels, by shares from Beta(alpha, "
+            "alpha), as 0.2; 0 is off. For several labels alone."
+        },
+    )
+    teacher_predictions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Distillation: tables of the training records' probabilities by other models, as `ecg-hf evaluate "
+            "--split train` writes them. Fine-tuning learns from their mean and from the labels. For several labels "
+            "alone."
+        },
+    )
+    distillation_weight: float = field(
+        default=0.5, metadata={"help": "Weight of the teachers' probabilities; the labels have the rest."}
+    )
     keep_best_stage: bool = field(
         default=True,
         metadata={
@@ -154,6 +179,7 @@ class PostTrainingArguments(RunArguments):
         self.hub_strategy = "end"
         super().__post_init__()
         self._check_lora()
+        self._check_soft_targets()
         if isinstance(self.resume_from_checkpoint, str):
             raise ValueError(
                 f"`resume_from_checkpoint` is true or false, got `{self.resume_from_checkpoint}`: a run is resumed in "
@@ -161,11 +187,27 @@ class PostTrainingArguments(RunArguments):
             )
 
     def recipe(self) -> dict:
-        """As in [`RunArguments`]; the fields of LoRA are part of it only where that is a stage."""
+        """As in [`RunArguments`]; fields of LoRA, mixup and distillation are part of it only where these are used."""
         values = super().recipe()
-        if "lora" in self.stages:
-            return values
-        return {name: value for name, value in values.items() if not name.startswith("lora_")}
+        unused = set() if self.mixup_alpha else {"mixup_alpha"}
+        if not self.teacher_predictions:
+            unused.add("distillation_weight")
+        if "lora" not in self.stages:
+            unused |= {name for name in values if name.startswith("lora_")}
+        return {name: value for name, value in values.items() if name not in unused}
+
+    def _check_soft_targets(self) -> None:
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must lie in (0, 1), got {self.ema_decay}.")
+        if self.mixup_alpha < 0:
+            raise ValueError(f"`mixup_alpha` must be 0 or more, got {self.mixup_alpha}.")
+        if not 0 < self.distillation_weight <= 1:
+            raise ValueError(f"`distillation_weight` must lie in (0, 1], got {self.distillation_weight}.")
+        if self.distillation_weight != 0.5 and not self.teacher_predictions:
+            raise ValueError("`distillation_weight` has no effect without `teacher_predictions`: give both.")
+        given = [name for name in ("ema_decay", "mixup_alpha", "teacher_predictions") if getattr(self, name)]
+        if given and "finetune" not in self.stages:
+            raise ValueError(f"`{given[0]}` is for the stage `finetune`, which is not among `stages`: leave it out.")
 
     def _check_stages(self) -> None:
         if {"finetune", "lora"} <= set(self.stages):

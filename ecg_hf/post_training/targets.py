@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from transformers.trainer_utils import PredictionOutput
+from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL, UNKNOWN_LABEL
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
@@ -30,6 +31,8 @@ from .evaluation import (
     split_metrics,
     with_both_classes,
 )
+
+logger = logging.get_logger(__name__)
 
 
 class MultiLabel:
@@ -254,4 +257,23 @@ def target_of(config: ECGTransformerConfig) -> MultiLabel:
     return _KINDS[config.problem_type](config)
 
 
-__all__ = ["MultiLabel", "Regression", "SingleLabel", "target_of"]
+def macro_metrics(outputs: dict[str, PredictionOutput], target: MultiLabel) -> dict[str, float | None]:
+    """The macro metrics of validation and test; None, with a warning, where the records do not define them."""
+    prefixes = {"validation": "eval", "test": "test"}
+    results = {
+        f"{prefixes[split]}_{name}": output.metrics[f"{prefixes[split]}_{name}"]
+        for split, output in outputs.items()
+        for name in target.figures
+    }
+    if undefined := [name for name, value in results.items() if np.isnan(value)]:
+        reason = target.undefined.format(" of the records")
+        logger.warning(f"{', '.join(undefined)}: undefined, {reason}.")
+    return without_nan(results)
+
+
+def without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    """None for what is undefined."""
+    return {name: None if np.isnan(value) else value for name, value in metrics.items()}
+
+
+__all__ = ["MultiLabel", "Regression", "SingleLabel", "macro_metrics", "target_of", "without_nan"]

@@ -14,7 +14,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
 from torch.nn.parallel import DistributedDataParallel
-from transformers import TrainerCallback
 from transformers.trainer_utils import EvalPrediction, IntervalStrategy, PredictionOutput
 from transformers.utils import logging
 
@@ -31,6 +30,7 @@ from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, chec
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
+from .callbacks import AverageWeights, SetDropPath
 from .checks import (
     check_can_choose,
     check_fit,
@@ -45,9 +45,10 @@ from .checks import (
 from .evaluation import DivergenceError, choosing_metric, splits_table
 from .features import CachedFeatures, cache_features, forget_features
 from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
+from .mixing import check_soft_targets, fingerprint_of_teachers, soft_windows
 from .probe import fit_linear_probe, head_outputs
 from .reports import header, plan
-from .targets import MultiLabel, target_of
+from .targets import MultiLabel, macro_metrics, target_of, without_nan
 
 logger = logging.get_logger(__name__)
 
@@ -100,8 +101,11 @@ class PostTrainer(RunTrainer):
             # Before the recipe and the facts of the run are taken down.
             labels = None if train_dataset is None else labels_of(train_dataset, model.config.labels)
             target_of(model.config).prepare(args, labels)
+            check_soft_targets(args, model.config)
         if train_dataset is None and eval_dataset is None:
             args = _without_training(args)
+        if args.teacher_predictions:
+            recipe = {**(recipe or {}), "teachers": fingerprint_of_teachers(args.teacher_predictions)}
         self.test_dataset = test_dataset
         self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage
         super().__init__(
@@ -118,7 +122,11 @@ class PostTrainer(RunTrainer):
             check_model(self.model)
             check_fit(self.model, feature_extractor, *splits)
             target_of(self.model.config).check_is_prepared(args)
-        self.add_callback(_SetDropPath(self))
+        if args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("`ema_decay` is not supported under FSDP and DeepSpeed, which shard the weights.")
+        self._average = AverageWeights(self)
+        self.add_callback(self._average)
+        self.add_callback(SetDropPath(self))
         self.stage = "finetune"
         self.is_adapted = False  # whether the model has adapters, which `train()` then trains
 
@@ -130,7 +138,8 @@ class PostTrainer(RunTrainer):
     def training_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
         checks = {"check_leads": not were_guarded([dataset])}
         windows = TrainingWindows(dataset, self.processing_class, self.args.seed, **checks, **self.preparation)
-        return in_order(windows, dataset, self._labels())
+        windows = in_order(windows, dataset, self._labels())
+        return soft_windows(windows, dataset, self._labels(), self.args)
 
     def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> torch.utils.data.Dataset:
         checks = {"check_leads": not were_guarded([dataset])}
@@ -367,10 +376,18 @@ class PostTrainer(RunTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """As in the library; raises `ValueError` where the metric that chooses the epoch is undefined."""
+        self._average.show()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         name = f"{metric_key_prefix}_{self.args.metric_for_best_model.removeprefix('eval_')}"
         choosing_metric(metrics, name, self.target.undefined.format(""))
         return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in the library; of fine-tuning with `args.ema_decay` the average is the model."""
+        self._average.show()
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self._average.save(pathlib.Path(output_dir or self.args.output_dir))
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
         """As in the library; `predictions` are the logits (records, labels) of the records, in their order.
@@ -406,14 +423,14 @@ class PostTrainer(RunTrainer):
         target.choose_thresholds(outputs["validation"])
         if self.test_dataset is not None:
             outputs["test"] = self._predict_split("test", self.test_dataset, "test")
-        results.update(_macro_metrics(outputs, target))
+        results.update(macro_metrics(outputs, target))
         note_posttraining(config, folds_of(self.train_dataset))
         folder = self.begin_final_files(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         if self.is_world_process_zero():
             metrics = self._split_metrics(outputs)
             metrics |= {
                 "kept_stage": kept,
-                "stages": {stage: _without_nan(values) for stage, values in self._stage_metrics.items()},
+                "stages": {stage: without_nan(values) for stage, values in self._stage_metrics.items()},
             }
             if kept == "lora":
                 with room_for("the final files", self.run_folder.path):
@@ -479,7 +496,7 @@ class PostTrainer(RunTrainer):
 
     def _figures(self, stage: str, metrics: dict[str, float]) -> dict[str, float | None]:
         """The entries of `all_results.json` of a stage; None for what is undefined."""
-        return _without_nan({f"{stage}_eval_{name}": metrics[name] for name in (*self.target.figures, "loss")})
+        return without_nan({f"{stage}_eval_{name}": metrics[name] for name in (*self.target.figures, "loss")})
 
     def _split_metrics(self, outputs: dict[str, PredictionOutput]) -> dict:
         """What `metrics.json` holds: the data, the metrics of each split that has any, and the versions."""
@@ -559,41 +576,12 @@ class PostTrainer(RunTrainer):
         )
 
 
-class _SetDropPath(TrainerCallback):
-    """Stochastic depth of fine-tuning, also of the models and arguments of a search."""
-
-    def __init__(self, trainer: PostTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if args.drop_path_rate is not None:
-            self.trainer.accelerator.unwrap_model(self.trainer.model).set_drop_path_rate(args.drop_path_rate)
-
-
 def _without_training(args: PostTrainingArguments) -> PostTrainingArguments:
     """A copy for `predict` and `evaluate` alone: the library asks for records to choose an epoch by."""
     args = copy.copy(args)
     args.eval_strategy = args.save_strategy = IntervalStrategy.NO
     args.load_best_model_at_end = False
     return args
-
-
-def _macro_metrics(outputs: dict[str, PredictionOutput], target: MultiLabel) -> dict[str, float | None]:
-    """The macro metrics of validation and test; None, with a warning, where the records do not define them."""
-    prefixes = {"validation": "eval", "test": "test"}
-    results = {
-        f"{prefixes[split]}_{name}": output.metrics[f"{prefixes[split]}_{name}"]
-        for split, output in outputs.items()
-        for name in target.figures
-    }
-    if undefined := [name for name, value in results.items() if np.isnan(value)]:
-        reason = target.undefined.format(" of the records")
-        logger.warning(f"{', '.join(undefined)}: undefined, {reason}.")
-    return _without_nan(results)
-
-
-def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else value for name, value in metrics.items()}
 
 
 __all__ = ["PostTrainer"]
