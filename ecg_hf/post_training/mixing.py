@@ -113,8 +113,6 @@ def read_teachers(paths: Sequence[str | os.PathLike], ecg_ids: Sequence, labels:
 
 
 def _read_teacher(path: pathlib.Path, ecg_ids: Sequence, labels: Sequence[str]) -> np.ndarray:
-    if not path.is_file():
-        raise ValueError(f"`--teacher_predictions` {path} does not exist: give a table of `ecg-hf evaluate`.")
     columns = [f"prob_{label}" for label in labels]
     table = pd.read_csv(path, dtype={"ecg_id": str}, keep_default_na=False, na_values=[""])
     if lacking := [name for name in ("ecg_id", *columns) if name not in table]:
@@ -137,10 +135,12 @@ def _read_teacher(path: pathlib.Path, ecg_ids: Sequence, labels: Sequence[str]) 
 
 
 def fingerprint_of_teachers(paths: Sequence[str | os.PathLike]) -> str:
-    """SHA-256 of the tables, in their order."""
+    """SHA-256 of the tables, in their order; `ValueError` for one that does not exist."""
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(pathlib.Path(path).read_bytes())
+    for path in map(pathlib.Path, paths):
+        if not path.is_file():
+            raise ValueError(f"`--teacher_predictions` {path} does not exist: give a table of `ecg-hf evaluate`.")
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
