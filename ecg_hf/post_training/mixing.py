@@ -24,7 +24,7 @@ def check_soft_targets(args: PostTrainingArguments, config: ECGTransformerConfig
     for name in ("teacher_predictions", "mixup_alpha"):
         if getattr(args, name) and config.problem_type != MULTI_LABEL:
             raise ValueError(
-                f"`{name}` is for models of {MULTI_LABEL}, got one of {config.problem_type}: leave it out."
+                f"`{name}` is for {MULTI_LABEL}, and the model is of {config.problem_type}: leave it out."
             )
 
 

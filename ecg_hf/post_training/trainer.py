@@ -45,7 +45,7 @@ from .checks import (
 from .evaluation import DivergenceError, choosing_metric, splits_table
 from .features import CachedFeatures, cache_features, forget_features
 from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
-from .mixing import check_soft_targets, fingerprint_of_teachers, soft_windows
+from .mixing import check_soft_targets, fingerprint_of_teachers, read_teachers, soft_windows
 from .probe import fit_linear_probe, head_outputs
 from .reports import header, plan
 from .targets import MultiLabel, macro_metrics, target_of, without_nan
@@ -210,6 +210,8 @@ class PostTrainer(RunTrainer):
         for name, dataset in splits.items():
             check_labels(name, dataset, self.target)
         check_something_is_known(self.train_dataset, self.model.config.labels)
+        if self.args.teacher_predictions:
+            read_teachers(self.args.teacher_predictions, self.train_dataset["ecg_id"], self._labels())
         batch_size = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < batch_size:
             raise ValueError(
