@@ -86,7 +86,8 @@ class PreTrainingArguments(RunArguments):
         default=8,
         metadata={
             "help": "PTB-XL's fold that the probe is evaluated on; it is fitted on the folds before. Of folds 1 to 8 "
-            "the encoder has seen the records, never the labels. 9 reads the validation fold, for the probe alone."
+            "the encoder has seen the records, never the labels, but with `--report_column` the reports that these "
+            "were made from. 9 reads the validation fold, for the probe alone."
         },
     )
     probe_max_train_records: int = field(

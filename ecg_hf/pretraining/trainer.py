@@ -124,9 +124,10 @@ class PreTrainer(RunTrainer):
     def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> EvaluationWindows:
         raise ValueError("Pre-training has no evaluation records: give it a `probe`.")
 
-    def data_fingerprints(self) -> dict[str, str]:
+    def data_fingerprints(self) -> dict[str, str | list[str]]:
         columns = Crops.columns if self.reports is None else (*Crops.columns, REPORT)
-        return {"train": fingerprint_of_records(self.train_dataset, columns)}
+        words = {} if self.reports is None else {"report_words": self.reports.words}
+        return {"train": fingerprint_of_records(self.train_dataset, columns), **words}
 
     def pretrain(self, resume_from_checkpoint: bool | str | None = None) -> dict[str, float]:
         """Train, write the encoder and its curves into `args.output_dir`, and return what `all_results.json` holds.
