@@ -146,8 +146,8 @@ def _check_report_fields(args: PreTrainingArguments) -> None:
         given = [name for name in REPORT_FIELDS if getattr(args, name) != defaults[name]]
         if given:
             raise ValueError(
-                f"{', '.join(f'`{name}`' for name in given)} needs `report_column`, the column of the records' "
-                "reports: give it, or leave the others out."
+                f"{', '.join(f'`{name}`' for name in given)} can only be set with `report_column`, the column of the "
+                "records' reports: give it, or leave the others out."
             )
     check_at_least("report_min_count", args.report_min_count, 1)
     if not 0 < args.report_weight < math.inf:
