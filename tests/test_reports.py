@@ -391,7 +391,7 @@ def test_own_texts_in_any_language_are_learned(own_folder, tmp_path):
         ({"contrastive_weight": 0.5}, "`contrastive_weight` can only be set with `report_column`"),
         (
             {"report_min_count": 5, "report_weight": 2},
-            "`report_min_count`, `report_weight` can only be set with `report_column`",
+            "`report_min_count`, `report_weight` can only be set",
         ),
         ({"report_column": "report", "report_min_count": 0}, "`report_min_count` must be at least 1, got 0"),
         ({"report_column": "report", "report_weight": 0}, "`report_weight` must be above 0 and finite, got 0"),
