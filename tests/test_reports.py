@@ -259,7 +259,7 @@ def test_a_post_trained_model_says_that_reports_supervised_its_encoder(
 
 
 def test_words_are_learned_from_signals(records, tmp_path):
-    fields = {"learning_rate": 3e-3, "lead_mask_probability": 0, "noise": 0, "num_train_epochs": 12}
+    fields = {"learning_rate": 1e-2, "lead_mask_probability": 0, "noise": 0, "num_train_epochs": 12}
     trainer = make_trainer(records, tmp_path / "run", **WORDS_ALONE, **fields, per_device_train_batch_size=16)
     results = trainer.pretrain()
     with_text = sum(text is not None for text in records["report"])
