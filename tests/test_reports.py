@@ -275,33 +275,24 @@ def test_words_are_learned_from_signals(records, tmp_path):
     assert torch.equal(trainer.model.projection_head.fc1.weight, untrained.projection_head.fc1.weight)
 
 
-def test_rare_words_are_learned_with_larger_steps(records, tmp_path):
-    plain = {
-        "optim": "sgd",
-        "learning_rate": 10.0,
-        "warmup_steps": 0,
-        "max_grad_norm": 0,
-        "max_steps": 1,
-        "save_strategy": "no",
-    }
-    moved = {}
+def test_rare_words_count_more_in_the_loss_by_their_weights(records, tmp_path):
+    gradients = {}
     for kind in ("none", "rarity"):
-        trainer = make_trainer(records, tmp_path / kind, **WORDS_ALONE, **plain, report_word_weights=kind)
-        before = trainer.model.word_head.bias.detach().clone()
-        trainer.pretrain()
-        moved[kind] = (trainer.model.word_head.bias.detach() - before).double().numpy()
+        trainer = make_trainer(records, tmp_path / kind, **WORDS_ALONE, report_word_weights=kind)
+        batch = trainer.training_windows(trainer.train_dataset).__getitems__([(0, index) for index in range(20)])
+        trainer.compute_loss(trainer.model, batch).backward()
+        gradients[kind] = trainer.model.word_head.bias.grad.numpy()
     factors = trainer.reports.weights("rarity")
-    assert factors.max() > 1.5 * factors.min()
-    np.testing.assert_allclose(moved["rarity"], factors * moved["none"], atol=3e-6)
-    assert np.abs(moved["none"]).max() > 1e-3
+    assert factors.max() > 1.5 * factors.min() and np.abs(gradients["none"]).max() > 1e-4
+    np.testing.assert_allclose(gradients["rarity"], factors * gradients["none"], rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("fields", [{"contrastive_weight": 0.3, "report_word_weights": "rarity"}, WORDS_ALONE])
 def test_a_killed_and_resumed_run_ends_with_the_bits_of_one_left_alone(records, tmp_path, fields):
-    fields = {**RESUMABLE, "per_device_train_batch_size": 32, **fields}
+    fields = {**RESUMABLE, "num_train_epochs": 2, **fields}
     make_trainer(records, tmp_path / "alone", **fields).pretrain()
     trainer = make_trainer(records, tmp_path / "killed", **fields)
-    with small_models.stopped_at(trainer, 5, Killed):
+    with small_models.stopped_at(trainer, 3, Killed):
         trainer.pretrain()
     resumed = make_trainer(records, tmp_path / "killed", **fields)
     resumed.pretrain(resume_from_checkpoint=True)
@@ -343,7 +334,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(records, folder, cache,
 
 
 def test_bfloat16_trains_and_a_run_goes_on_without_reports(finished, folder, cache, records, tmp_path):
-    results = make_trainer(records, tmp_path / "bf16", bf16=True, max_steps=2).pretrain()
+    results = make_trainer(records, tmp_path / "bf16", bf16=True, max_steps=1).pretrain()
     assert math.isfinite(results["word_loss"])
     checkpoint = finished[0] / "_stages/pretrain/checkpoint-2"
     run_cli(folder, cache, tmp_path / "run", model_name_or_path=checkpoint, max_steps=1, probe_every=0)
