@@ -40,7 +40,7 @@ from .files import read_text, write_atomic
 from .plotting import plot_label_metrics
 from .ptbxl.parquet import describe_parquet
 from .ptbxl.table import FOLDS
-from .seen_data import PTBXL_TRAINING, UNKNOWN_FOLD, UNNAMED_RECORDS, joined, judged, saw
+from .seen_data import PTBXL_TRAINING, UNKNOWN_FOLD, UNNAMED_RECORDS, joined, judged, reports_in_words, saw
 from .version import __version__
 
 logger = logging.getLogger(__name__)
@@ -159,6 +159,7 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
         "base_source": provenance.get("source"),
         "base_license": provenance.get("license"),
         "pretraining_data": joined(provenance.get("pretraining_data")),
+        "pretraining_reports": reports_in_words(provenance.get("pretraining_reports")),
         "license": _license(provenance.get("license")) if base or provenance.get("license") else CODE_LICENSE,
         "provenance": provenance,
         "test_folds": sorted({9, 10} & set(provenance.get("ptbxl_folds") or ())),

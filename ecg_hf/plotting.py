@@ -63,6 +63,7 @@ STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune":
 LEARNING_CURVES = {
     "loss": (("loss", "training", TRAIN_COLOR), ("eval_loss", "validation", VALIDATION_COLOR)),
     "accuracy": (("accuracy", "training", TRAIN_COLOR), ("eval_accuracy", "validation", VALIDATION_COLOR)),
+    "words' loss": (("word_loss", "training", TRAIN_COLOR),),
     "mean absolute error": (("eval_mae", "validation", VALIDATION_COLOR),),
     "R²": (("eval_r2", "validation", VALIDATION_COLOR),),
     "feature deviation": (("feature_std", "training", TRAIN_COLOR),),

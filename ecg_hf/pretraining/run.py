@@ -62,11 +62,12 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
 
 def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> PreTrainer:
     """The records, the model and the probe that the arguments ask for, ready to train."""
+    _check_reports(record_args, args)
     args.prepared_cache = args.prepared_cache or record_args.cache_dir
     config, feature_extractor = _model_settings(model_args, record_args)
     crop_seconds = _crop_seconds(args, config)
     with args.main_process_first(desc="reading the records"):
-        dataset = load_training_records(record_args, crop_seconds)
+        dataset = load_training_records(record_args, crop_seconds, args.report_column)
         probe_splits = _probe_splits(record_args, args)
     if feature_extractor is None:
         statistics = crop_statistics(dataset, new_feature_extractor(model_args, config, 0.0, 1.0))
@@ -87,6 +88,21 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
         recipe=recipe_of(model_args, record_args),
         data=_data_facts(record_args),
     )
+
+
+def _check_reports(record_args: RecordArguments, args: PreTrainingArguments) -> None:
+    if args.report_column is None:
+        return
+    if record_args.allow_test_folds:
+        raise ValueError(
+            "`allow_test_folds` is refused beside `report_column`: PTB-XL's statements were made from its reports, so "
+            "that those of the validation and test folds are never read. Leave one of the two out."
+        )
+    if record_args.table is None and not record_args.reads_ptbxl:
+        raise ValueError(
+            f"`report_column` needs a table: a folder of records ({record_args.data_dir}) has no reports. Give "
+            "`--table`, with a row for each record, or PTB-XL's folder."
+        )
 
 
 def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
@@ -127,12 +143,14 @@ def _model(
 # ---- Records ----
 
 
-def load_training_records(record_args: RecordArguments, crop_seconds: float) -> datasets.Dataset:
-    """The records to pre-train on, at least as long as a crop.
+def load_training_records(
+    record_args: RecordArguments, crop_seconds: float, report_column: str | None = None
+) -> datasets.Dataset:
+    """The records to pre-train on, at least as long as a crop; with a column `report` where one is named.
 
     Of PTB-XL, wherever its records are found, the training folds alone, unless `allow_test_folds`; else `ValueError`.
     """
-    files = _training_files(record_args)
+    files = _training_files(record_args, report_column)
     if not record_args.allow_test_folds:
         refuse_test_folds(_seen_folds(record_args, files), len(files))
     dataset = load_records(
@@ -141,6 +159,7 @@ def load_training_records(record_args: RecordArguments, crop_seconds: float) -> 
         record_args.cache_dir,
         max_skipped=record_args.max_skipped,
         num_proc=record_args.num_proc,
+        with_reports=report_column is not None,
     )
     if record_args.reads_ptbxl:
         _assert_folds(record_args, dataset)
@@ -154,7 +173,7 @@ def _wanted_folds(record_args: RecordArguments) -> list[int]:
     return [fold for kind in kinds for fold in FOLDS[kind]]
 
 
-def _training_files(record_args: RecordArguments) -> list[RecordFile]:
+def _training_files(record_args: RecordArguments, report_column: str | None = None) -> list[RecordFile]:
     if record_args.table is not None:
         return table_files(
             record_args.table,
@@ -164,9 +183,11 @@ def _training_files(record_args: RecordArguments) -> list[RecordFile]:
             record_args.sampling_rate,
             record_args.units,
             record_args.lead_names,
+            report_column,
         )
     if record_args.reads_ptbxl:
-        return ptbxl_files(record_args.data_dir, record_args.sampling_rate, _wanted_folds(record_args))
+        folds = _wanted_folds(record_args)
+        return ptbxl_files(record_args.data_dir, record_args.sampling_rate, folds, report_column)
     said = Said(record_args.sampling_rate, record_args.units, canonical_leads(record_args.lead_names))
     return folder_files(record_args.data_dir, record_args.allow_test_folds, said)
 
