@@ -86,8 +86,8 @@ def plot_subgroups(subgroups: Mapping[str, Mapping], measure: Areas | Errors) ->
         for row, (_, found) in enumerate(rows):
             _draw_interval(axes, row, found[name])
             axes.plot(found["all_records"][name], row, "|", color=BEST_EPOCH_COLOR, markersize=11)
-        axes.set_xlabel(f"{title}, 95 % interval (tick: all records, same labels)")
-    figure.suptitle("Groups of records (their number)", fontsize=11)
+        axes.set_xlabel(f"{title}, 95 % interval")
+    figure.suptitle("Groups of records, and their number (tick: all records, same labels)", fontsize=11)
     return figure
 
 
