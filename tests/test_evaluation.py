@@ -381,9 +381,9 @@ def test_own_columns_make_groups_and_without_validation_nothing_is_chosen(own, m
 def test_a_report_of_classes_leaves_thresholds_out(own, tmp_path):
     places, tables = own
     path = save(tmp_path / "model", labels=LABELS, problem_type="single_label_classification")
-    places |= {"model_name_or_path": path, "table": tables / "ecgs.csv", "label_column": "class"}
+    places = {**places, "model_name_or_path": path, "table": tables / "ecgs.csv", "label_column": "class"}
     metrics, report = evaluate(
-        *(tmp_path / "report",), **places, split_column="split", split="validation", fit_temperature=True
+        tmp_path / "report", **places, split_column="split", split="validation", fit_temperature=True
     )
     assert report["operating_points"] is None and report["metrics"]["accuracy"] == metrics["accuracy"]
     curves = report["calibration"]["curves"]
@@ -398,7 +398,7 @@ def test_a_report_of_numbers_has_errors_by_group_and_under_faults(own, tmp_path,
     places, tables = own
     numbers = {"problem_type": "regression", "target_mean": [60.0], "target_std": [10.0]}
     path = save(tmp_path / "model", labels=["Age"], **numbers)
-    places |= {"model_name_or_path": path, "table": tables / "ecgs.csv", "label_columns": ["Age"]}
+    places = {**places, "model_name_or_path": path, "table": tables / "ecgs.csv", "label_columns": ["Age"]}
     places |= {"split_column": "split", "split": "validation"}
     faults = {"robustness": True, "robustness_max_records": 30}
     _, report = evaluate(tmp_path / "report", **places, subgroup_columns=["ward"], **faults)

@@ -237,7 +237,7 @@ def _limited(head: Sequence[str], rows: Sequence[Sequence[object]], counts: Sequ
     shown = set(sorted(range(len(rows)), key=lambda row: -counts[row])[:MAX_ROWS])
     yield _table(head, (row for place, row in enumerate(rows) if place in shown))
     if hidden := len(rows) - len(shown):
-        yield f"{hidden} labels with fewer positives are in `report.json`."
+        yield f"{hidden} more, with smaller counts, are in `report.json`."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -218,20 +218,20 @@ def _calibration(
 
 
 def _write(args: EvaluationArguments, report: dict, judge: Judge, judged: Predictions) -> None:
-    """The report and its figures, and then, if wanted, what was found into the checkpoint."""
+    """The figures, if wanted what was found into the checkpoint, and the report, which says so."""
     if not judge.is_world_process_zero():
         return
     folder, config = pathlib.Path(args.output_dir), judge.model.config
     measure = measure_of(config.problem_type)
     figures = draw_figures(folder / FOLDER, report, measure, judged.labels, judged.scores(config))
-    write_atomic(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    write_atomic(folder / "report.md", report_text(report, measure, figures))
     if args.update_model:
         thresholds = None
         if config.problem_type == MULTI_LABEL:
             found = report["operating_points"]["rules"]["max_f1"].values()
             thresholds = [0.5 if of_label is None else of_label["threshold"] for of_label in found]
         update_checkpoint(args.model_name_or_path, report["calibration"]["fitted_temperature"], thresholds)
+    write_atomic(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    write_atomic(folder / "report.md", report_text(report, measure, figures))
 
 
 def summary(metrics: dict, args: EvaluationArguments) -> str:
