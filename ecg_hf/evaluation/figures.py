@@ -106,12 +106,14 @@ def plot_robustness(robustness: Mapping, measure: Areas | Errors) -> Figure:
 
 def _forest(names: Sequence[str], measure: Areas | Errors) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(3 + 3.6 * len(measure.names), 1.3 + 0.25 * len(names)), dpi=DOTS_PER_INCH)
     figure.set_layout_engine("constrained")
     grid = figure.subplots(1, len(measure.names), sharey=True, squeeze=False)[0]
     for axes in grid:
         axes.grid(color=AXES_GRID_COLOR, linewidth=0.8, axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_yticks(range(len(names)), names, parse_math=False, fontsize=9)
     grid[0].set_ylim(len(names) - 0.4, -0.6)

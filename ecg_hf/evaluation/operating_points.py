@@ -43,7 +43,8 @@ def choose_points(
             continue
         curve = roc_curve(truth[known], of_label[known], drop_intermediate=False)
         points["sensitivity"].append(_midway(curve[2], int(np.argmax(curve[1] >= sensitivity))))
-        points["specificity"].append(_midway(curve[2], int(np.flatnonzero(1 - curve[0] >= specificity)[-1])))
+        # 1 - 0.1 may be less than 0.9 by a rounding.
+        points["specificity"].append(_midway(curve[2], int(np.flatnonzero(1 - curve[0] >= specificity - 1e-12)[-1])))
     return points
 
 
