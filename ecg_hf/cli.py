@@ -89,7 +89,8 @@ def post_training_arguments() -> tuple[type, ...]:
 
 def evaluation_arguments() -> tuple[type, ...]:
     """The dataclasses whose fields are the flags of `ecg-hf evaluate`."""
-    from .post_training.run import EvaluationArguments, TaskArguments
+    from .evaluation import EvaluationArguments
+    from .post_training.run import TaskArguments
 
     return EvaluationArguments, TaskArguments
 
@@ -148,10 +149,11 @@ def _leave_processes() -> None:
 
 
 def evaluate(argv: Sequence[str] | None = None) -> dict:
-    """Evaluate a post-trained checkpoint on a split of PTB-XL or of own records."""
-    run = _load("post_training.run")
-    metrics = run.evaluate(*parse_arguments(argv, *evaluation_arguments()))
-    print(json.dumps({name: value for name, value in metrics.items() if name != "per_label"}, indent=2))
+    """Evaluate a post-trained checkpoint on a split of PTB-XL or of own records, and write a report."""
+    run = _load("evaluation")
+    arguments = parse_arguments(argv, *evaluation_arguments())
+    metrics = run.evaluate(*arguments)
+    print(run.summary(metrics, arguments[0]))
     return metrics
 
 

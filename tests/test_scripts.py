@@ -117,7 +117,7 @@ def test_an_evaluation_does_not_write_into_the_folder_of_a_run(
     (tmp_path / "link").symlink_to(output)
     (tmp_path / "file").write_text("")
     before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
-    monkeypatch.setattr("ecg_hf.post_training.run.load_splits", lambda *args: pytest.fail("something was computed"))
+    monkeypatch.setattr("ecg_hf.evaluation.run.load_splits", lambda *args: pytest.fail("something was computed"))
     places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "model_name_or_path": output}
     for folder in (output, tmp_path / "link", tmp_path / "under way", tmp_path / "metrics"):
         with pytest.raises(FileExistsError, match="holds a run or a model .*choose another folder"):
