@@ -117,7 +117,7 @@ def write_release(
     Args:
         folder: the output folder of a run.
         target: a new or empty folder.
-        changes: entries of the JSON files of the run that are others in the release, by the files' names.
+        changes: what JSON files of the release hold in place of the run's, by their names.
 
     Raises:
         FileExistsError: `target` is not empty.
@@ -137,10 +137,9 @@ def write_release(
         if (folder / name).is_file():
             (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, target / name)
-    changes = dict(changes or {})
-    changes["config.json"] = {**changes.get("config.json", {}), "dtype": "float32"}
-    for name, entries in changes.items():
-        content = {**json.loads(read_fact(folder, name)), **entries}
+    contents = {"config.json": json.loads(read_fact(folder, "config.json")), **(changes or {})}
+    contents["config.json"] = {**contents["config.json"], "dtype": "float32"}
+    for name, content in contents.items():
         (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
     write_model_card(target)

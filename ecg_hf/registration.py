@@ -8,8 +8,9 @@ for several machines. So
   looked at.
 
 Of the library only `register` of the Auto classes is called here, and that the modules have these names is relied on;
-two functions of its `utils.hub`, through which every `from_pretrained` and pipeline finds files, learn the names of the
-checkpoints that ship. `ecg_hf.pipelines` says what it touches. `tests/test_cold_start.py` fails where a registry no longer learns of us.
+two functions of its `utils.hub`, by which every `from_pretrained` and pipeline finds its files, learn the names of the
+checkpoints that ship. `ecg_hf.pipelines` says what it touches. `tests/test_cold_start.py` fails where a registry no
+longer learns of us.
 """
 
 from __future__ import annotations

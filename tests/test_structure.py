@@ -69,6 +69,7 @@ ALLOWED = {
         "ptbxl",
         "readers",
         "runs",
+        "shipped",
         "tables",
         "version",
     },

@@ -71,10 +71,17 @@ def release(
             raise ValueError(
                 f"`{folder}` is an encoder, which has no labels to judge: leave `--{next(iter(records))}` out."
             )
+        _check_places(records)
         changes = _measured(folder, _task_arguments(folder, records, evaluate_test), batch_size, use_cpu)
     elif evaluate_test is not None:
         raise ValueError("`evaluate_test` needs the records: give them by `--data_dir`, or as the run was given them.")
     return write_release(folder, output_dir, changes)
+
+
+def _check_places(records: Mapping[str, Any]) -> None:
+    for name in ("data_dir", "table", "validation_table", "test_table"):
+        if name in records and not Path(records[name]).exists():
+            raise FileNotFoundError(f"`--{name}` {records[name]} does not exist: give the records of the run.")
 
 
 def _recipe(folder: Path) -> dict[str, Any]:
@@ -90,9 +97,11 @@ def _task_arguments(folder: Path, records: Mapping[str, Any], evaluate_test: boo
 
 
 def _measured(folder: Path, data_args: TaskArguments, batch_size: int, use_cpu: bool) -> dict[str, dict]:
-    """What the rounded weights change in the JSON files of a run, by their names."""
+    """The JSON files of a run with what the rounded weights change in them, by their names."""
     recipe = _recipe(folder)
-    metrics, results = (json.loads(read_fact(folder, name)) for name in ("metrics.json", "all_results.json"))
+    stored, metrics, results = (
+        json.loads(read_fact(folder, name)) for name in ("config.json", "metrics.json", "all_results.json")
+    )
     trainer = _judge(folder, batch_size, use_cpu)
     config, target = trainer.model.config, trainer.target
     set_seed(recipe["seed"])
@@ -114,9 +123,9 @@ def _measured(folder: Path, data_args: TaskArguments, batch_size: int, use_cpu: 
     kept = {name: values for name, values in metrics.items() if name not in _PREFIXES}
     kept["data"]["num_records"] |= {name: len(splits[name]) for name in judged}
     return {
-        "config.json": {"thresholds": config.thresholds},
+        "config.json": {**stored, "thresholds": config.thresholds},
         "metrics.json": {**kept, **{name: values for name, values in figures.items() if values}, MEASURED: "float16"},
-        "all_results.json": {**results, **_results(outputs, figures, target.figures)},
+        "all_results.json": {**_without_figures(results), **_results(outputs, figures, target.figures)},
     }
 
 
@@ -145,6 +154,10 @@ def _check_same_records(folder: Path, split: str, count: int, expected: Mapping[
             f"The run in `{folder}` was judged on {expected[split]:,} {split} records, and {count:,} are given: give "
             "the records that it was trained with."
         )
+
+
+def _without_figures(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in results.items() if not name.startswith(tuple(_PREFIXES.values()))}
 
 
 def _results(outputs: Mapping[str, PredictionOutput], figures: Mapping[str, dict], names) -> dict[str, float | None]:
