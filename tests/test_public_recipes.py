@@ -55,7 +55,7 @@ def test_each_public_family_with_published_weights_has_a_recipe():
 def test_a_recipe_is_ready_to_run(family, reader, monkeypatch, capsys):
     monkeypatch.chdir(reader)
     cli.main(command(family, dry_run=True, max_train_records=200))
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "This was a dry run" in printed and not pathlib.Path("runs", family).exists()
     recipe = yaml.safe_load((CONFIGS / f"public_{family}.yaml").read_text())
     assert "learning rate 0.001" in printed and f"{recipe['learning_rate']:g}" in printed
@@ -71,4 +71,4 @@ def test_the_cheapest_recipe_trains(reader, monkeypatch):
     cli.main(command("hubert_ecg", max_train_records=24, **short, disable_tqdm=True))
     model = ECGTransformerForMultiLabel.from_pretrained("runs/hubert_ecg")
     assert model.config.sampling_rate == 100 and model.config.labels == ["CD", "HYP", "MI", "NORM", "STTC"]
-    assert model.config.provenance["license"] == "CC BY-NC 4.0" and model.config.thresholds is not None
+    assert model.config.provenance["license"] == "cc-by-nc-4.0" and model.config.thresholds is not None
