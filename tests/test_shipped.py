@@ -175,7 +175,8 @@ def probabilities(folder: pathlib.Path, signals: list[np.ndarray]) -> np.ndarray
         batch = signals[start : start + 128]
         inputs = extractor(batch, sampling_rate=100, lead_names=ecg_hf.ECGTransformerConfig().lead_names, units="uV")
         with torch.inference_mode():
-            windows = model(inputs["input_values"]).logits
+            # Small enough for the caches of a processor.
+            windows = torch.cat([model(chunk).logits for chunk in inputs["input_values"].split(128)])
             logits.append(model.aggregate_windows(windows.unflatten(0, (len(batch), -1))))
     return torch.cat(logits).double().sigmoid().numpy()
 
