@@ -13,11 +13,15 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from conftest import SHARED
 from hub_server import File, HubServer
 from huggingface_hub import DatasetCard, ModelCard
+from small_models import small_extractor, small_model
 
 import ecg_hf.cli
 from ecg_hf.cards import preprocessing_in_words, update_card, write_model_card
+from ecg_hf.ptbxl.labels import task_labels
+from ecg_hf.shipped import DEFAULT_CLASSIFIER
 
 ROOT = pathlib.Path(__file__).parents[1]
 CODE = ROOT / "ecg_hf" / "ecg_transformer"
@@ -345,23 +349,54 @@ def test_the_code_that_is_published_imports_nothing_outside_its_folder():
             assert {name.split(".")[0] for name in names} <= allowed, path
 
 
-def test_an_installed_wheel_publishes_too(hub, published, run_folder, tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the package alone, as its wheel installs it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").iterdir()
+    (wheel,) = (folder / "dist").iterdir()
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", "site", wheel]
-    subprocess.run(install, cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(install, cwd=folder, check=True, capture_output=True)
+    return folder / "site"
+
+
+def test_an_installed_wheel_publishes_too(hub, published, run_folder, site, tmp_path):
     shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("_stages", "*.py", "README.md"))
-    code = """
+    code = f"""
 import ecg_hf, pathlib
 from ecg_hf.hub import push_model
-assert pathlib.Path(ecg_hf.__file__).is_relative_to(pathlib.Path("site").absolute()), ecg_hf.__file__
+assert pathlib.Path(ecg_hf.__file__).is_relative_to({str(site)!r}), ecg_hf.__file__
 push_model("run", "wheel")
 """
-    variables = environment(tmp_path / "home", hub.url, HF_TOKEN="hf_alice", PYTHONPATH=str(tmp_path / "site"))
+    variables = environment(tmp_path / "home", hub.url, HF_TOKEN="hf_alice", PYTHONPATH=str(site))
     done = subprocess.run([sys.executable, "-c", code], env=variables, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert hub.files("alice/wheel").keys() == PUBLISHED
+
+
+def test_an_installed_wheel_classifies_a_record_without_a_network_or_a_model(site, tmp_path):
+    record = SHARED / "data/challenge2021/E07501"
+    if not record.with_suffix(".hea").is_file():
+        pytest.skip(f"no record of the Challenge at {record}")
+    checkpoint = site / "ecg_hf" / "checkpoints" / DEFAULT_CLASSIFIER
+    source = ROOT / "hub_cards" / DEFAULT_CLASSIFIER
+    if source.is_dir():
+        assert {file.name for file in checkpoint.iterdir()} == {file.name for file in source.iterdir()}
+    else:  # it has no classifier yet
+        small_model(task_labels("all")).save_pretrained(checkpoint)
+        small_extractor().save_pretrained(checkpoint)
+    assert [folder.name for folder in checkpoint.parent.iterdir()] == [DEFAULT_CLASSIFIER]
+    variables = environment(tmp_path / "home", "http://localhost:9", HF_HUB_OFFLINE="1", PYTHONPATH=str(site))
+    command = [sys.executable, "-m", "ecg_hf.cli", "classify", str(record)]
+    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    name, *findings = done.stdout.splitlines()
+    assert name == str(record) and {line.split()[1] for line in findings} == set(task_labels("all"))
+    assert f"{DEFAULT_CLASSIFIER} is used" in done.stderr
+    encoder = [*command, "--model", "ecg-transformer-ptbxl-100hz"]
+    done = subprocess.run(encoder, env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "copy the folder `hub_cards/ecg-transformer-ptbxl-100hz`" in done.stderr
 
 
 def test_weights_that_do_not_match_are_refused_from_the_hub_as_well(hub, alice, published):
