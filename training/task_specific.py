@@ -1,0 +1,292 @@
+"""A network made for the task, to hold post-trained encoders against: a plain 1-D ResNet from random weights.
+
+It sees the same crops, normalised in the same way, as a new model of the preset `ptbxl_100hz`, and is judged on the
+same windows. `python training/task_specific.py --help` lists the flags; `training/study.py` calls
+`train_task_specific`. The predictions that it leaves can teach another model (`ecg-hf train --teacher_predictions`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import set_seed
+from transformers.trainer_utils import PredictionOutput
+
+from ecg_hf.ecg_transformer.targets_ecg_transformer import multilabel_loss
+from ecg_hf.files import whole_file, write_atomic
+from ecg_hf.post_training.evaluation import (
+    evaluation_metrics,
+    predictions_table,
+    record_losses,
+    split_metrics,
+    with_both_classes,
+)
+from ecg_hf.post_training.run import TaskArguments, load_model, load_splits
+from ecg_hf.ptbxl.label_order import label_names_of
+from ecg_hf.runs.arguments import ModelArguments
+from ecg_hf.runs.windows import EpochSampler, EvaluationWindows, TrainingWindows
+
+CHECKPOINT = "checkpoint.pt"
+WIDTHS = (64, 64, 128, 128, 256, 256)
+
+
+@dataclass
+class TaskSpecificArguments:
+    """What a run's result depends on; the rates are those of a one-cycle schedule for AdamW."""
+
+    task: str = "superdiagnostic"
+    train_fraction: float = 1.0
+    seed: int = 42
+    learning_rate: float = 3e-3
+    num_epochs: int = 10
+    batch_size: int = 128
+    weight_decay: float = 0.01
+    window_stride_seconds: float = 2.5
+    bf16: bool = False
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions with batch norm beside a shortcut, as in ResNet-18 (He et al. 2016), over time."""
+
+    def __init__(self, num_inputs: int, width: int):
+        super().__init__()
+        stride = 1 if num_inputs == width else 2
+        self.branch = nn.Sequential(
+            nn.Conv1d(num_inputs, width, 7, stride, padding=3, bias=False),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Conv1d(width, width, 5, padding=2, bias=False),
+            nn.BatchNorm1d(width),
+        )
+        self.shortcut = nn.Identity()
+        if stride != 1:
+            self.shortcut = nn.Sequential(nn.Conv1d(num_inputs, width, 1, stride, bias=False), nn.BatchNorm1d(width))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.branch(values) + self.shortcut(values))
+
+
+class ResNet1d(nn.Module):
+    """(batch, leads, samples), normalised -> logits (batch, labels); six basic blocks of 64 to 256 channels, mean and
+    maximum pooled over time."""
+
+    def __init__(self, num_leads: int, num_labels: int):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv1d(num_leads, WIDTHS[0], 7, stride=2, padding=3, bias=False), nn.BatchNorm1d(WIDTHS[0]), nn.ReLU()
+        )
+        inputs = (WIDTHS[0], *WIDTHS[:-1])
+        self.blocks = nn.Sequential(*(BasicBlock(*sizes) for sizes in zip(inputs, WIDTHS, strict=True)))
+        self.classifier = nn.Linear(2 * WIDTHS[-1], num_labels)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        values = self.blocks(self.stem(values))
+        return self.classifier(torch.cat([values.mean(dim=2), values.amax(dim=2)], dim=1).float())
+
+
+class _Run:
+    """One run: the records, the network, and the state that its checkpoint holds after each epoch."""
+
+    def __init__(self, args: TaskSpecificArguments, data_args: TaskArguments, folder: pathlib.Path, device: str):
+        self.args, self.folder, self.device = args, folder, device
+        self.splits = splits = load_splits(data_args.data_dir, data_args, args.seed)
+        self.labels = label_names_of(splits["train"])
+        model_args = ModelArguments(architecture="ptbxl_100hz", window_stride_seconds=args.window_stride_seconds)
+        _, self.extractor = load_model(model_args, data_args, splits["train"])
+        set_seed(args.seed)
+        self.network = ResNet1d(len(self.extractor.lead_names), len(self.labels)).to(device)
+        self.sampler = EpochSampler(len(splits["train"]), args.seed)
+        num_batches = len(self.sampler) // args.batch_size or 1
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=args.learning_rate, total_steps=args.num_epochs * num_batches
+        )
+        self.history: list[dict] = []
+        self.best: dict = {}
+
+    def batches(self, epoch: int) -> list[list]:
+        """Of keys (epoch, index); what does not fill a batch is left out, since batch norm needs several records."""
+        self.sampler.set_epoch(epoch)
+        keys = list(self.sampler)
+        size = min(self.args.batch_size, len(keys))
+        return [keys[start : start + size] for start in range(0, len(keys) - size + 1, size)]
+
+    def train_epoch(self, epoch: int) -> float:
+        """Mean loss of an epoch over random crops."""
+        windows = TrainingWindows(self.splits["train"], self.extractor, self.args.seed)
+        self.network.train()
+        losses = []
+        for keys in tqdm(self.batches(epoch), desc=f"Epoch {epoch + 1} of {self.args.num_epochs}", leave=False):
+            batch = windows.__getitems__(keys)
+            logits = self.logits(batch["input_values"])
+            targets = batch["labels"].to(self.device)
+            loss = multilabel_loss(logits, targets).sum() / (targets >= 0).sum().clamp(min=1)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.optimizer.step()
+            self.schedule.step()
+            losses.append(loss.item())
+        if not np.isfinite(losses).all():
+            raise ValueError(f"Training has diverged in epoch {epoch + 1}: use a lower `learning_rate`.")
+        return float(np.mean(losses))
+
+    def logits(self, values: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.args.bf16):
+            return self.network(values.to(self.device)).float()
+
+    def predict(self, split: str) -> tuple[PredictionOutput, np.ndarray]:
+        """Mean logits of each record's windows, with the labels, and the records' losses."""
+        windows = EvaluationWindows(self.splits[split], self.extractor)
+        self.network.eval()
+        logits, labels, losses = [], [], []
+        for start in tqdm(range(0, len(windows), 128), desc=f"Evaluating {split}", leave=False):
+            batch = windows.__getitems__(range(start, min(start + 128, len(windows))))
+            mask = batch["window_mask"]
+            with torch.no_grad():
+                rows = self.logits(batch["input_values"][mask]).cpu()
+            of_windows = rows.new_zeros((*mask.shape, len(self.labels)))
+            of_windows[mask] = rows
+            logits.append(of_windows.sum(dim=1) / mask.sum(dim=1, keepdim=True))
+            losses.append(record_losses(of_windows, mask, batch["labels"]))
+            labels.append(batch["labels"])
+        arrays = [torch.cat(parts).numpy() for parts in (logits, labels, losses)]
+        return PredictionOutput(arrays[0], arrays[1], {}), arrays[2]
+
+    def facts(self) -> dict:
+        return {"arguments": dataclasses.asdict(self.args), "num_records": len(self.splits["train"])}
+
+    def save(self, epoch: int) -> None:
+        state = {
+            "facts": self.facts(),
+            "epoch": epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": self.history,
+            "best": self.best,
+        }
+        with whole_file(self.folder / CHECKPOINT) as unfinished:
+            torch.save(state, unfinished)
+
+    def resume(self) -> int:
+        """The epoch to go on with; `ValueError` where the folder holds a run of other settings."""
+        if not (self.folder / CHECKPOINT).is_file():
+            return 0
+        state = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
+        if state["facts"] != self.facts():
+            raise ValueError(f"`{self.folder}` holds a run of other settings: choose another folder.")
+        for name in ("network", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        self.history, self.best = state["history"], state["best"]
+        return state["epoch"] + 1
+
+
+def train_task_specific(
+    output_dir: str | pathlib.Path,
+    data_dir: str | pathlib.Path,
+    cache_dir: str | None = None,
+    use_cpu: bool = False,
+    predict: Sequence[str] = ("validation",),
+    **settings,
+) -> dict[str, float]:
+    """Train the network, or go on where a run in `output_dir` was stopped -> what its `all_results.json` holds.
+
+    Leaves `metrics.json` in the form of a post-training run's, `model.pt`, `curve.json` (validation after each epoch)
+    and `predictions_<split>.csv` of the splits in `predict`. The test fold is read only where `predict` names it.
+    `settings` are fields of [`TaskSpecificArguments`]. Raises `ValueError` for settings unlike those of the folder.
+    """
+    args, folder = TaskSpecificArguments(**settings), pathlib.Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "all_results.json").is_file():
+        return json.loads((folder / "all_results.json").read_text())
+    data_args = TaskArguments(
+        data_dir=str(data_dir),
+        task=args.task,
+        sampling_rate=100,
+        train_fraction=args.train_fraction,
+        cache_dir=cache_dir,
+        evaluate_test="test" in predict,
+    )
+    device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
+    run = _Run(args, data_args, folder, device)
+    started = time.perf_counter()
+    for epoch in range(run.resume(), args.num_epochs):
+        loss = run.train_epoch(epoch)
+        output, losses = run.predict("validation")
+        metrics = evaluation_metrics(output.label_ids, output.predictions, losses)
+        steps = (epoch + 1) * len(run.batches(epoch))
+        run.history.append({"epoch": epoch + 1, "step": steps, "train_loss": loss, **metrics})
+        if not run.best or metrics["macro_auroc"] > run.best["macro_auroc"]:
+            state = {name: value.cpu().clone() for name, value in run.network.state_dict().items()}
+            run.best = {"macro_auroc": metrics["macro_auroc"], "network": state}
+        run.save(epoch)
+        tqdm.write(
+            f"Epoch {epoch + 1}: training loss {loss:.4f}, validation macro AUROC {metrics['macro_auroc']:.4f}, "
+            f"AUPRC {metrics['macro_auprc']:.4f}"
+        )
+    run.network.load_state_dict(run.best["network"])
+    return _finish(run, predict, time.perf_counter() - started)
+
+
+def _finish(run: _Run, predict: Sequence[str], seconds: float) -> dict[str, float]:
+    labels, folder = run.labels, run.folder
+    train_labels = np.asarray(run.splits["train"].select_columns(["labels"]).with_format("numpy")["labels"])
+    learnable = with_both_classes(train_labels)
+    metrics = {
+        "data": {"unlearnable_labels": [name for name, known in zip(labels, learnable, strict=True) if not known]}
+    }
+    results = {"finetune_seconds": seconds, "num_parameters": sum(p.numel() for p in run.network.parameters())}
+    for split in dict.fromkeys(("validation", *predict)):
+        output, _ = run.predict(split)
+        with whole_file(folder / f"predictions_{split}.csv") as unfinished:
+            predictions_table(run.splits[split], labels, output).to_csv(unfinished, index=False)
+        if split != "train":
+            metrics[split] = split_metrics(run.splits[split], output, labels, num_resamples=1000)
+            prefix = {"validation": "eval"}.get(split, split)
+            results |= {f"{prefix}_{name}": metrics[split][name] for name in ("macro_auroc", "macro_auprc")}
+    with whole_file(folder / "model.pt") as unfinished:
+        torch.save(run.best["network"], unfinished)
+    write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    write_atomic(folder / "curve.json", json.dumps(run.history, indent=1) + "\n")
+    write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout")
+    parser.add_argument("--output_dir", required=True, help="folder of the run; re-run to resume")
+    parser.add_argument("--cache_dir", help="where `datasets` keeps the Arrow copy")
+    parser.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
+    parser.add_argument(
+        "--predict",
+        nargs="+",
+        default=["validation"],
+        choices=["train", "validation", "test"],
+        help="splits to predict",
+    )
+    for field in dataclasses.fields(TaskSpecificArguments):
+        if isinstance(field.default, bool):
+            parser.add_argument(f"--{field.name}", action="store_true")
+        else:
+            kind = type(field.default)
+            parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"default: {field.default}")
+    print(json.dumps(train_task_specific(**vars(parser.parse_args(argv))), indent=2))
+
+
+if __name__ == "__main__":
+    main()
