@@ -23,7 +23,7 @@ from ecg_hf.synthetic import simulate_ptbxl
 
 TRAINING = pathlib.Path(__file__).parents[1] / "training"
 RECIPES = sorted(
-    path.name for path in (TRAINING / "configs").glob("*.yaml") if not path.name.startswith(("pretrain_", "study_"))
+    path.name for path in (TRAINING / "configs").glob("*.yaml") if not path.name.startswith(("pretrain_", "study"))
 )
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(TRAINING / "launch/single.yaml")]
 QUICK = {

@@ -98,7 +98,7 @@ def test_missing_runs_leave_open_what_they_could_change_and_nothing_else():
     few = Setting("all", 0.1)
     decided = verdicts([*gains(lost, lost), *gains(lost, won, few), *gains(lost, half, other)])[0]
     assert decided.verdict == CONDITIONALLY
-    assert decided.unfinished == ["superdiagnostic, 100 % of the labels: 1 runs missing"]
+    assert decided.unfinished == ["superdiagnostic, 100 % of the labels: 1 run missing"]
 
 
 @pytest.mark.parametrize(

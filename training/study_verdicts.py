@@ -85,7 +85,7 @@ class Cell:
 
     setting: Setting
     method: str
-    rate: float
+    rate: float | str
     seed: int
     scores: Scores | None = None
 
@@ -105,7 +105,7 @@ class Verdict:
 class Best(NamedTuple):
     """A method in a setting at its best rate, with the scores of each seed."""
 
-    rate: float
+    rate: float | str
     scores: dict[int, Scores]
 
     def mean(self, metric: str) -> float:
@@ -131,15 +131,18 @@ class Grid:
         all_settings = dict.fromkeys(setting for setting, _ in self._cells)
         return sorted(setting for setting in all_settings if all((setting, name) in self._cells for name in methods))
 
+    def keys(self) -> list[tuple[Setting, str]]:
+        return list(self._cells)
+
     def cells(self, setting: Setting, method: str) -> list[Cell]:
         return self._cells.get((setting, method), [])
 
     def missing(self, setting: Setting, *methods: str) -> int:
         return sum(cell.scores is None for method in methods for cell in self.cells(setting, method))
 
-    def by_rate(self, setting: Setting, method: str) -> dict[float, dict[int, Scores]]:
+    def by_rate(self, setting: Setting, method: str) -> dict[float | str, dict[int, Scores]]:
         """The finished runs: for each rate the scores of its seeds."""
-        rates: dict[float, dict[int, Scores]] = {}
+        rates: dict[float | str, dict[int, Scores]] = {}
         for cell in self.cells(setting, method):
             if cell.scores is not None:
                 rates.setdefault(cell.rate, {})[cell.seed] = cell.scores
@@ -150,13 +153,13 @@ class Grid:
         return best_rate(self.by_rate(setting, method))
 
 
-def best_rate(rates: dict[float, dict[int, Scores]]) -> Best | None:
+def best_rate(rates: dict[float | str, dict[int, Scores]]) -> Best | None:
     """The rate with the highest mean `choice` over the seeds that all rates have; of equals the lowest rate."""
     if not rates:
         return None
     common = set.intersection(*(set(seeds) for seeds in rates.values()))
 
-    def choice(rate: float) -> float:
+    def choice(rate: float | str) -> float:
         return float(np.mean([scores.choice for seed, scores in rates[rate].items() if seed in common or not common]))
 
     rate = max(sorted(rates), key=choice)
@@ -217,7 +220,9 @@ class _Findings:
         missing = {str(setting): 0 for setting, _ in needed}
         for setting, method in needed:
             missing[str(setting)] += grid.missing(setting, method)
-        self.unfinished += [f"{setting}: {count} runs missing" for setting, count in missing.items() if count]
+        self.unfinished += [
+            f"{setting}: {_count(count, 'run')} missing" for setting, count in missing.items() if count
+        ]
         return any(missing.values())
 
 
@@ -241,7 +246,7 @@ def _judge_gain(setting: Setting, plain: Best, post_trained: Best, metric: str) 
     seeds = len(plain.scores.keys() & post_trained.scores.keys())
     text = (
         f"{setting}: {gain:+.1f} % ({_place(gain, metric)}; {_CHANCE[real]}, {_count(seeds, 'seed')}), rates "
-        f"{plain.rate:g} and {post_trained.rate:g}"
+        f"{_in_short(plain.rate)} and {_in_short(post_trained.rate)}"
     )
     return real > 0 and gain >= RANGES[metric][0], text
 
@@ -253,7 +258,7 @@ def _gains_at_same_rate(grid: Grid, setting: Setting, metric: str) -> list[str]:
         holds, _ = _judge_gain(setting, Best(rate, plain[rate]), Best(rate, post_trained[rate]), metric)
         if holds:
             gain = relative_gain(Best(rate, post_trained[rate]), Best(rate, plain[rate]), metric)
-            texts.append(f"{setting}, rate {rate:g}: {gain:+.1f} % ({_place(gain, metric)})")
+            texts.append(f"{setting}, rate {_in_short(rate)}: {gain:+.1f} % ({_place(gain, metric)})")
     return texts
 
 
@@ -332,6 +337,10 @@ _CHANCE: dict[int, str] = {1: "better beyond chance", 0: "within chance", -1: "w
 def _place(gain: float, metric: str) -> str:
     low, high = RANGES[metric]
     return "below the range" if gain < low else "above the range" if gain > high else "within the range"
+
+
+def _in_short(rate: float | str) -> str:
+    return rate if isinstance(rate, str) else f"{rate:g}"
 
 
 def _count(number: int, noun: str) -> str:
