@@ -27,7 +27,7 @@ BUDGET = "budget"
 _NEEDED = ("tasks", "train_fractions", "seeds", "methods")
 _OPTIONAL = ("common", "search", "by_fraction", "seeds_at_best", "parts", "keep", "reuse")
 _OF_PARTS = ("tasks", "train_fractions", "seeds", "seeds_at_best", "methods", "search")
-_OF_METHODS = ("search", "train_fractions", "seeds_at_best", "by_fraction", "trainer", "refit_of")
+_OF_METHODS = ("search", "train_fractions", "seeds_at_best", "by_fraction", "trainer", "refit_of", "strategy")
 _PROBE_EPOCHS = 2
 """What a probe costs, as a number of passes of fine-tuning over the records: for the order of the runs alone."""
 
@@ -38,7 +38,7 @@ class Run:
 
     Of the trainer `task_specific` they are the fields of [`TaskSpecificArguments`]. `seeds_at_best` are the seeds that
     follow at the best rate. A run with `refit_of` starts from the finished run of that method and of its seed, at that
-    method's best rate.
+    method's best rate. `strategy` is what report and verdicts call the method, where that is another name.
     """
 
     task: str
@@ -50,6 +50,7 @@ class Run:
     seeds_at_best: tuple[int, ...] = ()
     trainer: str = POST_TRAIN
     refit_of: str | None = None
+    strategy: str | None = None
 
     @property
     def name(self) -> str:
@@ -73,13 +74,19 @@ class Run:
     @property
     def group(self) -> tuple[Setting, str]:
         """Runs of one group differ in rate and seed."""
-        return self.setting, self.method
+        return self.setting, self.label
+
+    @property
+    def label(self) -> str:
+        return self.strategy or self.method
 
     @property
     def cost(self) -> float:
         """Passes over all training records, about."""
         epochs = self.arguments.get(EPOCHS[self.trainer], 3)
-        return self.train_fraction * (_PROBE_EPOCHS if self.arguments.get("stages") == ["probe"] else epochs)
+        # What a refit starts from may have to be made again.
+        is_probe = self.arguments.get("stages") == ["probe"] and self.refit_of is None
+        return self.train_fraction * (_PROBE_EPOCHS if is_probe else epochs)
 
     def with_seed(self, seed: int) -> Run:
         return dataclasses.replace(self, seed=seed, arguments={**self.arguments, "seed": seed})
@@ -126,8 +133,8 @@ def read_study(path: str | os.PathLike) -> list[Run]:
     - `reuse`: files of finished runs of other studies, which count where arguments and weights are the same.
 
     A method may have `search`, `train_fractions`, `seeds_at_best` and `by_fraction` of its own; `trainer:
-    task_specific` for the network of `training/task_specific.py`, whose fields are then its flags; and `refit_of:
-    NAME` to start from the final encoder of another method's run.
+    task_specific` for the network of `training/task_specific.py`, whose fields are then its flags; `refit_of: NAME` to
+    start from the final encoder of another method's run; and `strategy: NAME`, by which report and verdicts know it.
 
     Raises `ValueError` for a field or flag that does not exist or is missing, and for a share in `by_fraction` that
     the study lacks; `TypeError` for text where a number is expected, as YAML has it for 1e-3.
@@ -136,7 +143,8 @@ def read_study(path: str | os.PathLike) -> list[Run]:
     runs: dict[str, Run] = {}
     for part in study.get("parts", [{}]):
         for run in _runs_of({**study, **part, "methods": _methods_of(study, part)}, study):
-            runs.setdefault(run.name, run)
+            if runs.setdefault(run.name, run).arguments != run.arguments:
+                raise ValueError(f"`{path}` asks for two different runs named {run.name}: rename one of the methods.")
     return sorted(runs.values(), key=lambda run: run.cost)
 
 
@@ -161,6 +169,7 @@ def _runs_of(part: Mapping[str, Any], study: Mapping[str, Any]) -> Iterator[Run]
         given |= {name: value for name, value in flags.items() if name not in _OF_METHODS}
         given |= flags.get("by_fraction", {}).get(fraction, {})
         cell = {"task": task, "train_fraction": fraction, "method": method, "trainer": trainer, "refit_of": refit_of}
+        cell["strategy"] = flags.get("strategy")
         if refit_of is not None:
             for seed in dict.fromkeys([*seeds, *at_best]):
                 yield Run(searched={}, seed=seed, arguments=_arguments(given, cell, {}, seed), **cell)
@@ -226,13 +235,12 @@ def cells_of(runs: Sequence[Run], lines: Mapping[str, dict]) -> list[Cell]:
     """The grid with the scores of what is finished; also the seeds whose rate is not known yet, at rate NaN."""
     known = known_runs(runs, lines)
     cells = [
-        Cell(run.setting, run.method, run.rate, run.seed, scores_of(lines[run.name]) if run.name in lines else None)
+        Cell(*run.group, run.rate, run.seed, scores_of(lines[run.name]) if run.name in lines else None)
         for run in known
     ]
     for group in groups_of(runs).values():
         if best_run(group, lines) is None:
-            setting, method = group[0].group
-            cells += [Cell(setting, method, float("nan"), seed) for seed in group[0].seeds_at_best]
+            cells += [Cell(*group[0].group, float("nan"), seed) for seed in group[0].seeds_at_best]
     return cells
 
 
@@ -266,7 +274,8 @@ def _check_shape(study: Mapping[str, Any]) -> None:
 
 def _check_are_lists(lists: Mapping[str, Any]) -> None:
     for name, values in lists.items():
-        if not isinstance(values, list) or not values:
+        may_be_empty = name.rpartition(".")[2] == "seeds_at_best"
+        if not isinstance(values, list) or not (values or may_be_empty):
             raise ValueError(f"`{name}` must be a list of one or more values, such as [1, 2], got {values!r}.")
 
 
@@ -305,9 +314,15 @@ def _check_flags(flags: Mapping[str, Any], path: str | os.PathLike, trainer: str
 
 
 def _check_methods(study: Mapping[str, Any], path: str | os.PathLike) -> None:
+    labels: dict[str, str] = {}
     for name, flags in study["methods"].items():
         flags = dict(flags or {})
         trainer, source = flags.pop("trainer", POST_TRAIN), flags.pop("refit_of", None)
+        if (strategy := flags.pop("strategy", name)) in labels:
+            raise ValueError(
+                f"`methods.{name}` must be a strategy of its own, {strategy!r} is also {labels[strategy]}."
+            )
+        labels[strategy] = name
         if trainer not in EPOCHS:
             raise ValueError(f"`methods.{name}.trainer` must be one of {', '.join(EPOCHS)}, got {trainer!r}.")
         if source is not None and (source == name or source not in study["methods"]):

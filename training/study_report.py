@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -61,18 +62,18 @@ class Report:
         self.grid = Grid(cells_of(runs, self.lines))
         self.tasks = list(dict.fromkeys(run.task for run in runs))
         # A refit follows what it starts from; otherwise the order of the file, whatever the cost of the runs.
-        self.methods = list(dict.fromkeys(run.method for run in runs))
+        self.methods = list(dict.fromkeys(run.label for run in runs))
 
     def write(self) -> pathlib.Path:
         text = ["# Validation fold: macro AUROC / AUPRC, and the setting that was best there\n"]
         text += [self._state(), *self._verdicts()]
         for task in self.tasks:
             text += self._task(task)
-        write_atomic(self.folder / REPORT, "\n".join(text) + "\n")
+        write_atomic(self.folder / REPORT, re.sub(r"\n{3,}", "\n\n", "\n".join(text)) + "\n")
         return self.folder / REPORT
 
     def methods_of(self, task: str) -> list[str]:
-        return [method for method in self.methods if any((r.task, r.method) == (task, method) for r in self.runs)]
+        return [method for method in self.methods if any((r.task, r.label) == (task, method) for r in self.runs)]
 
     def settings(self, task: str, *methods: str) -> list[Setting]:
         return [setting for setting in self.grid.settings(*methods) if setting.task == task]

@@ -44,7 +44,7 @@ def read_test_fold(study: Study) -> None:
     for run in chosen:
         if run.trainer == POST_TRAIN:
             study.model_of(run)
-    entries = [{"name": run.name, "task": run.task, "method": run.method, **_figures(study, run)} for run in chosen]
+    entries = [{"name": run.name, "task": run.task, "method": run.label, **_figures(study, run)} for run in chosen]
     content = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "runs": entries}
     write_atomic(path, json.dumps(content, indent=1) + "\n")
 
@@ -59,7 +59,7 @@ def _chosen_runs(study: Study) -> list[Run]:
         wanted = [] if best is None else [best.with_seed(seed) for seed in seeds]
         if best is None or any(run.name not in study.lines for run in wanted):
             raise ValueError(
-                f"Runs of {group[0].method} on {setting} are missing, and the test fold is read once, after the last: "
+                f"Runs of {group[0].label} on {setting} are missing, and the test fold is read once, after the last: "
                 "finish the study, or take the method out of its grid."
             )
         chosen += wanted
