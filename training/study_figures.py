@@ -99,9 +99,11 @@ def draw_efficiency(
         axes.set_xlabel("share of the labels")
         axes.set_ylabel(f"{METRIC_NAMES[metric]}, validation")
         axes.grid(alpha=0.3)
+    if len(drawn) < 2:
+        return None
     axes.legend(fontsize=7)
     figure.suptitle(f"{task}: each method at its own best learning rate", fontsize=10)
-    return figure if len(drawn) > 1 else None
+    return figure
 
 
 def _draw_curve(axes: Axes, grid: Grid, task: str, method: str, metric: str, style: dict) -> set[float]:

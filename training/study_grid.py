@@ -143,7 +143,8 @@ def read_study(path: str | os.PathLike) -> list[Run]:
     runs: dict[str, Run] = {}
     for part in study.get("parts", [{}]):
         for run in _runs_of({**study, **part, "methods": _methods_of(study, part)}, study):
-            if runs.setdefault(run.name, run).arguments != run.arguments:
+            first = runs.setdefault(run.name, run)
+            if (first.method, first.arguments) != (run.method, run.arguments):
                 raise ValueError(f"`{path}` asks for two different runs named {run.name}: rename one of the methods.")
     return sorted(runs.values(), key=lambda run: run.cost)
 

@@ -39,6 +39,16 @@ LEARNABLE_METRICS = ("learnable_macro_auroc", "learnable_macro_auprc")
 PUBLISHED = {"auroc": 0.9254, "auprc": 0.3706}
 """Macro metrics of xresnet1d101 on all 71 statements, fold 10, PTB-XL 1.0.1 at 100 Hz, from the predictions that its
 authors published (Strodthoff et al. 2021, arXiv 2004.13701)."""
+STRATEGIES = {
+    "scratch": "fine-tuning from random weights",
+    "probe": "a linear head on the frozen encoder",
+    "finetune": "plain fine-tuning of the encoder, new random head, no stochastic depth",
+    "finetune+sd": "the same with stochastic depth",
+    "probe+finetune": "probe, then fine-tuning without stochastic depth",
+    "post_train": "probe, then fine-tuning with stochastic depth",
+    "post_train+refit": "post_train, then the head fitted anew on its encoder",
+    "task_specific": "a plain 1-D ResNet from random weights (`training/task_specific.py`)",
+}
 _LISTED = 12
 
 
@@ -66,7 +76,7 @@ class Report:
 
     def write(self) -> pathlib.Path:
         text = ["# Validation fold: macro AUROC / AUPRC, and the setting that was best there\n"]
-        text += [self._state(), *self._verdicts()]
+        text += [self._state(), *self._strategies(), *self._verdicts()]
         for task in self.tasks:
             text += self._task(task)
         write_atomic(self.folder / REPORT, re.sub(r"\n{3,}", "\n\n", "\n".join(text)) + "\n")
@@ -92,6 +102,10 @@ class Report:
         if any(line.get("simulated") for line in done):
             text += ". **The records are simulated: figures and verdicts say nothing about ECGs of patients**"
         return f"{text}.\n"
+
+    def _strategies(self) -> list[str]:
+        known = [f"`{method}`: {STRATEGIES[method]}" for method in self.methods if method in STRATEGIES]
+        return [f"{'; '.join(known)}.\n"] if known else []
 
     # ---- Verdicts ----
 
