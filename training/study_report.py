@@ -22,7 +22,6 @@ from study_verdicts import (
     FINETUNE,
     METRIC_NAMES,
     POST_TRAIN,
-    UNDECIDED,
     WITHOUT_PART,
     Grid,
     Setting,
@@ -333,17 +332,12 @@ class Report:
 
 
 def _reasons(verdict: Verdict) -> list[str]:
-    text = []
-    for title, sentences in (
-        ("holds", verdict.holds),
-        ("does not hold", verdict.fails),
-        ("not yet decided", verdict.unfinished),
-        ("same rate for both, which does not decide; within or above the range", verdict.same_rate),
-    ):
-        text += [f"- {title}: {sentence}" for sentence in sentences]
-    if not text and verdict.verdict == UNDECIDED:
-        text = ["- the grid has no runs for this claim"]
-    return text
+    groups = {"holds": verdict.holds, "does not hold": verdict.fails, "not yet decided": verdict.unfinished}
+    text = [f"- {title}: {sentence}" for title, sentences in groups.items() for sentence in sentences]
+    if verdict.same_rate:
+        title = "at the same rate for both, which does not decide, within or above the range"
+        text.append(f"- {title}: {'; '.join(verdict.same_rate)}")
+    return text or ["- the grid has no runs for this claim"]
 
 
 def _steps_until(target: float, curves: Sequence[list]) -> str:
