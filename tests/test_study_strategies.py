@@ -143,6 +143,10 @@ def test_seeds_and_refits_follow_the_search(tmp_path):
         ({"methods": {"a": {"trainer": "task_specific", "num_train_epochs": 3}}}, "`training/task_specific.py` lacks"),
         ({"methods": {"a": None, "b": {"strategy": "a"}}}, "`methods.b` must be a strategy of its own, 'a' is also a"),
         ({"methods": {"a+b": None, "a-b": None}}, "asks for two different runs named superdiagnostic-1-a-b"),
+        (
+            {"methods": {"a": None, "b": {"refit_of": "a", "seeds_at_best": [9]}}},
+            "b on superdiagnostic, 100 % of the labels with seed 9 refits a run of a that the grid lacks",
+        ),
         ({"search": {"budget": [0.3]}}, "`budget` 0.3 of 1 epochs is not a whole number"),
         ({"search": {"budget": [2]}, "common": {"max_steps": 2}}, "`budget` multiplies `num_train_epochs`, which"),
     ],

@@ -146,7 +146,21 @@ def read_study(path: str | os.PathLike) -> list[Run]:
             first = runs.setdefault(run.name, run)
             if (first.method, first.arguments) != (run.method, run.arguments):
                 raise ValueError(f"`{path}` asks for two different runs named {run.name}: rename one of the methods.")
+    _check_refits(list(runs.values()))
     return sorted(runs.values(), key=lambda run: run.cost)
+
+
+def _check_refits(runs: Sequence[Run]) -> None:
+    """`ValueError` for a refit without a run to start from."""
+    groups = groups_of(runs)
+    for run in runs:
+        group = groups.get((run.setting, run.refit_of), [])
+        seeds = {seed for source in group for seed in (source.seed, *source.seeds_at_best)}
+        if run.refit_of is not None and run.seed not in seeds:
+            raise ValueError(
+                f"{run.method} on {run.setting} with seed {run.seed} refits a run of {run.refit_of} that the grid "
+                "lacks: give both the same shares, seeds and seeds_at_best."
+            )
 
 
 def _methods_of(study: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, dict]:
@@ -163,6 +177,8 @@ def _runs_of(part: Mapping[str, Any], study: Mapping[str, Any]) -> Iterator[Run]
         if fraction not in flags.get("train_fractions", part["train_fractions"]):
             continue
         trainer, refit_of = flags.get("trainer", POST_TRAIN), flags.get("refit_of")
+        if refit_of is not None:
+            refit_of = (study["methods"][refit_of] or {}).get("strategy", refit_of)
         of_fraction = dict(study.get("by_fraction", {}).get(fraction, {}))
         seeds = of_fraction.pop("seeds", part["seeds"])
         at_best = flags.get("seeds_at_best", part.get("seeds_at_best", []))
