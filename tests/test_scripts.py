@@ -22,7 +22,7 @@ from ecg_hf.post_training.run import TaskArguments, load_splits
 from ecg_hf.synthetic import simulate_ptbxl
 
 TRAINING = pathlib.Path(__file__).parents[1] / "training"
-OTHERS = ("pretrain_", "public_", "study_")
+OTHERS = ("pretrain_", "public_", "study")
 RECIPES = sorted(path.name for path in (TRAINING / "configs").glob("*.yaml") if not path.name.startswith(OTHERS))
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(TRAINING / "launch/single.yaml")]
 QUICK = {
