@@ -51,8 +51,10 @@ ALL_LEADS = "all"
 
 
 class Segment(NamedTuple):
-    """A stretch of one lead, or of `ALL_LEADS`: seconds from the record's start, and its share of what all samples have
-    in absolute value; positive speaks for the label, negative against it."""
+    """A stretch of one lead, or of `ALL_LEADS`, in seconds from the record's start.
+
+    `share` is its part of the sum of all absolute values; positive speaks for the label, negative against it.
+    """
 
     lead: str
     start: float

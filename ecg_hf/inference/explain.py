@@ -129,10 +129,10 @@ def _lines(attribution: Attribution, picture: Path) -> Iterator[str]:
     for segment in attribution.segments(SEGMENTS_IN_TEXT):
         yield f"  {segment.lead:4} {segment.start:6.2f} to {segment.end:6.2f} s  {segment.share:+.1%}"
     if attribution.completeness_error is not None:
-        change = attribution.output - attribution.baseline_output
+        before, error = attribution.baseline_output, attribution.completeness_error
         yield (
-            f"  {attribution.quantity} {attribution.output:.3f}, of a record of 0 mV "
-            f"{attribution.baseline_output:.3f}; the attributions sum to the difference {change:.3f} but for {attribution.completeness_error:+.3f}"
+            f"  {attribution.quantity} {attribution.output:.3f}, of a record of 0 mV {before:.3f}; the attributions "
+            f"sum to the difference {attribution.output - before:.3f} but for {error:+.3f}"
         )
     yield f"  {picture}"
 
