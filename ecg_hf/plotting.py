@@ -59,7 +59,8 @@ MARK_COLORS = ("#0072B2", "#D55E00")  # below and above 0
 # Of marks: mm of their scale and of the lines for it and for a note; letters of a note in a mm; the part of all values
 # that the scale covers, which a single peak does not stretch.
 SCALE_WIDTH, SCALE_HEIGHT, FOOTER_LINE = 40, 3, 6
-NOTE_LETTER_WIDTH = 1.35
+NOTE_LETTER_WIDTH, TITLE_LETTER_WIDTH = 1.35, 1.75
+TITLE_LINE = 5  # of a title of several lines, each after the first
 SCALE_COVERS = 0.995
 PROBE_COLOR = "#009E73"
 BEST_EPOCH_COLOR, AXES_GRID_COLOR = "#555555", "#e5e5e5"
@@ -121,9 +122,15 @@ def plot_ecg(
     seconds = signal.shape[1] / sampling_rate
     lines = _finding_lines(findings or ())
     footer = FOOTER + FOOTER_LINE * ((marks is not None) + (note is not None))
-    baselines, heights, height = _place_rows(rows, HEADER + footer + len(lines) * FINDING_HEIGHT, footer)
+    header = HEADER + TITLE_LINE * (title or "").count("\n")
+    baselines, heights, height = _place_rows(rows, header, footer, header + footer + len(lines) * FINDING_HEIGHT)
     paper_width = max(MIN_PAPER_WIDTH, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
-    paper_width = max(paper_width, 2 * SIDE_MARGIN + NOTE_LETTER_WIDTH * len(note or ""))
+    if note is not None:
+        lengths = [
+            len(note) * NOTE_LETTER_WIDTH,
+            *(len(line) * TITLE_LETTER_WIDTH for line in (title or "").split("\n")),
+        ]
+        paper_width = max(paper_width, 2 * SIDE_MARGIN + max(lengths))
     width = paper_width + _findings_width(lines)
 
     figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=DOTS_PER_INCH)
@@ -273,12 +280,14 @@ def _one_row_each(signal: np.ndarray, lead_names: Sequence[str]) -> list[list[_L
     return [[_Lead(name, 0.0, trace)] for name, trace in zip(lead_names, signal, strict=True)]
 
 
-def _place_rows(rows: list[list[_Lead]], min_height: float, footer: float) -> tuple[np.ndarray, np.ndarray, float]:
+def _place_rows(
+    rows: list[list[_Lead]], header: float, footer: float, min_height: float
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Baseline of each row (mm from the bottom), space above it for the traces, and the height of the paper.
 
     Baselines lie on strong lines. Each row has space for its traces; only a trace beyond 5 mV can overlap others.
     """
-    baselines, heights, end = [], [], HEADER
+    baselines, heights, end = [], [], header
     for row in rows:
         above, below = np.clip(_extent(row), MIN_EXTENT, MAX_EXTENT)
         above = max(above, MM_PER_MILLIVOLT)  # the calibration pulse
