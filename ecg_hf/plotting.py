@@ -122,15 +122,9 @@ def plot_ecg(
     seconds = signal.shape[1] / sampling_rate
     lines = _finding_lines(findings or ())
     footer = FOOTER + FOOTER_LINE * ((marks is not None) + (note is not None))
-    header = HEADER + TITLE_LINE * (title or "").count("\n")
+    header = HEADER if marks is None else HEADER + TITLE_LINE * (title or "").count("\n")
     baselines, heights, height = _place_rows(rows, header, footer, header + footer + len(lines) * FINDING_HEIGHT)
-    paper_width = max(MIN_PAPER_WIDTH, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
-    if note is not None:
-        lengths = [
-            len(note) * NOTE_LETTER_WIDTH,
-            *(len(line) * TITLE_LETTER_WIDTH for line in (title or "").split("\n")),
-        ]
-        paper_width = max(paper_width, 2 * SIDE_MARGIN + max(lengths))
+    paper_width = max(TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN, _min_width(title, note))
     width = paper_width + _findings_width(lines)
 
     figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=DOTS_PER_INCH)
@@ -144,11 +138,7 @@ def plot_ecg(
     if marks is not None:
         _draw_marks(axes, _check_marks(marks, signal), seconds, baselines, heights)
         _draw_scale_of_marks(axes, np.asarray(marks), marks_unit, footer - FOOTER_LINE)
-    if note is not None:
-        axes.text(SIDE_MARGIN, FOOTER - 1, note, va="bottom", fontsize=8, color=TRACE_COLOR, parse_math=False)
-    axes.text(SIDE_MARGIN, height - 3, title or "", va="top", fontsize=10, color=TRACE_COLOR, parse_math=False)
-    scale = f"{MM_PER_SECOND} mm/s    {MM_PER_MILLIVOLT} mm/mV    {sampling_rate:g} Hz"
-    axes.text(SIDE_MARGIN, 3, scale, va="bottom", fontsize=8, color=TRACE_COLOR)
+    _draw_texts(axes, title, note, sampling_rate, height)
     if path is not None:
         _save(figure, path)
     return figure
@@ -229,6 +219,23 @@ def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike
     figure.suptitle(f"Labels{f' on the {split} records' if split else ''} (positives of {num_known})", fontsize=11)
     _save(figure, path)
     return figure
+
+
+def _min_width(title: str | None, note: str | None) -> float:
+    """Of the paper. Without a note a long title may leave it."""
+    if note is None:
+        return MIN_PAPER_WIDTH
+    longest = max(len(line) for line in (title or "").split("\n"))
+    texts = max(len(note) * NOTE_LETTER_WIDTH, longest * TITLE_LETTER_WIDTH)
+    return max(MIN_PAPER_WIDTH, 2 * SIDE_MARGIN + texts)
+
+
+def _draw_texts(axes: Axes, title: str | None, note: str | None, sampling_rate: float, height: float) -> None:
+    if note is not None:
+        axes.text(SIDE_MARGIN, FOOTER - 1, note, va="bottom", fontsize=8, color=TRACE_COLOR, parse_math=False)
+    axes.text(SIDE_MARGIN, height - 3, title or "", va="top", fontsize=10, color=TRACE_COLOR, parse_math=False)
+    scale = f"{MM_PER_SECOND} mm/s    {MM_PER_MILLIVOLT} mm/mV    {sampling_rate:g} Hz"
+    axes.text(SIDE_MARGIN, 3, scale, va="bottom", fontsize=8, color=TRACE_COLOR)
 
 
 def _check_signal(signal, sampling_rate: float, lead_names: Sequence[str]) -> np.ndarray:
