@@ -117,6 +117,8 @@ def plot_ecg(
     """
     from matplotlib.figure import Figure
 
+    if marks is None and marks_unit:
+        raise ValueError(f"`marks_unit` is {marks_unit!r}, but there are no `marks`: leave it out.")
     signal = _check_signal(signal, sampling_rate, lead_names)
     rows = _arrange_leads(signal, sampling_rate, lead_names) if marks is None else _one_row_each(signal, lead_names)
     seconds = signal.shape[1] / sampling_rate

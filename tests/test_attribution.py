@@ -463,13 +463,13 @@ def test_the_command_refuses_in_one_line(changed, message, checkpoint, tmp_path,
 
 @pytest.fixture(scope="module")
 def checked():
-    records = [recording(2.5, seed=seed) for seed in range(6)]
+    records = [recording(2.5, seed=seed) for seed in range(12)]
     return records, ecg_hf.check_attribution(model_of(), small_extractor(), records, steps=16, seed=3)
 
 
 def test_integrated_gradients_of_a_small_model_pass_the_check(checked):
     _, found = checked
-    assert found["passed"] and found["records"] == 6 and found["incomplete"] == 0
+    assert found["passed"] and found["records"] == 12 and found["incomplete"] == 0
     assert found["rank_correlation"]["mean"] <= found["rank_correlation"]["limit"] == 0.3
     occlusion = found["occlusion"]
     assert occlusion["marked"] - occlusion["random"] == pytest.approx(occlusion["difference"]["value"])
