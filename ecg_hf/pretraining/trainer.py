@@ -14,8 +14,9 @@ from ..cards import UNKNOWN_FOLD, folds_in_words, package_versions
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..runs.provenance import note_pretraining
+from ..runs.shards import ShardedRecords, ShardSampler
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
-from ..runs.windows import EvaluationWindows
+from ..runs.windows import EpochSampler, EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
 from .probe import LinearProbe
@@ -42,7 +43,8 @@ class PreTrainer(RunTrainer):
     Args:
         model ([`ECGTransformerForPreTraining`]): The encoder with its projection head.
         args ([`PreTrainingArguments`])
-        train_dataset (`datasets.Dataset`): Records with the columns of [`load_records`].
+        train_dataset (`datasets.Dataset` or [`ShardedRecords`]): Records with the columns of [`load_records`], or in
+            shards that are read while training; these are prepared in each batch.
         feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes crops of records, and is saved with the encoder.
         probe ([`LinearProbe`], *optional*): Called before the first epoch and every `args.probe_every` epochs.
         recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
@@ -57,7 +59,7 @@ class PreTrainer(RunTrainer):
         *,
         model: ECGTransformerForPreTraining,
         args: PreTrainingArguments,
-        train_dataset: datasets.Dataset,
+        train_dataset: datasets.Dataset | ShardedRecords,
         feature_extractor: ECGTransformerFeatureExtractor,
         probe: LinearProbe | None = None,
         recipe: dict | None = None,
@@ -86,19 +88,35 @@ class PreTrainer(RunTrainer):
         if probe is not None and args.probe_every:
             self.add_callback(_Probe(self))
 
-    def training_windows(self, dataset: datasets.Dataset) -> Crops:
+    def training_windows(self, dataset: datasets.Dataset | ShardedRecords) -> Crops:
         extractor = self.processing_class
         if self.args.crop_seconds is not None:
             extractor = copy.deepcopy(extractor)
             extractor.num_samples = round(self.args.crop_seconds * extractor.sampling_rate)
             extractor.window_stride = None
         augmentation = Augmentation(**{item.name: getattr(self.args, item.name) for item in fields(Augmentation)})
-        return Crops(dataset, extractor, augmentation, self.args.seed, self.args.crops_per_record, **self.preparation)
+        preparation = {} if isinstance(dataset, ShardedRecords) else self.preparation
+        return Crops(dataset, extractor, augmentation, self.args.seed, self.args.crops_per_record, **preparation)
+
+    def training_sampler(self, num_records: int, batch_size: int) -> EpochSampler:
+        dataset = self.train_dataset
+        if not isinstance(dataset, ShardedRecords):
+            return super().training_sampler(num_records, batch_size)
+        return ShardSampler(dataset.sizes, self.data_seed, batch_size, self.num_streams, dataset.num_held)
+
+    @property
+    def num_streams(self) -> int:
+        """In how many parts an epoch of shards is read: one for each worker of each process."""
+        return self.args.world_size * max(1, self.args.dataloader_num_workers)
 
     def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> EvaluationWindows:
         raise ValueError("Pre-training has no evaluation records: give it a `probe`.")
 
     def data_fingerprints(self) -> dict[str, str]:
+        dataset = self.train_dataset
+        if isinstance(dataset, ShardedRecords):
+            order = f"{dataset.num_held} shards at a time by {self.num_streams} workers"
+            return {"train": dataset.fingerprint, "order": order}
         return {"train": fingerprint_of_records(self.train_dataset, Crops.columns)}
 
     def pretrain(self, resume_from_checkpoint: bool | str | None = None) -> dict[str, float]:
@@ -228,16 +246,23 @@ def _description(data: dict, num_records: int) -> str:
     return f"{num_records:,} {data['name']}{among}"
 
 
-def _check_records(dataset: datasets.Dataset, args: PreTrainingArguments) -> None:
+def _check_records(dataset: datasets.Dataset | ShardedRecords, args: PreTrainingArguments) -> None:
     batch_size = args.world_size * args.per_device_train_batch_size
     if len(dataset) < batch_size:
         raise ValueError(
             f"{len(dataset)} records do not fill a batch of {batch_size}: set `per_device_train_batch_size` to "
             f"{len(dataset) // args.world_size} or less, or give more records. At least two are needed."
         )
-    patients = dataset.data.column("patient_id")
-    if not patients.null_count and len(patients.unique()) == 1:
+    if _num_patients(dataset) == 1:
         raise ValueError(f"All {len(dataset)} records are of one patient: there is no other to tell them from.")
+
+
+def _num_patients(dataset: datasets.Dataset | ShardedRecords) -> int | None:
+    """None where the patient of a record is unknown."""
+    if isinstance(dataset, ShardedRecords):
+        return dataset.num_patients
+    patients = dataset.data.column("patient_id")
+    return None if patients.null_count else len(patients.unique())
 
 
 __all__ = ["CollapseError", "PreTrainer"]

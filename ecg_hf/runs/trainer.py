@@ -310,11 +310,10 @@ class RunTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         windows = self.training_windows(self.train_dataset)
-        data_seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.epoch_sampler = EpochSampler(len(windows), data_seed)
         # Not `args.train_batch_size`, which `auto_find_batch_size` leaves as it was.
         steps = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // steps
+        self.epoch_sampler = self.training_sampler(len(windows), batch_size)
         self._train_loader = self._loader(
             windows,
             batch_size,
@@ -323,6 +322,14 @@ class RunTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
         )
         return self._train_loader
+
+    def training_sampler(self, num_records: int, batch_size: int) -> EpochSampler:
+        """The order of the records in each epoch, of which every process takes each so many-th batch."""
+        return EpochSampler(num_records, self.data_seed)
+
+    @property
+    def data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     @property
     def workers_wait(self) -> bool:
