@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..files import whole_file, write_atomic
-from ..ptbxl.table import FOLDS
+from ..ptbxl.table import FOLDS, read_table
 from ..runs.shards import MANIFEST, SCHEMA, VERSION
 from ..tables.store import NAMED_IN_A_MESSAGE, Files, batch_of, check_skipped, end_with_parent, usable_record
 from ..tables.table import SPLITS, open_table, splits_of
@@ -132,7 +132,10 @@ def _files_of_splits(record_args: RecordArguments, split_column: str | None) -> 
 
 
 def _checked_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counter[int | str]:
+    """How many records of PTB-XL's folds are for training, where others than its training folds may be among them."""
     folds = seen_folds(record_args, files)
+    if record_args.reads_ptbxl and record_args.allow_test_folds:
+        folds = Counter(read_table(record_args.data_dir, record_args.sampling_rate)["strat_fold"].to_pylist())
     if not record_args.allow_test_folds:
         refuse_test_folds(folds, len(files))
     return folds
