@@ -41,6 +41,7 @@ from .folder import (
     last_complete_checkpoint,
     room_for,
 )
+from .machines import CompleteCheckpoints, agreed_checkpoint
 from .progress import report_progress, say
 from .provenance import note_base
 from .windows import EpochSampler, identity_collate
@@ -120,6 +121,7 @@ class RunTrainer(Trainer):
         report_progress(self)
         self.add_callback(_SetEpoch(self))
         self.add_callback(_KeepBest(self))
+        self.add_callback(CompleteCheckpoints())
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
         if self.train_dataset is None:
@@ -217,7 +219,7 @@ class RunTrainer(Trainer):
         folder = self.run_folder.stage(self.stage)
         checkpoint = resume
         if not isinstance(resume, str):
-            checkpoint = last_complete_checkpoint(folder, self.args.world_size) if resume else None
+            checkpoint = agreed_checkpoint(folder, self.args.world_size) if resume else None
         start = folder / START_FILE
         if checkpoint is None and keep_start:
             if resume and start.is_file():
