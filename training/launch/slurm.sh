@@ -19,6 +19,6 @@ export port=$((20000 + SLURM_JOB_ID % 20000))
 
 # --kill-on-bad-exit: a machine that is lost ends the job at once.
 srun --kill-on-bad-exit=1 bash -c 'accelerate launch --quiet --config_file training/launch/multi_node.yaml \
-    --rdzv_backend c10d --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * gpus)) \
+    --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * gpus)) \
     --machine_rank "$SLURM_NODEID" --main_process_ip "$first" --main_process_port "$port" \
     "$@" --expect_world_size $((SLURM_NNODES * gpus)) --resume_from_checkpoint true' launch "$@"
