@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ def run_on_cluster(
                 logger.warning(f"{name}: its job was killed, and begins again ({restarts + 1} of {max_restarts})")
                 waiting.insert(0, (run, restarts + 1))
             else:
-                failed[name] = str(error).strip().splitlines()[-1]
+                failed[name] = _reason(error)
         if going:
             time.sleep(seconds)
     report = run_study(config, output_dir, work_dir, tasks=[])
@@ -107,6 +108,13 @@ def _was_killed(error: Exception) -> bool:
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     return isinstance(error, UncompletedJobError) and not isinstance(error, FailedJobError)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of the traceback that submitit hands on among others, or all there is."""
+    text = str(error).strip()
+    raised = [line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)]
+    return raised[-1] if raised else text
 
 
 def _take_over(output_dir: pathlib.Path, folder: pathlib.Path) -> None:
@@ -136,6 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = vars(parser.parse_args(argv))
     import submitit
 
+    # Jobs inherit the environment, and load `study` from it.
+    scripts = [str(pathlib.Path(__file__).resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(scripts)
     work_dir = pathlib.Path(arguments["work_dir"]).absolute()
     executor = submitit.AutoExecutor(work_dir / "logs", cluster=arguments.pop("cluster"))
     parameters = {
