@@ -382,6 +382,36 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
         print(f"Published: {commit.commit_url}")
 
 
+def prepare(argv: Sequence[str] | None = None) -> dict:
+    """Write any records as Parquet shards, which `ecg-hf pretrain --streaming` reads from wherever they lie."""
+    parser = Parser(prog="ecg-hf prepare", description=prepare.__doc__, allow_abbrev=False)
+    parser.add_argument("--data_dir", help="PTB-XL folder, or any folder of ECG files; of a table, where paths begin")
+    parser.add_argument("--table", help="CSV or Parquet file with one row for each record")
+    parser.add_argument("--output_dir", required=True, help="where the shards go; called again, it goes on there")
+    parser.add_argument("--shard_size", type=int, default=1000, help="records of a shard (default: 1000)")
+    parser.add_argument("--min_seconds", type=float, default=1.0, help="skip shorter records (default: 1)")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes, each of which writes a shard at a time")
+    parser.add_argument("--max_skipped", type=float, default=0.01, help="share that may be skipped (default: 0.01)")
+    parser.add_argument("--record_column", default="path", help="of a table: the column of paths (default: path)")
+    parser.add_argument("--patient_column", help="of a table: the column of patients")
+    parser.add_argument("--split_column", help="of a table: the column of train, validation and test")
+    parser.add_argument("--allow_test_folds", action="store_true", help="take records of PTB-XL's folds 9 and 10, too")
+    parser.add_argument("--ptbxl_dir", help="PTB-XL folder, whose table tells the folds of copies of its records")
+    _add_facts(parser)
+    arguments = vars(parser.parse_args(argv))
+    from .pretraining.run import RecordArguments
+
+    run = _load("pretraining.prepare")
+    output_dir = arguments.pop("output_dir")
+    of_shards = {name: arguments.pop(name) for name in ("shard_size", "min_seconds", "split_column")}
+    arguments["probe_data_dir"] = arguments.pop("ptbxl_dir")
+    record_args = RecordArguments(**arguments)
+    manifest = run.prepare(record_args, output_dir, **of_shards)
+    counts = ", ".join(f"{split['num_records']:,} {name}" for name, split in manifest["splits"].items())
+    print(f"{output_dir} holds {counts} records: `ecg-hf pretrain --streaming --data_dir` takes it.")
+    return manifest
+
+
 def release(argv: Sequence[str] | None = None) -> None:
     """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
     run = _load("post_training.release")
@@ -439,6 +469,7 @@ COMMANDS = {
     "convert": convert,
     "download-ptbxl": download_ptbxl,
     "prepare-ptbxl": prepare_ptbxl,
+    "prepare": prepare,
     "info": info,
 }
 

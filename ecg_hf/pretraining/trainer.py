@@ -18,8 +18,9 @@ from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerF
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..files import write_atomic
 from ..runs.provenance import note_pretraining
+from ..runs.shards import ShardedRecords, ShardSampler
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
-from ..runs.windows import EvaluationWindows
+from ..runs.windows import EpochSampler, EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
 from .probe import LinearProbe
@@ -50,8 +51,9 @@ class PreTrainer(RunTrainer):
     Args:
         model ([`ECGTransformerForPreTraining`]): The encoder with its projection head.
         args ([`PreTrainingArguments`])
-        train_dataset (`datasets.Dataset`): Records with the columns of [`load_records`]; with `args.report_column`
-            also `report`, their texts, null or blank where there is none.
+        train_dataset (`datasets.Dataset` or [`ShardedRecords`]): Records with the columns of [`load_records`], with
+            `args.report_column` also `report`, their texts, null or blank where there is none; or records in shards
+            that are read while training, which are prepared in each batch.
         feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes crops of records, and is saved with the encoder.
         probe ([`LinearProbe`], *optional*): Called before the first epoch and every `args.probe_every` epochs.
         recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
@@ -66,7 +68,7 @@ class PreTrainer(RunTrainer):
         *,
         model: ECGTransformerForPreTraining,
         args: PreTrainingArguments,
-        train_dataset: datasets.Dataset,
+        train_dataset: datasets.Dataset | ShardedRecords,
         feature_extractor: ECGTransformerFeatureExtractor,
         probe: LinearProbe | None = None,
         recipe: dict | None = None,
@@ -104,13 +106,14 @@ class PreTrainer(RunTrainer):
         if probe is not None and args.probe_every:
             self.add_callback(_Probe(self))
 
-    def training_windows(self, dataset: datasets.Dataset) -> Crops:
+    def training_windows(self, dataset: datasets.Dataset | ShardedRecords) -> Crops:
         extractor = self.processing_class
         if self.args.crop_seconds is not None:
             extractor = copy.deepcopy(extractor)
             extractor.num_samples = round(self.args.crop_seconds * extractor.sampling_rate)
             extractor.window_stride = None
         augmentation = Augmentation(**{item.name: getattr(self.args, item.name) for item in fields(Augmentation)})
+        preparation = {} if isinstance(dataset, ShardedRecords) else self.preparation
         return Crops(
             dataset,
             extractor,
@@ -118,16 +121,31 @@ class PreTrainer(RunTrainer):
             self.args.seed,
             self.args.crops_per_record,
             reports=self.reports,
-            **self.preparation,
+            **preparation,
         )
+
+    def training_sampler(self, num_records: int, batch_size: int) -> EpochSampler:
+        dataset = self.train_dataset
+        if not isinstance(dataset, ShardedRecords):
+            return super().training_sampler(num_records, batch_size)
+        return ShardSampler(dataset.sizes, self.data_seed, batch_size, self.num_streams, dataset.num_held)
+
+    @property
+    def num_streams(self) -> int:
+        """In how many parts an epoch of shards is read: one for each worker of each process."""
+        return self.args.world_size * max(1, self.args.dataloader_num_workers)
 
     def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> EvaluationWindows:
         raise ValueError("Pre-training has no evaluation records: give it a `probe`.")
 
     def data_fingerprints(self) -> dict[str, str | list[str]]:
+        dataset = self.train_dataset
+        if isinstance(dataset, ShardedRecords):
+            order = f"{dataset.num_held} shards at a time by {self.num_streams} workers"
+            return {"train": dataset.fingerprint, "order": order}
         columns = Crops.columns if self.reports is None else (*Crops.columns, REPORT)
         words = {} if self.reports is None else {"report_words": self.reports.words}
-        return {"train": fingerprint_of_records(self.train_dataset, columns), **words}
+        return {"train": fingerprint_of_records(dataset, columns), **words}
 
     def pretrain(self, resume_from_checkpoint: bool | str | None = None) -> dict[str, float]:
         """Train, write the encoder and its curves into `args.output_dir`, and return what `all_results.json` holds.
@@ -279,11 +297,13 @@ def _description(data: dict, num_records: int) -> str:
     return f"{num_records:,} {data['name']}{among}"
 
 
-def _reports(dataset: datasets.Dataset, args: PreTrainingArguments) -> tuple[ReportWords | None, datasets.Dataset]:
+def _reports(
+    dataset: datasets.Dataset | ShardedRecords, args: PreTrainingArguments
+) -> tuple[ReportWords | None, datasets.Dataset | ShardedRecords]:
     """The words of the records' reports, None where they are not asked for, and the records that have a part."""
     if args.report_column is None:
         return None, dataset
-    if REPORT not in dataset.column_names:
+    if isinstance(dataset, ShardedRecords) or REPORT not in dataset.column_names:
         raise ValueError(
             f"`report_column` is `{args.report_column}`, but the records have no column `{REPORT}` with their texts: "
             "load them by `load_training_records(..., report_column=...)`, or add it."
@@ -295,18 +315,23 @@ def _reports(dataset: datasets.Dataset, args: PreTrainingArguments) -> tuple[Rep
     return ReportWords(dataset[REPORT], args.report_min_count), dataset
 
 
-def _check_records(dataset: datasets.Dataset, args: PreTrainingArguments) -> None:
+def _check_records(dataset: datasets.Dataset | ShardedRecords, args: PreTrainingArguments) -> None:
     batch_size = args.world_size * args.per_device_train_batch_size
     if len(dataset) < batch_size:
         raise ValueError(
             f"{len(dataset)} records do not fill a batch of {batch_size}: set `per_device_train_batch_size` to "
             f"{len(dataset) // args.world_size} or less, or give more records. At least two are needed."
         )
-    patients = dataset.data.column("patient_id")
-    if not args.contrastive_weight:
-        return
-    if not patients.null_count and len(patients.unique()) == 1:
+    if args.contrastive_weight and _num_patients(dataset) == 1:
         raise ValueError(f"All {len(dataset)} records are of one patient: there is no other to tell them from.")
+
+
+def _num_patients(dataset: datasets.Dataset | ShardedRecords) -> int | None:
+    """None where the patient of a record is unknown."""
+    if isinstance(dataset, ShardedRecords):
+        return dataset.num_patients
+    patients = dataset.data.column("patient_id")
+    return None if patients.null_count else len(patients.unique())
 
 
 __all__ = ["CollapseError", "PreTrainer"]

@@ -41,6 +41,7 @@ from .folder import (
     last_complete_checkpoint,
     room_for,
 )
+from .machines import CompleteCheckpoints, agreed_checkpoint
 from .progress import report_progress, say
 from .provenance import note_base
 from .windows import EpochSampler, identity_collate
@@ -121,6 +122,7 @@ class RunTrainer(Trainer):
         self.add_callback(_SetEpoch(self))
         self.add_callback(_KeepBest(self))
         self.add_callback(_LogOnce())
+        self.add_callback(CompleteCheckpoints())
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
         if self.train_dataset is None:
@@ -218,7 +220,7 @@ class RunTrainer(Trainer):
         folder = self.run_folder.stage(self.stage)
         checkpoint = resume
         if not isinstance(resume, str):
-            checkpoint = last_complete_checkpoint(folder, self.args.world_size) if resume else None
+            checkpoint = agreed_checkpoint(folder, self.args.world_size) if resume else None
         start = folder / START_FILE
         if checkpoint is None and keep_start:
             if resume and start.is_file():
@@ -311,11 +313,10 @@ class RunTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         windows = self.training_windows(self.train_dataset)
-        data_seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.epoch_sampler = EpochSampler(len(windows), data_seed)
         # Not `args.train_batch_size`, which `auto_find_batch_size` leaves as it was.
         steps = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // steps
+        self.epoch_sampler = self.training_sampler(len(windows), batch_size)
         self._train_loader = self._loader(
             windows,
             batch_size,
@@ -324,6 +325,14 @@ class RunTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
         )
         return self._train_loader
+
+    def training_sampler(self, num_records: int, batch_size: int) -> EpochSampler:
+        """The order of the records in each epoch, of which every process takes each so many-th batch."""
+        return EpochSampler(num_records, self.data_seed)
+
+    @property
+    def data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     @property
     def workers_wait(self) -> bool:
