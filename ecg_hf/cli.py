@@ -250,6 +250,29 @@ def plot(argv: Sequence[str] | None = None) -> None:
     print(f"The picture is {arguments.output}")
 
 
+def demo(argv: Sequence[str] | None = None) -> None:
+    """Open a local page that shows an ECG and a model's findings, or write a Hub Space that does."""
+    parser = Parser(prog="ecg-hf demo", description=demo.__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    parser.add_argument("--port", type=int, help="of the page on this machine; by default a free one from 7860 on")
+    parser.add_argument("--export_space", help="write a Space that serves `--model`, a Hub id, to this new folder")
+    parser.add_argument("--push_to_hub", help="publish that Space as `owner/name`")
+    arguments = parser.parse_args(argv)
+    if arguments.export_space is None and arguments.push_to_hub is not None:
+        parser.error("`--push_to_hub` publishes a Space: say by `--export_space` where it is written.")
+    if arguments.export_space is None:
+        run = _load("demo.page")
+        run.serve(run.build_page(arguments.model), port=arguments.port)
+        return
+    if arguments.port is not None:
+        parser.error("`--port` is of the page on this machine, which `--export_space` does not open.")
+    space = _load("demo.space")
+    folder = space.write_space(arguments.model, arguments.export_space)
+    print(f"The Space that serves {arguments.model} is in {folder}")
+    if arguments.push_to_hub is not None:
+        print(f"Published: {space.push_space(folder, arguments.push_to_hub).commit_url}")
+
+
 def export(argv: Sequence[str] | None = None) -> dict:
     """Write a trained model as ONNX, from windows to probabilities, checked against the model."""
     run = _load("inference.export_run")
@@ -354,6 +377,7 @@ COMMANDS = {
     "classify": classify,
     "embed": embed,
     "plot": plot,
+    "demo": demo,
     "export": export,
     "convert": convert,
     "download-ptbxl": download_ptbxl,

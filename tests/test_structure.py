@@ -71,6 +71,7 @@ ALLOWED = {
         "tables",
         "version",
     },
+    "demo": {"cards", "ecg_transformer", "files", "hub", "inference", "plotting", "version"},
     # The faces of the package.
     "__init__": None,
     "cli": None,
