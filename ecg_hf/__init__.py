@@ -22,6 +22,8 @@ _LAZY = {
     "ECGTransformerForPreTraining": "ecg_transformer.modeling_ecg_transformer",
     "ECGTransformerModel": "ecg_transformer.modeling_ecg_transformer",
     "ECGCollator": "ecg_transformer.collator_ecg_transformer",
+    "Attribution": "inference.attribution",
+    "explain": "inference.attribution",
     "PTBXL": "ptbxl",
     "load_ptbxl": "ptbxl",
     "load_challenge": "tables",
