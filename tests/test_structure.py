@@ -29,6 +29,7 @@ ALLOWED = {
     "pipelines": {"ecg_transformer", "readers"},
     "registration": {"ecg_transformer"},
     "plotting": {"ecg_transformer", "files"},
+    "curves": {"ecg_transformer", "files", "plotting"},
     "intervals": set(),
     "metrics": {"ecg_transformer", "intervals"},
     "target_metrics": {"ecg_transformer", "intervals", "metrics"},
