@@ -242,6 +242,12 @@ def _hub_id(name: str | None) -> str | None:
     return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
 
 
+def license_of(provenance: Mapping[str, Any] | None) -> str:
+    """The Hub's identifier of the licence of a checkpoint, by the `provenance` of its configuration."""
+    given = (provenance or {}).get("license")
+    return _license(given) if given or (provenance or {}).get("base") else CODE_LICENSE
+
+
 def _license(name: str | None) -> str:
     """The Hub's identifier of a licence."""
     identifier = re.sub(r"[\s_]+", "-", (name or "").strip().lower())
@@ -514,10 +520,12 @@ __all__ = [
     "LABEL_PICTURE",
     "PTBXL_TRAINING",
     "SIMULATED_DEVICE",
+    "TEMPLATES",
     "UNKNOWN_FOLD",
     "folds_of",
     "describe_data",
     "folds_in_words",
+    "license_of",
     "package_versions",
     "preprocessing_in_words",
     "read_fact",

@@ -151,7 +151,11 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
     """Evaluate a post-trained checkpoint on a split of PTB-XL or of own records."""
     run = _load("post_training.run")
     metrics = run.evaluate(*parse_arguments(argv, *evaluation_arguments()))
-    print(json.dumps({name: value for name, value in metrics.items() if name != "per_label"}, indent=2))
+    print(
+        json.dumps(
+            {name: value for name, value in metrics.items() if name not in ("per_label", "reliability")}, indent=2
+        )
+    )
     return metrics
 
 

@@ -60,7 +60,11 @@ def create_repository(
 ) -> str:
     """Create a repository unless it exists -> its full name, `owner/name`. Errors as in `push_model`."""
     with _translate_hub_errors(repo_id, token):
-        return HfApi().create_repo(repo_id, repo_type=repo_type, token=token, private=private, exist_ok=True).repo_id
+        sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+        api = HfApi()
+        return api.create_repo(
+            repo_id, repo_type=repo_type, token=token, private=private, exist_ok=True, **sdk
+        ).repo_id
 
 
 def push_model(
@@ -191,6 +195,15 @@ def push_dataset(
         return _commit(repo_id, "dataset", {**files, CARD: card.encode()}, revision, token, commit_message)
 
 
+def push_space_folder(folder: str | os.PathLike, repo_id: str, *, token: str | None = None) -> CommitInfo:
+    """Publish a folder as a Gradio Space in one commit; arguments and errors as in `push_model`."""
+    folder = Path(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    repo_id = create_repository(repo_id, "space", token)
+    with _translate_hub_errors(repo_id, token):
+        return _commit(repo_id, "space", files, None, token, "A page that serves a model")
+
+
 def _check_metadata(card: ModelCard | DatasetCard) -> None:
     try:
         card.validate()
@@ -278,4 +291,4 @@ def _translate_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["create_repository", "push_dataset", "push_model", "write_release"]
+__all__ = ["create_repository", "push_dataset", "push_model", "push_space_folder", "write_release"]

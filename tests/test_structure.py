@@ -46,6 +46,7 @@ ALLOWED = {
     "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl", "readers"},
     "post_training": {
         "cards",
+        "curves",
         "ecg_transformer",
         "files",
         "hub",

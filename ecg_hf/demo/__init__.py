@@ -1,1 +1,1 @@
-"""`ecg-hf demo`: a page of this machine that shows an ECG, a model's findings and what they rest on; or a Hub Space."""
+"""`ecg-hf demo`: a page that shows an ECG, a model's findings and what they rest on; or a Hub Space that does."""

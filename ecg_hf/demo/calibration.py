@@ -49,7 +49,7 @@ def calibration_of(model: str) -> Calibration | None:
     path = _metrics_file(model)
     metrics = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
     for split in SPLITS:
-        if bins := metrics.get(split, {}).get("reliability"):
+        if bins := (metrics.get(split) or {}).get("reliability"):
             return Calibration(split, bins)
     return None
 

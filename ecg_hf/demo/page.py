@@ -28,7 +28,7 @@ WARNING = (
     "<p class='ecg-warning'><strong>This is not a medical device.</strong> It is for research and has not been "
     "validated for any clinical use: not for diagnosis, triage or rule-out.</p>"
 )
-FILES = "ECG files (of WFDB the header .hea and its signal files together)"
+HELP = "<p>Drop any ECG file below; of WFDB the header (.hea) and its signal files together.</p>"
 _UNITS = ["", "mV", "uV", "V", "nV"]
 
 # Gradio's own colours, so that a dark page stays readable.
@@ -113,16 +113,18 @@ class Page:
 
     def __init__(self, viewer: Viewer):
         self.viewer = viewer
-        title = f"ECG: {Path(viewer.model).name}"
-        with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
-            gradio.HTML(f"<h1>Findings in an ECG</h1><p>Model: {html.escape(viewer.model)}</p>{WARNING}")
+        name = Path(viewer.model).name if Path(viewer.model).is_dir() else viewer.model
+        with gradio.Blocks(
+            title=f"ECG: {name}", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
+        ) as blocks:
+            gradio.HTML(f"<h1>Findings in an ECG</h1><p>Model: {html.escape(name)}</p>{WARNING}{HELP}")
             self._add_inputs()
             self._add_outputs()
             self._connect()
         self.blocks = blocks
 
     def _add_inputs(self) -> None:
-        self.files = gradio.File(label=FILES, file_count="multiple", elem_id="files")
+        self.files = gradio.File(label="ECG files", file_count="multiple", elem_id="files")
         with gradio.Accordion("What the files do not say", open=False):
             gradio.Markdown("Only for files that state no rate, unit or names of leads, such as plain tables.")
             with gradio.Row():
@@ -164,8 +166,9 @@ class Page:
         for event in (self.files.upload, self.again.click):
             event(self.read, inputs, list(self.shown), **settings)
         self.files.clear(self._empty, None, list(self.shown), **settings)
-        which = [self.shown.upload]
-        self.shown.overview.select(self.choose, which, list(self.shown), **settings)
+        self.shown.overview.select(self.choose, [self.shown.upload], list(self.shown), **settings)
+        which = [self.shown.upload, self.shown.index]
+        self.shown.findings.select(self.explain, which, [self.shown.attribution], **settings)
 
     def _empty(self) -> _Shown:
         hidden = gradio.update(visible=False)
@@ -215,6 +218,14 @@ class Page:
             findings=gradio.update(value=self.viewer.findings(answer), visible=True),
             hint=messages([self.viewer.words_on_calibration()], "note"),
         )
+
+    def explain(self, upload: Upload, index: int, event: gradio.SelectData) -> str:
+        """Draw over the ECG what the finding that was clicked on rests on."""
+        finding = upload.answers[index].value[event.index[0]]
+        try:
+            return self.viewer.attribution(upload, index, finding["label"])
+        except ValueError as error:
+            return messages([upload.bare(str(error))], "error")
 
 
 __all__ = ["Page", "build_page", "serve"]

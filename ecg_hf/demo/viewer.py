@@ -15,6 +15,7 @@ import numpy as np
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MICROVOLTS, MULTI_LABEL, REGRESSION
 from ..ecg_transformer.wfdb_ecg_transformer import Record
 from ..inference.answers import Answer, answers
+from ..inference.attribution import Segment, explain
 from ..inference.classify import wide_csv
 from ..inference.models import load_pipeline
 from ..plotting import MAX_PAPER_SECONDS, plot_ecg
@@ -22,6 +23,8 @@ from .calibration import calibration_of
 from .uploads import Upload
 
 BATCH_SIZE = 32
+SEGMENTS = 5
+"""Of an attribution that are put into words."""
 VERDICTS = {True: "present", False: "absent"}
 
 
@@ -127,6 +130,30 @@ class Viewer:
             kept = record.signal[:, : int(MAX_PAPER_SECONDS * record.sampling_rate)]
             record = dataclasses.replace(record, signal=kept)
         return record, notes
+
+    def attribution(self, upload: Upload, index: int, label: str) -> str:
+        """HTML of what a label's score rests on: its picture and, in words, the stretches with the largest shares.
+
+        Raises `ValueError` for a record of more than 60 s.
+        """
+        record = upload.items[index].read(self.classifier.wanted_leads)
+        classifier = self.classifier
+        (found,) = explain(classifier.model, classifier.feature_extractor, record, labels=[label])
+        stretches = "; ".join(_in_words(segment) for segment in found.segments(SEGMENTS))
+        sentence = (
+            f"What {label} ({found.name}) rests on, by integrated gradients: stretches that speak for it, and against "
+            f"it. Most weight, as a share of all: {stretches}. It tells what the model looks at, not what is wrong "
+            "with the heart."
+        )
+        return picture(plot_attribution(found), sentence) + messages([sentence], "note")
+
+
+def plot_attribution(found):
+    return plot_ecg(found.signal, sampling_rate=found.sampling_rate, lead_names=found.lead_names)  # TEMP
+
+
+def _in_words(segment: Segment) -> str:
+    return f"{segment.lead} {segment.start:.2f} to {segment.end:.2f} s ({segment.share:+.1%})".replace("%", " %")
 
 
 def paper(record: Record, title: str) -> str:
