@@ -427,6 +427,32 @@ def test_the_metadata_are_what_the_hub_reads(hub, published):
     assert metrics["versions"]["ecg_hf"] == ecg_hf.__version__ and metrics["data"]["simulated"]
 
 
+def test_a_space_serves_the_published_model(hub, alice, published, tmp_path):
+    """Its files, its card by what the Hub reads, and the push; `test_demo.py` has the page that its `app.py` opens."""
+    folder = tmp_path / "space"
+    flags = ["--model", published, "--export_space", str(folder), "--push_to_hub", "ecg-page"]
+    alice.run(f"from ecg_hf import cli\ncli.demo({flags!r})")
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    pushed = hub.files("alice/ecg-page", "space")
+    assert {name: pushed[name] for name in files} == files
+    assert f'build_page("{published}")' in files["app.py"].decode() and "server_name=None" in files["app.py"].decode()
+    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ecg_hf").rglob("*.py")}
+    assert package <= files.keys() and not any("__pycache__" in name for name in files)
+    metadata = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert metadata["sdk"] == "gradio" and metadata["app_file"] == "app.py" and metadata["models"] == [published]
+    assert metadata["license"] == "apache-2.0" and re.fullmatch(r"\d+\.\d+\.\d+", metadata["sdk_version"])
+    assert "not a medical device" in files["README.md"].decode()
+    needs = files["requirements.txt"].decode()
+    assert re.search(r"^torch>=", needs, re.MULTILINE) and "pytest" not in needs and "gradio" not in needs
+    for flags, words in (
+        (["--model", "alice/absent", "--export_space", str(tmp_path / "a")], "alice/absent"),
+        (["--model", published, "--export_space", str(tmp_path / "b"), "--push_to_hub", "bob/page"], "may not write"),
+    ):
+        with pytest.raises(ClientError, match=words):
+            alice.run(f"cli.demo({flags!r})")
+    assert not (tmp_path / "a").exists() and ("space", "bob/page") not in hub.repositories
+
+
 def test_a_second_push_keeps_what_people_wrote(hub, alice, published, run_folder, simulated_folder, simulated_cache):
     repository = hub.repositories["model", published]
     card = hub.files(published)["README.md"].decode()
