@@ -53,6 +53,9 @@ ENCODER_CLASS = "ECGTransformerModel"
 HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
 CODE_LICENSE = "apache-2.0"
 
+MEASURED = "measured_weights"
+"""Entry of `metrics.json`: the kind of numbers of the weights that its figures are of, where these were rounded."""
+
 TABLES = ("table", "validation_table", "test_table")
 """Fields of a recipe that name tables of own records."""
 
@@ -204,6 +207,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "judged_folds": judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
         "stages": stage_recipes(recipe, results, metrics.get("stages", {})),
         "kept_stage": STAGE_TITLES.get(metrics.get("kept_stage")),
+        "is_measured_as_stored": metrics.get(MEASURED) == "float16",
         "command": _command(facts, repo_id, results["world_size"]),
         "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],
     }

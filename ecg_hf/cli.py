@@ -15,6 +15,7 @@ from .files import read_text
 from .help import help_of, overview
 from .loading import load
 from .runs.signals import EndsBySignal, end_as_usual
+from .shipped import DEFAULT_CLASSIFIER
 from .version import __version__
 
 
@@ -184,6 +185,21 @@ def _records(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     return records
 
 
+def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--model",
+        help=f"folder, Hub id, or name of {what} that ships; by default {DEFAULT_CLASSIFIER}, which the package holds",
+    )
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    """The checkpoint that was asked for; where none was, the one that ships, and a line on stderr says so."""
+    if arguments.model is None:
+        print(f"`--model` is not given: {DEFAULT_CLASSIFIER} is used, which ships with ecg_hf.", file=sys.stderr)
+        return DEFAULT_CLASSIFIER
+    return arguments.model
+
+
 def _add_facts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampling_rate", type=float, help="in Hz, of files that do not state it")
     parser.add_argument("--units", help="mV or uV, of files that do not state it")
@@ -201,7 +217,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
     """Print the findings of ECG records; exits with 1 if a record could not be classified, after all others."""
     run = _load("inference.classify")
     parser = _records_parser("classify", classify.__doc__)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    _add_model(parser, "a post-trained checkpoint")
     parser.add_argument("--format", choices=run.FORMATS, help="by default by the ending of --output, else table")
     parser.add_argument("--output", help="file to write, whole or not at all; by default the findings are printed")
     parser.add_argument("--wide", action="store_true", help="CSV with a column of scores for each label")
@@ -209,7 +225,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     run.classify_records(
         _records(parser, arguments),
-        arguments.model,
+        _model(arguments),
         output_format=arguments.format,
         output=arguments.output,
         wide=arguments.wide,
@@ -226,12 +242,12 @@ def embed(argv: Sequence[str] | None = None) -> None:
     """Write one vector for each ECG record, the mean over its windows of the model's pooled feature."""
     run = _load("inference.embed")
     parser = _records_parser("embed", embed.__doc__)
-    parser.add_argument("--model", required=True, help="folder or Hub id of an encoder or a post-trained checkpoint")
+    _add_model(parser, "an encoder or a post-trained checkpoint")
     parser.add_argument("--output", required=True, help="X.npy, with the records in X.csv, or X.parquet")
     arguments = parser.parse_args(argv)
     run.embed_records(
         _records(parser, arguments),
-        arguments.model,
+        _model(arguments),
         arguments.output,
         batch_size=arguments.batch_size,
         device=arguments.device,
@@ -257,7 +273,7 @@ def plot(argv: Sequence[str] | None = None) -> None:
 def demo(argv: Sequence[str] | None = None) -> None:
     """Open a local page that shows an ECG and a model's findings, or write a Hub Space that does."""
     parser = Parser(prog="ecg-hf demo", description=demo.__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    _add_model(parser, "a post-trained checkpoint")
     parser.add_argument("--port", type=int, help="of the page on this machine; by default a free one from 7860 on")
     parser.add_argument("--export_space", help="write a Space that serves `--model`, a Hub id, to this new folder")
     parser.add_argument("--push_to_hub", help="publish that Space as `owner/name`")
@@ -266,7 +282,7 @@ def demo(argv: Sequence[str] | None = None) -> None:
         parser.error("`--push_to_hub` publishes a Space: say by `--export_space` where it is written.")
     if arguments.export_space is None:
         run = _load("demo.page")
-        run.serve(run.build_page(arguments.model), port=arguments.port)
+        run.serve(run.build_page(_model(arguments)), port=arguments.port)
         return
     if arguments.port is not None:
         parser.error("`--port` is of the page on this machine, which `--export_space` does not open.")
@@ -358,13 +374,40 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
 
 def release(argv: Sequence[str] | None = None) -> None:
     """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
-    run = _load("hub")
+    run = _load("post_training.release")
     parser = Parser(prog="ecg-hf release", description=release.__doc__)
     parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")
+    records = parser.add_argument_group(
+        "records",
+        "With the records that a classifier was trained with, given by the flag of `ecg-hf train`, thresholds and "
+        "figures are those of the 16-bit weights; without them, those of the run.",
+    )
+    for name in run.PLACES:
+        records.add_argument(f"--{name}", help=run.PLACES[name])
+    records.add_argument(
+        "--evaluate_test", type=_true_or_false, help="whether to judge the test records; by default as in the run"
+    )
+    records.add_argument("--per_device_eval_batch_size", type=int, default=128, help="records in one batch")
+    records.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
     arguments = parser.parse_args(argv)
-    folder = run.write_release(arguments.run, arguments.output_dir)
+    given = {name: getattr(arguments, name) for name in run.PLACES}
+    folder = run.release(
+        arguments.run,
+        arguments.output_dir,
+        {name: value for name, value in given.items() if value is not None},
+        evaluate_test=arguments.evaluate_test,
+        batch_size=arguments.per_device_eval_batch_size,
+        use_cpu=arguments.use_cpu,
+    )
     print(f"{folder} holds the model in {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB, and its card")
+
+
+def _true_or_false(text: str) -> bool:
+    """As `ecg-hf train` reads such flags."""
+    from transformers.hf_argparser import string_to_bool
+
+    return string_to_bool(text)
 
 
 def info(argv: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx2
+import torch
 from huggingface_hub import (
     CommitInfo,
     CommitOperationAdd,
@@ -109,11 +110,18 @@ def push_model(
         return _commit(repo_id, "model", files, revision, token, commit_message, stale=STALE_WEIGHTS)
 
 
-def write_release(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
+def write_release(
+    folder: str | os.PathLike, target: str | os.PathLike, changes: Mapping[str, dict] | None = None
+) -> Path:
     """Copy what a push would publish of a finished run to a new folder, with 16-bit weights and without code.
 
-    A push of `target` adds the code. Halving the size has no measurable effect: the relative rounding error of a
-    weight is at most 2^-11, and models compute and train in 32 bit after loading.
+    A push of `target` adds the code. Models compute and train in 32 bit after loading; the relative rounding error of
+    a weight is at most 2^-11. `ecg_hf.post_training.release` measures what it does.
+
+    Args:
+        folder: the output folder of a run.
+        target: a new or empty folder.
+        changes: entries of the JSON files of the run that are others in the release, by the files' names.
 
     Raises:
         FileExistsError: `target` is not empty.
@@ -127,19 +135,28 @@ def write_release(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
     weights = {}
     for file in sorted(file for file in folder.glob("model*.safetensors") if WEIGHTS.fullmatch(file.name)):
         weights |= load_file(file)
-    halved = {name: weight.half() for name, weight in weights.items()}
-    if large := [name for name, weight in halved.items() if not weight.isfinite().all()]:
-        raise ValueError(f"Weights beyond 65504 do not fit into 16 bit: {', '.join(large)}.")
+    halved = rounded(weights)
     target.mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED_FILES:
         if (folder / name).is_file():
             (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, target / name)
-    config = {**json.loads(read_fact(folder, "config.json")), "dtype": "float32"}
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    changes = dict(changes or {})
+    changes["config.json"] = {**changes.get("config.json", {}), "dtype": "float32"}
+    for name, entries in changes.items():
+        content = {**json.loads(read_fact(folder, name)), **entries}
+        (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
     write_model_card(target)
     return target
+
+
+def rounded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as 16-bit floats; `ValueError` for those beyond their range."""
+    halved = {name: weight.half() for name, weight in weights.items()}
+    if large := [name for name, weight in halved.items() if not weight.isfinite().all()]:
+        raise ValueError(f"Weights beyond 65504 do not fit into 16 bit: {', '.join(large)}.")
+    return halved
 
 
 def _model_files(folder: Path) -> dict[str, Path]:
@@ -291,4 +308,11 @@ def _translate_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["create_repository", "push_dataset", "push_model", "push_space_folder", "write_release"]
+__all__ = [
+    "create_repository",
+    "push_dataset",
+    "push_model",
+    "push_space_folder",
+    "rounded",
+    "write_release",
+]
