@@ -286,6 +286,8 @@ def demo(argv: Sequence[str] | None = None) -> None:
         return
     if arguments.port is not None:
         parser.error("`--port` is of the page on this machine, which `--export_space` does not open.")
+    if arguments.model is None:
+        parser.error("`--export_space` needs `--model`, the Hub id of a published checkpoint.")
     space = _load("demo.space")
     folder = space.write_space(arguments.model, arguments.export_space)
     print(f"The Space that serves {arguments.model} is in {folder}")

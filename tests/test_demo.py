@@ -300,7 +300,7 @@ def test_an_encoder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "--model"),
+        (["--export_space", "folder"], "--model"),
         (["--model", "m", "--push_to_hub", "a/b"], "--export_space"),
         (["--model", "m", "--export_space", "folder", "--port", "7000"], "--port"),
         (["--model", ".", "--export_space", "folder"], "published checkpoint"),

@@ -74,7 +74,7 @@ ALLOWED = {
         "tables",
         "version",
     },
-    "demo": {"cards", "ecg_transformer", "files", "hub", "inference", "plotting", "version"},
+    "demo": {"cards", "ecg_transformer", "files", "hub", "inference", "plotting", "shipped", "version"},
     # The faces of the package.
     "__init__": None,
     "cli": None,

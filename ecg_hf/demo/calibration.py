@@ -10,6 +10,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
+from ..shipped import located
+
 SPLITS = ("test", "validation")
 """In the order of preference: thresholds and the best epoch were chosen on the validation records."""
 CONFIDENCE = 0.95
@@ -42,11 +44,11 @@ class Calibration:
 
 
 def calibration_of(model: str) -> Calibration | None:
-    """Of the checkpoint in a folder or on the Hub; None where its `metrics.json` has no bins, or where there is none.
+    """Of a checkpoint that ships, in a folder or on the Hub; None where its `metrics.json` has no bins, or where there is none.
 
     Raises what the Hub's client raises where it cannot be reached.
     """
-    path = _metrics_file(model)
+    path = _metrics_file(str(located(model)))
     metrics = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
     for split in SPLITS:
         if bins := (metrics.get(split) or {}).get("reliability"):
