@@ -44,7 +44,7 @@ class Calibration:
 
 
 def calibration_of(model: str) -> Calibration | None:
-    """Of a checkpoint that ships, in a folder or on the Hub; None where its `metrics.json` has no bins, or where there is none.
+    """Of a checkpoint that ships, in a folder or on the Hub; None without a `metrics.json`, or bins in it.
 
     Raises what the Hub's client raises where it cannot be reached.
     """
