@@ -270,6 +270,41 @@ def plot(argv: Sequence[str] | None = None) -> None:
     print(f"The picture is {arguments.output}")
 
 
+def explain(argv: Sequence[str] | None = None) -> None:
+    """Show which leads and times of an ECG record a model's answer comes from, on ECG paper."""
+    run = _load("inference.explain")
+    parser = Parser(prog="ecg-hf explain", description=explain.__doc__, allow_abbrev=False)
+    parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    parser.add_argument(
+        "--label",
+        nargs="+",
+        help="labels to explain; by default those above their thresholds, else that of the highest score",
+    )
+    parser.add_argument("--output_dir", required=True, help="folder of the pictures RECORD-LABEL.png")
+    parser.add_argument("--method", choices=run.METHODS, default=run.METHODS[0])
+    parser.add_argument("--steps", type=int, help="of integrated gradients; 32 by default")
+    parser.add_argument("--format", choices=run.FORMATS, default=run.FORMATS[0], help="of the pictures")
+    parser.add_argument("--json", action="store_true", help="print JSON with the strongest segments")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    _add_facts(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.steps is not None and arguments.method != "integrated_gradients":
+        parser.error(f"`--steps` is for integrated_gradients, not for {arguments.method}.")
+    run.explain_record(
+        arguments.record,
+        arguments.model,
+        arguments.output_dir,
+        labels=arguments.label,
+        method=arguments.method,
+        steps=run.STEPS if arguments.steps is None else arguments.steps,
+        picture_format=arguments.format,
+        as_json=arguments.json,
+        device=arguments.device,
+        facts=_facts(arguments),
+    )
+
+
 def demo(argv: Sequence[str] | None = None) -> None:
     """Open a local page that shows an ECG and a model's findings, or write a Hub Space that does."""
     parser = Parser(prog="ecg-hf demo", description=demo.__doc__, allow_abbrev=False)
@@ -426,6 +461,7 @@ COMMANDS = {
     "classify": classify,
     "embed": embed,
     "plot": plot,
+    "explain": explain,
     "demo": demo,
     "export": export,
     "convert": convert,

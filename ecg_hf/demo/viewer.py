@@ -17,6 +17,7 @@ from ..ecg_transformer.wfdb_ecg_transformer import Record
 from ..inference.answers import Answer, answers
 from ..inference.attribution import Segment, explain
 from ..inference.classify import wide_csv
+from ..inference.explain import plot_attribution
 from ..inference.models import load_pipeline
 from ..plotting import MAX_PAPER_SECONDS, plot_ecg
 from .calibration import calibration_of
@@ -141,15 +142,13 @@ class Viewer:
         (found,) = explain(classifier.model, classifier.feature_extractor, record, labels=[label])
         stretches = "; ".join(_in_words(segment) for segment in found.segments(SEGMENTS))
         sentence = (
-            f"What {label} ({found.name}) rests on, by integrated gradients: stretches that speak for it, and against "
-            f"it. Most weight, as a share of all: {stretches}. It tells what the model looks at, not what is wrong "
-            "with the heart."
+            f"What {label} ({found.name}) rests on, by integrated gradients: orange speaks for it, blue against it. "
+            f"Most weight, as a share of all: {stretches}. It tells what the model looks at, not what is wrong with "
+            "the heart."
         )
-        return picture(plot_attribution(found), sentence) + messages([sentence], "note")
-
-
-def plot_attribution(found):
-    return plot_ecg(found.signal, sampling_rate=found.sampling_rate, lead_names=found.lead_names)  # TEMP
+        return picture(plot_attribution(found, title=upload.items[index].name), sentence) + messages(
+            [sentence], "note"
+        )
 
 
 def _in_words(segment: Segment) -> str:

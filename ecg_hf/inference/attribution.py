@@ -7,38 +7,52 @@ model's output for the record and for a silent one among the samples. Attention 
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
-from ..ecg_transformer.common_ecg_transformer import MICROVOLTS, REGRESSION, SINGLE_LABEL, check_choice
+from ..ecg_transformer.common_ecg_transformer import REGRESSION, SINGLE_LABEL, check_choice
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
-from ..ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
 from ..ecg_transformer.wfdb_ecg_transformer import Record
 from .rollout import attention_rollout
-from .windows import RecordWindows, cut_windows
+from .windows import RecordWindows, classifier_of, cut_windows, record_outputs, window_outputs
 
 METHODS = ("integrated_gradients", "attention_rollout")
+STEPS = 32
 
 WINDOWS_AT_ONCE = 32
 """Through the model in one pass; a record of more windows takes them all."""
 
+PROGRESS_AFTER_SECONDS = 3
+
 SMOOTHING_SECONDS = 0.1
 """Of the moving average by which stretches are chosen: as long as a QRS complex."""
+
+PATH_POWER = 3
+"""Of the steps of the integral: they lie at t^3, see `_path`."""
+
+MAX_ERROR_OF_CHANGE, MAX_ERROR_OF_SUM = 0.05, 0.01
+"""How far attributions may sum to something else than the change of the output, as a part of it or, if that is more,
+of the sum of their absolute values."""
 
 MARKED_SHARE = 0.1
 """Of a record's leads and samples that count as marked."""
 
 
+ALL_LEADS = "all"
+"""In place of a lead, where a map is the same for all."""
+
+
 class Segment(NamedTuple):
-    """A stretch of one lead: seconds from the record's start, and its share of what all samples have in absolute
-    value; positive speaks for the label, negative against it."""
+    """A stretch of one lead, or of `ALL_LEADS`: seconds from the record's start, and its share of what all samples have
+    in absolute value; positive speaks for the label, negative against it."""
 
     lead: str
     start: float
@@ -80,15 +94,23 @@ class Attribution:
         """The label's full name, where the model knows it."""
         return self.finding["name"]
 
+    @property
+    def resolves_leads(self) -> bool:
+        """Whether `values` differ between leads."""
+        return len(self.values) == 1 or bool((self.values != self.values[0]).any())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `completeness_error` is within 5 % of the change of the output, or 1 % of the sum of the absolute
+        `values`; roll-out is always."""
+        if self.completeness_error is None:
+            return True
+        change, total = abs(self.output - self.baseline_output), float(np.abs(self.values).sum(dtype=np.float64))
+        return abs(self.completeness_error) <= max(MAX_ERROR_OF_CHANGE * change, MAX_ERROR_OF_SUM * total)
+
     def smoothed(self) -> np.ndarray:
         """`values` as their moving average over 0.1 s, (leads, samples)."""
-        width = max(1, round(SMOOTHING_SECONDS * self.sampling_rate))
-        kernel = np.full(width, 1 / width)
-        return np.stack([np.convolve(row, kernel, mode="same")[: len(row)] for row in self._padded(width)])
-
-    def _padded(self, width: int) -> np.ndarray:
-        # `convolve` gives the length of the longer one.
-        return np.pad(self.values, ((0, 0), (0, max(0, width - self.values.shape[1]))))
+        return _moving_average(self.values, self.sampling_rate)
 
     def marked(self, share: float = MARKED_SHARE) -> np.ndarray:
         """(leads, samples) bool: the share of all samples with the highest `smoothed` values."""
@@ -96,17 +118,16 @@ class Attribution:
 
     def segments(self, top: int = 10) -> list[Segment]:
         """The stretches of the tenth with the highest absolute `smoothed` values, by their shares; `top` at most."""
-        smoothed = self.smoothed()
+        rows = dict(zip(self.lead_names, self.values, strict=True))
+        if not self.resolves_leads:
+            rows = {ALL_LEADS: self.values.sum(axis=0)}
+        values = np.stack(list(rows.values()))
+        smoothed, rate = _moving_average(values, self.sampling_rate), self.sampling_rate
         signs = np.sign(smoothed) * top_share(np.abs(smoothed), MARKED_SHARE)
-        total = float(np.abs(self.values).sum()) or 1.0
+        total = float(np.abs(values).sum(dtype=np.float64)) or 1.0
         found = [
-            Segment(
-                name,
-                start / self.sampling_rate,
-                end / self.sampling_rate,
-                float(self.values[row, start:end].sum()) / total,
-            )
-            for row, name in enumerate(self.lead_names)
+            Segment(name, start / rate, end / rate, float(values[row, start:end].sum(dtype=np.float64)) / total)
+            for row, name in enumerate(rows)
             for start, end in _runs(signs[row])
         ]
         return sorted(found, key=lambda segment: -abs(segment.share))[:top]
@@ -118,13 +139,14 @@ def explain(
     record: str | os.PathLike | Mapping | Record,
     labels: str | Sequence[str] | None = None,
     method: str = "integrated_gradients",
-    steps: int = 32,
+    steps: int = STEPS,
 ) -> list[Attribution]:
     """Which leads and times of a record a model's answer comes from, for each of some labels.
 
-    Integrated gradients are those of the record's output (all windows, as the model aggregates them) along the straight
-    line from a record of 0 mV, as the feature extractor shows it to the model, to the record. A sample that several
-    windows see has the sum of what it contributes through each, so that all samples sum to the change of the output.
+    Integrated gradients are those of the record's output (all windows, as the model aggregates them) along the
+    straight line from a record of 0 mV, as the feature extractor shows it to the model, to the record. A sample that
+    several windows see has the sum of what it contributes through each, so that all samples sum to the change of the
+    output.
 
     Roll-out takes half of each layer's attention, averaged over heads, and half of the residual connection; a sample
     that several windows see has their mean. It is the same for all labels.
@@ -136,7 +158,10 @@ def explain(
         labels: names of `model.config.labels`; by default those that are above their thresholds, else the one with the
             highest score; the highest of several classes; all targets of a regression.
         method: one of `METHODS`.
-        steps: of the integral, at least 2; for roll-out without meaning.
+        steps: of the integral, at least 2; roll-out has none.
+
+    Warns where attributions do not sum to the change of the output within 5 % of it, or 1 % of the sum of their
+    absolute values: more steps mend it.
 
     Raises:
         ValueError: an unknown label or method, a record that the pipeline refuses or of more than 60 s, or roll-out
@@ -146,33 +171,34 @@ def explain(
     check_choice("method", method, METHODS)
     if steps < 2:
         raise ValueError(f"`steps` must be at least 2, got {steps}.")
-    with evaluating(model):
-        pipe = ECGClassificationPipeline(model=model, feature_extractor=feature_extractor, device=model.device)
+    with classifier_of(model, feature_extractor) as pipe:
         windows = cut_windows(pipe, record)
         with torch.no_grad():
-            outputs = window_outputs(model, windows, windows.values[None])
-        findings = pipe.postprocess([{"output": outputs[0], "record": windows.name}])
+            of_windows = window_outputs(model, windows, windows.values[None])
+        findings = pipe.postprocess([{"output": of_windows[0], "record": windows.name}])
         chosen = _chosen_labels(findings, labels, model.config)
+        outputs, baseline_outputs = record_outputs(model, windows, torch.stack([windows.values, windows.baseline]))
         if method == "attention_rollout":
-            maps = [windows.on_record(attention_rollout(model, windows), "mean")] * len(chosen)
-            maps = [shares / shares.sum() for shares in maps]
+            shares = windows.on_record(attention_rollout(model, windows), "mean")
+            maps, baseline_outputs = [shares / shares.sum()] * len(chosen), None
         else:
             maps = _integrated_gradients(model, windows, [model.config.labels.index(label) for label in chosen], steps)
-        baseline = None if method == "attention_rollout" else _outputs(model, windows, windows.baseline)
-    record_outputs = model.aggregate_windows(outputs)[0].tolist()
     by_label = {finding["label"]: finding for finding in findings}
-    return [
-        _attribution(model, windows, by_label[label], method, values, record_outputs, baseline)
+    found = [
+        _attribution(model, windows, by_label[label], method, values, outputs, baseline_outputs)
         for label, values in zip(chosen, maps, strict=True)
     ]
+    _warn_of_incomplete(found, steps)
+    return found
 
 
-def _attribution(model, windows, finding, method, values, outputs, baseline) -> Attribution:
+def _attribution(model, windows, finding, method, values, outputs, baseline_outputs) -> Attribution:
     config = model.config
     place = config.labels.index(finding["label"])
     quantities = {REGRESSION: "value", SINGLE_LABEL: "log-probability"}
-    before = None if baseline is None else baseline[place]
-    error = None if before is None else float(values.sum(dtype=np.float64)) - (outputs[place] - before)
+    output = float(outputs[place])
+    before = None if baseline_outputs is None else float(baseline_outputs[place])
+    error = None if before is None else float(values.sum(dtype=np.float64)) - (output - before)
     return Attribution(
         label=finding["label"],
         method=method,
@@ -181,45 +207,35 @@ def _attribution(model, windows, finding, method, values, outputs, baseline) -> 
         signal=windows.signal,
         lead_names=windows.lead_names,
         sampling_rate=config.sampling_rate,
-        output=outputs[place],
+        output=output,
         quantity=quantities.get(config.problem_type, "logit"),
         baseline_output=before,
         completeness_error=error,
     )
 
 
+def _warn_of_incomplete(found: Sequence[Attribution], steps: int) -> None:
+    incomplete = [each for each in found if not each.is_complete]
+    if incomplete:
+        worst = max(incomplete, key=lambda each: abs(each.completeness_error))
+        warnings.warn(
+            f"With {steps} steps, integrated gradients of {', '.join(each.label for each in incomplete)} do not sum "
+            f"to the change of the output ({worst.label}: {worst.output - worst.baseline_output:.3g}, missed by "
+            f"{worst.completeness_error:.3g}): give more `steps`, such as {4 * steps}.",
+            stacklevel=3,
+        )
+
+
 def _chosen_labels(findings: Sequence[Mapping], labels: str | Sequence[str] | None, config) -> list[str]:
     if labels is not None:
-        chosen = [labels] if isinstance(labels, str) else list(labels)
+        chosen = [labels] if isinstance(labels, str) else list(dict.fromkeys(labels))
+        if not chosen:
+            raise ValueError(f"`labels` is empty: name some of {', '.join(config.labels)}, or leave it out.")
         for label in chosen:
             check_choice("labels", label, config.labels)
         return chosen
     present = [finding["label"] for finding in findings if finding.get("positive", "value" in finding)]
     return present or [findings[0]["label"]]
-
-
-@contextlib.contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """A block in which the model is in evaluation mode."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def window_outputs(model: ECGTransformerForMultiLabel, windows: RecordWindows, values: torch.Tensor) -> torch.Tensor:
-    """Values (variants, windows, leads, samples) in place of those of a record -> outputs (variants, windows, labels)."""
-    variants = len(values)
-    others = {name: tensor.repeat(variants, *[1] * (tensor.ndim - 1)) for name, tensor in windows.others.items()}
-    return model(input_values=values.flatten(0, 1), **others).logits.unflatten(0, (variants, -1))
-
-
-def _outputs(model: ECGTransformerForMultiLabel, windows: RecordWindows, values: torch.Tensor) -> list[float]:
-    """Values (windows, leads, samples) -> the output of the record for each label."""
-    with torch.no_grad():
-        return model.aggregate_windows(window_outputs(model, windows, values[None]))[0].tolist()
 
 
 def _integrated_gradients(model, windows: RecordWindows, places: Sequence[int], steps: int) -> list[np.ndarray]:
@@ -228,7 +244,8 @@ def _integrated_gradients(model, windows: RecordWindows, places: Sequence[int], 
     sums = torch.zeros(len(places), *difference.shape, device=difference.device)
     fractions, weights = (torch.tensor(part, device=difference.device) for part in _path(steps))
     at_once = max(1, WINDOWS_AT_ONCE // len(difference))
-    for fraction, weight in zip(fractions.split(at_once), weights.split(at_once), strict=True):
+    parts = list(zip(fractions.split(at_once), weights.split(at_once), strict=True))
+    for fraction, weight in tqdm(parts, desc="Integrated gradients", delay=PROGRESS_AFTER_SECONDS, disable=None):
         values = (windows.baseline + fraction[:, None, None, None] * difference).requires_grad_()
         outputs = model.aggregate_windows(window_outputs(model, windows, values))
         for row, place in enumerate(places):
@@ -241,7 +258,7 @@ def _integrated_gradients(model, windows: RecordWindows, places: Sequence[int], 
 def _path(steps: int) -> tuple[np.ndarray, np.ndarray]:
     """(steps,) float32: places between 0 and 1 and the weights of an integral over them.
 
-    Gauss and Legendre's, of t with place = t^4: a first layer that normalises, as those of ST-MEM, ECG-FM and
+    Gauss and Legendre's for t, with the places at t^3: a first layer that normalises, as those of ST-MEM, ECG-FM and
     HuBERT-ECG, changes most near the silent record.
     """
     points, weights = np.polynomial.legendre.leggauss(steps)
@@ -251,7 +268,11 @@ def _path(steps: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-PATH_POWER = 4
+def _moving_average(values: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """(leads, samples) over `SMOOTHING_SECONDS`; beyond the ends is 0."""
+    width = round(SMOOTHING_SECONDS * sampling_rate) | 1  # odd: centred on the sample
+    kernel, margin = np.full(width, 1 / width), width // 2
+    return np.stack([np.convolve(row, kernel)[margin : margin + len(row)] for row in values])
 
 
 def top_share(values: np.ndarray, share: float) -> np.ndarray:

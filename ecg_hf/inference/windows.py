@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.inputs_ecg_transformer import group_records
+from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
 from ..ecg_transformer.signal_steps_ecg_transformer import resample
 from ..ecg_transformer.wfdb_ecg_transformer import Record
@@ -57,6 +61,31 @@ class RecordWindows:
         return parts
 
 
+@contextlib.contextmanager
+def classifier_of(
+    model: ECGTransformerForMultiLabel, feature_extractor: ECGTransformerFeatureExtractor
+) -> Iterator[ECGClassificationPipeline]:
+    """The pipeline of both, in a block in which the model is in evaluation mode. Raises what the pipeline does."""
+    training = model.training
+    try:
+        yield ECGClassificationPipeline(model=model, feature_extractor=feature_extractor, device=model.device)
+    finally:
+        model.train(training)
+
+
+def window_outputs(model: ECGTransformerForMultiLabel, windows: RecordWindows, values: torch.Tensor) -> torch.Tensor:
+    """Values (variants, windows, rows, samples) in place of a record's -> outputs (variants, windows, labels)."""
+    variants = len(values)
+    others = {name: tensor.repeat(variants, *[1] * (tensor.ndim - 1)) for name, tensor in windows.others.items()}
+    return model(input_values=values.flatten(0, 1), **others).logits.unflatten(0, (variants, -1))
+
+
+@torch.no_grad()
+def record_outputs(model: ECGTransformerForMultiLabel, windows: RecordWindows, values: torch.Tensor) -> torch.Tensor:
+    """Values (variants, windows, rows, samples) in place of a record's -> its outputs (variants, labels), float32."""
+    return model.aggregate_windows(window_outputs(model, windows, values))
+
+
 def cut_windows(pipe: ECGClassificationPipeline, record) -> RecordWindows:
     """A record of any kind that the pipeline takes, or a `Record` of `read_ecg`, of at most 60 s.
 
@@ -101,4 +130,4 @@ def _trace(extractor, recording: dict) -> tuple[np.ndarray, tuple[str, ...], tup
     return signal[0].astype(np.float32), batch.lead_names, batch.absent_leads
 
 
-__all__ = ["RecordWindows", "cut_windows"]
+__all__ = ["RecordWindows", "classifier_of", "cut_windows", "record_outputs", "window_outputs"]
