@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
 )
 from safetensors.torch import load_file, save_file
 
-from .cards import CARD, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
+from .cards import CARD, CURVE_PICTURES, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 
 # What a push publishes besides the code and the weights. Predictions are not published: they contain record ids.
@@ -44,6 +44,7 @@ PUBLISHED_FILES = (
     "recipe.yaml",
     "learning_curves.png",
     LABEL_PICTURE,
+    *CURVE_PICTURES,
     "adapter/adapter_config.json",
     "adapter/adapter_model.safetensors",
 )

@@ -31,8 +31,12 @@ PUBLISHED = {
     "learning_curves.png",
     "metrics.json",
     "model.safetensors",
+    "precision_recall.png",
+    "precision_recall.svg",
     "preprocessor_config.json",
     "recipe.yaml",
+    "reliability.png",
+    "reliability.svg",
     *(path.name for path in CODE.glob("[!_]*.py")),
 }
 
@@ -402,7 +406,7 @@ def test_the_card_says_what_it_must(hub, published):
 
 def test_every_figure_of_the_results_has_its_interval(hub, published):
     card = hub.files(published)["README.md"].decode()
-    results = card[card.index("## Results") : card.index("## Known failure modes")]
+    results = card[card.index("## Evaluation") : card.index("## Environmental and technical")]
     rows = [line.strip("|").split("|") for line in results.splitlines() if line.startswith("|")]
     splits = [[cell.strip() for cell in row] for row in rows if row[0].strip() in ("validation", "test")]
     assert len(splits) == 2 and all(int(row[1]) > 0 for row in splits)
@@ -458,7 +462,7 @@ def test_a_second_push_keeps_what_people_wrote(hub, alice, published, run_folder
     card = hub.files(published)["README.md"].decode()
     written = card.replace("license: apache-2.0", "license: mit\nlanguage: en").replace("- ecg\n", "- ecg\n- mine\n")
     written = written.replace(
-        "<!-- generated: limits -->", "## Seen in our clinic\n\nBeware.\n\n<!-- generated: limits -->"
+        "<!-- generated: reproduce -->", "## Seen in our clinic\n\nBeware.\n\n<!-- generated: reproduce -->"
     )
     written = written.replace("macro AUROC", "tampered")
     files = {**repository.resolve("main").files, "README.md": File(written.encode(), False)}
@@ -479,7 +483,7 @@ def test_a_second_push_keeps_what_people_wrote(hub, alice, published, run_folder
     own = (run_folder / "README.md").read_text()
     assert "A line from the folder." not in new and own.count("A line from the folder.") == own.count("Beware.") == 1
     assert "write into that one" in alice.errors()
-    assert new.index("## Results") < new.index("Beware.") < new.index("## Known failure modes")
+    assert new.index("## Evaluation") < new.index("Beware.") < new.index("## Environmental and technical")
     data = ModelCard(new).data
     assert data.license == "mit" and data.language == "en" and data.tags.count("mine") == data.tags.count("ecg") == 1
     alice.run(push)
@@ -508,7 +512,7 @@ def test_a_damaged_mark_in_the_published_card_stops_the_push(hub, alice, publish
     repository.commit("main", "Mend", {**repository.resolve("main").files, "README.md": File(mended.encode(), False)})
     alice.run(push)
     new = hub.files("org/edited")["README.md"].decode()
-    assert new.count("My own text.") == new.count("## Results") == 1 and "\r" not in new
+    assert new.count("My own text.") == new.count("## Evaluation") == 1 and "\r" not in new
 
 
 def test_a_card_without_marks_stays_below_the_new_one():
@@ -542,7 +546,7 @@ def test_the_card_tells_whether_the_base_saw_the_evaluation_data(published, run_
     (tmp_path / "run/config.json").write_text(json.dumps({**config, "provenance": provenance}))
     (tmp_path / "run/metrics.json").write_text(json.dumps(metrics))
     card = ModelCard(write_model_card(tmp_path / "run", "me/model"))
-    assert words in card.text and card.data.base_model == "them/encoder" and card.data.datasets == ["ptb-xl"]
+    assert words in card.text and card.data.base_model == "them/encoder" and card.data.datasets is None
     known = {"CC BY-NC 4.0": "cc-by-nc-4.0", "mit": "mit", None: "other"}
     assert card.data.license == known[provenance["license"]]
 
