@@ -410,11 +410,12 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
 
 
 def release(argv: Sequence[str] | None = None) -> None:
-    """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
+    """Copy a finished run as it is published, with 16-bit weights; a push adds the code, or `--with_code`."""
     run = _load("post_training.release")
     parser = Parser(prog="ecg-hf release", description=release.__doc__)
     parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")
+    parser.add_argument("--with_code", action="store_true", help="so that the folder loads without ecg_hf")
     records = parser.add_argument_group(
         "records",
         "With the records that a classifier was trained with, given by the flag of `ecg-hf train`, thresholds and "
@@ -436,6 +437,7 @@ def release(argv: Sequence[str] | None = None) -> None:
         evaluate_test=arguments.evaluate_test,
         batch_size=arguments.per_device_eval_batch_size,
         use_cpu=arguments.use_cpu,
+        with_code=arguments.with_code,
     )
     print(f"{folder} holds the model in {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB, and its card")
 

@@ -112,17 +112,22 @@ def push_model(
 
 
 def write_release(
-    folder: str | os.PathLike, target: str | os.PathLike, changes: Mapping[str, dict] | None = None
+    folder: str | os.PathLike,
+    target: str | os.PathLike,
+    changes: Mapping[str, dict] | None = None,
+    *,
+    with_code: bool = False,
 ) -> Path:
-    """Copy what a push would publish of a finished run to a new folder, with 16-bit weights and without code.
+    """Copy what a push would publish of a finished run to a new folder, with 16-bit weights.
 
-    A push of `target` adds the code. Models compute and train in 32 bit after loading; the relative rounding error of
-    a weight is at most 2^-11. `ecg_hf.post_training.release` measures what it does.
+    A push of `target` adds the code where it is not there. Models compute and train in 32 bit after loading; the
+    relative rounding error of a weight is at most 2^-11. `ecg_hf.post_training.release` measures what it does.
 
     Args:
         folder: the output folder of a run.
         target: a new or empty folder.
         changes: entries of the JSON files of the run that are others in the release, by the files' names.
+        with_code: whether the model's code goes along, so that the folder loads without this package.
 
     Raises:
         FileExistsError: `target` is not empty.
@@ -138,6 +143,9 @@ def write_release(
         weights |= load_file(file)
     halved = rounded(weights)
     target.mkdir(parents=True, exist_ok=True)
+    if with_code:
+        for name, file in _code(folder).items():
+            shutil.copyfile(file, target / name)
     for name in PUBLISHED_FILES:
         if (folder / name).is_file():
             (target / name).parent.mkdir(exist_ok=True)
@@ -160,11 +168,15 @@ def rounded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return halved
 
 
+def _code(folder: Path) -> dict[str, Path]:
+    """Name -> file of the model's code: that with which a run was saved; a released folder may have none."""
+    code_folder = folder if (folder / "modeling_ecg_transformer.py").is_file() else CODE_FOLDER
+    return {file.name: file for file in sorted(code_folder.iterdir()) if CODE.fullmatch(file.name)}
+
+
 def _model_files(folder: Path) -> dict[str, Path]:
     """Name in the repository -> file, of everything that is published."""
-    # A run's folder has the code with which its model was saved; a released checkpoint has none.
-    code_folder = folder if (folder / "modeling_ecg_transformer.py").is_file() else CODE_FOLDER
-    files = {file.name: file for file in sorted(code_folder.iterdir()) if CODE.fullmatch(file.name)}
+    files = _code(folder)
     files |= {file.name: file for file in sorted(folder.iterdir()) if WEIGHTS.fullmatch(file.name)}
     return files | {name: folder / name for name in PUBLISHED_FILES if (folder / name).is_file()}
 

@@ -2,10 +2,14 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -181,6 +185,21 @@ def test_metrics_have_the_bins_of_reliability(classifier):
     assert metrics["validation"]["reliability"].keys() == metrics["test"]["reliability"].keys()
 
 
+def test_a_release_with_code_loads_without_the_package(classifier, tmp_path):
+    """The folder is taken by the library alone, as its card says; without code the card imports `ecg_hf`."""
+    cli.release([str(classifier), "--output_dir", str(tmp_path / "bare")])
+    cli.release([str(classifier), "--output_dir", str(tmp_path / "whole"), "--with_code"])
+    assert not list((tmp_path / "bare").glob("*.py"))
+    assert "import ecg_hf" in snippets(tmp_path / "bare", "python")[0]
+    (code,) = snippets(tmp_path / "whole", "python")
+    assert "trust_remote_code=True" in code and "ecg_hf" not in code
+    refuse = "import sys\nsys.modules['ecg_hf'] = None\n"
+    variables = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-c", refuse + code]
+    done = subprocess.run(command, cwd=tmp_path / "whole", env=variables, capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 5, done.stderr[-2000:]
+
+
 def snippets(folder, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
 
@@ -190,7 +209,9 @@ def test_the_python_of_a_card_runs_in_its_folder(encoder, classifier, tmp_path, 
         monkeypatch.chdir(folder)
         (code,) = snippets(folder, "python")
         scope = {}
-        exec(compile(code, str(folder / "README.md"), "exec"), scope)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            exec(compile(code, str(folder / "README.md"), "exec"), scope)
         if "features" in scope:
             assert scope["features"].shape == (scope["model"].config.hidden_size,)
         else:

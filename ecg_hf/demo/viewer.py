@@ -146,9 +146,7 @@ class Viewer:
             f"Most weight, as a share of all: {stretches}. It tells what the model looks at, not what is wrong with "
             "the heart."
         )
-        return picture(plot_attribution(found, title=upload.items[index].name), sentence) + messages(
-            [sentence], "note"
-        )
+        return picture(plot_attribution(found), sentence) + messages([sentence], "note")
 
 
 def _in_words(segment: Segment) -> str:
