@@ -490,7 +490,8 @@ def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -
         lstrip_blocks=True,
     )
     environment.filters.update(cell=_cell, figure=_figure, interval=_interval, number=_number)
-    text = environment.get_template(template).render(facts)
+    # Conditions that do not hold leave their blank lines.
+    text = re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(facts))
     return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
 
 
