@@ -25,6 +25,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
+from .card_curves import CURVE_PICTURES, draw_curves
 from .card_stages import STAGE_TITLES, own_settings, stage_recipes
 from .card_targets import card_target, target_facts
 from .card_text import (
@@ -61,6 +62,9 @@ TABLES = ("table", "validation_table", "test_table")
 
 DATA_NAMES = {"ptbxl": "PTB-XL"}
 SIMULATED_DEVICE = "simulated"
+
+STAGES = ("pretrain", *STAGE_TITLES)
+"""As `all_results.json` has their seconds."""
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
 
@@ -109,8 +113,9 @@ def write_model_card(
 ) -> str:
     """Write `README.md` into the folder of a finished run -> the card's text.
 
-    The card of a classifier comes with a figure of the metrics of each label; those of a regression and of a
-    pre-trained encoder show their learning curves alone.
+    The card of a classifier comes with figures of the metrics of each label, of reliability and of precision and
+    recall, the last two where the run has predictions of its test records; those of a regression and of a pre-trained
+    encoder show their learning curves alone.
 
     An existing card is updated: its generated sections are replaced and user-written text is kept. Once a card is
     published, it takes precedence: text that is only in the folder's card stays there, with a warning, and is not part
@@ -135,6 +140,7 @@ def write_model_card(
     facts = _model_facts(folder, repo_id)
     if not facts["is_regression"]:
         plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
+        facts["curves"] = draw_curves(folder, facts["split"], facts["labels"])
     return _write_card(folder / CARD, _render("model_card.md", _model_metadata(facts), facts), published)
 
 
@@ -167,9 +173,17 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
         "provenance": provenance,
         "test_folds": sorted({9, 10} & set(provenance.get("ptbxl_folds") or ())),
         "recipe": recipe,
+        "world_size": results["world_size"],
+        "seconds_in_words": _duration(results),
         "versions": metrics["versions"],
     }
     return facts, metrics, results
+
+
+def _duration(results: Mapping[str, Any]) -> str:
+    """Of all stages of a run."""
+    seconds = sum(value for name, value in results.items() if name.removesuffix("_seconds") in STAGES)
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(seconds / 60, 0.1):.1f} minutes"
 
 
 def _encoder_facts(folder: Path, repo_id: str | None, title: str | None) -> dict[str, Any]:
@@ -245,6 +259,12 @@ def _model_name(facts: dict[str, Any], labels: list[str]) -> str:
 def _hub_id(name: str | None) -> str | None:
     """`name` if it has the form of a repository id, `owner/name`."""
     return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+
+
+def license_of(provenance: Mapping[str, Any] | None) -> str:
+    """The Hub's identifier of the licence of a checkpoint, by the `provenance` of its configuration."""
+    given = (provenance or {}).get("license")
+    return _license(given) if given or (provenance or {}).get("base") else CODE_LICENSE
 
 
 def _license(name: str | None) -> str:
@@ -341,8 +361,8 @@ def _pretraining_command(facts: dict[str, Any], repo_id: str | None, world_size:
     if not recipe.keys() & {"sampling_rate", "allow_test_folds"}:
         return None
     is_ptbxl = data["simulated"] or data["name"] == "PTB-XL"
-    if "table" in recipe or "record_column" in recipe:
-        records = f" --table path/to/{recipe.get('table', 'table.csv')}"
+    if recipe.get("table") or recipe.get("record_column"):
+        records = f" --table path/to/{recipe.get('table') or 'table.csv'}"
     else:
         records = f" --data_dir path/to/{'ptb-xl' if is_ptbxl else 'records'}"
     if probe and not is_ptbxl:
@@ -374,8 +394,15 @@ def _shared_metadata(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dataset_name(data: dict[str, Any]) -> str | None:
-    """PTB-XL, or an id on the Hub; own records have no name there."""
-    return "ptb-xl" if data["name"] == "PTB-XL" else _hub_id(data["name"])
+    """An id on the Hub. PTB-XL is at PhysioNet, and own records have no name there."""
+    return _hub_id(data["name"])
+
+
+def _dataset_type(data: dict[str, Any]) -> str:
+    """What stands where results need some name of their data."""
+    if data["simulated"]:
+        return "simulated"
+    return "ptb-xl" if data["name"] == "PTB-XL" else "own-records"
 
 
 def _encoder_metadata(facts: dict[str, Any]) -> dict[str, Any]:
@@ -404,7 +431,7 @@ def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
         EvalResult(
             task_type=target.task_type,
             task_name=target.task_name,
-            dataset_type=dataset_id or ("simulated" if data["simulated"] else "own-records"),
+            dataset_type=dataset_id or _dataset_type(data),
             dataset_name=data["name"],
             dataset_config=facts["task"],
             dataset_split=split,
@@ -464,7 +491,8 @@ def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -
         lstrip_blocks=True,
     )
     environment.filters.update(cell=_cell, figure=_figure, interval=_interval, number=_number)
-    text = environment.get_template(template).render(facts)
+    # Conditions that do not hold leave their blank lines.
+    text = re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(facts))
     return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
 
 
@@ -516,13 +544,16 @@ def _write_card(path: Path, new: str, published: str | None) -> str:
 __all__ = [
     "CARD",
     "CODE_LICENSE",
+    "CURVE_PICTURES",
     "LABEL_PICTURE",
     "PTBXL_TRAINING",
     "SIMULATED_DEVICE",
+    "TEMPLATES",
     "UNKNOWN_FOLD",
     "folds_of",
     "describe_data",
     "folds_in_words",
+    "license_of",
     "package_versions",
     "preprocessing_in_words",
     "read_fact",

@@ -303,6 +303,31 @@ def explain(argv: Sequence[str] | None = None) -> None:
     )
 
 
+def demo(argv: Sequence[str] | None = None) -> None:
+    """Open a local page that shows an ECG and a model's findings, or write a Hub Space that does."""
+    parser = Parser(prog="ecg-hf demo", description=demo.__doc__, allow_abbrev=False)
+    _add_model(parser, "a post-trained checkpoint")
+    parser.add_argument("--port", type=int, help="of the page on this machine; by default a free one from 7860 on")
+    parser.add_argument("--export_space", help="write a Space that serves `--model`, a Hub id, to this new folder")
+    parser.add_argument("--push_to_hub", help="publish that Space as `owner/name`")
+    arguments = parser.parse_args(argv)
+    if arguments.export_space is None and arguments.push_to_hub is not None:
+        parser.error("`--push_to_hub` publishes a Space: say by `--export_space` where it is written.")
+    if arguments.export_space is None:
+        run = _load("demo.page")
+        run.serve(run.build_page(_model(arguments)), port=arguments.port)
+        return
+    if arguments.port is not None:
+        parser.error("`--port` is of the page on this machine, which `--export_space` does not open.")
+    if arguments.model is None:
+        parser.error("`--export_space` needs `--model`, the Hub id of a published checkpoint.")
+    space = _load("demo.space")
+    folder = space.write_space(arguments.model, arguments.export_space)
+    print(f"The Space that serves {arguments.model} is in {folder}")
+    if arguments.push_to_hub is not None:
+        print(f"Published: {space.push_space(folder, arguments.push_to_hub).commit_url}")
+
+
 def export(argv: Sequence[str] | None = None) -> dict:
     """Write a trained model as ONNX, from windows to probabilities, checked against the model."""
     run = _load("inference.export_run")
@@ -413,11 +438,12 @@ def prepare(argv: Sequence[str] | None = None) -> dict:
 
 
 def release(argv: Sequence[str] | None = None) -> None:
-    """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
+    """Copy a finished run as it is published, with 16-bit weights; a push adds the code, or `--with_code`."""
     run = _load("post_training.release")
     parser = Parser(prog="ecg-hf release", description=release.__doc__)
     parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")
+    parser.add_argument("--with_code", action="store_true", help="so that the folder loads without ecg_hf")
     records = parser.add_argument_group(
         "records",
         "With the records that a classifier was trained with, given by the flag of `ecg-hf train`, thresholds and "
@@ -439,6 +465,7 @@ def release(argv: Sequence[str] | None = None) -> None:
         evaluate_test=arguments.evaluate_test,
         batch_size=arguments.per_device_eval_batch_size,
         use_cpu=arguments.use_cpu,
+        with_code=arguments.with_code,
     )
     print(f"{folder} holds the model in {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB, and its card")
 
@@ -465,6 +492,7 @@ COMMANDS = {
     "embed": embed,
     "plot": plot,
     "explain": explain,
+    "demo": demo,
     "export": export,
     "convert": convert,
     "download-ptbxl": download_ptbxl,

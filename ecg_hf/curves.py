@@ -77,6 +77,22 @@ def reliability_curve(labels, probabilities, num_bins: int = 10) -> ReliabilityC
     return ReliabilityCurve(mean, share, count.astype(int))
 
 
+def reliability_bins(labels, probabilities, label_names: Sequence[str], num_bins: int = 10) -> dict[str, dict]:
+    """For each label by name `count` and `num_positive` of the known records in bins of equal width over [0, 1].
+
+    As JSON holds them; arguments and errors are those of [`reliability_curve`].
+    """
+    labels, probabilities = _check(labels, probabilities)
+    bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
+    found = {}
+    for name, of_label, places in zip(label_names, labels.T, bins.T, strict=True):
+        members = {"count": of_label != UNKNOWN_LABEL, "num_positive": of_label == 1}
+        found[name] = {
+            quantity: np.bincount(places[chosen], minlength=num_bins).tolist() for quantity, chosen in members.items()
+        }
+    return found
+
+
 def precision_recall_curves(
     labels, scores, label_names: Sequence[str] | None = None
 ) -> dict[str, PrecisionRecallCurve | None]:
@@ -224,6 +240,7 @@ __all__ = [
     "plot_precision_recall",
     "plot_reliability",
     "precision_recall_curves",
+    "reliability_bins",
     "reliability_curve",
     "save_figure",
 ]

@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
 )
 from safetensors.torch import load_file, save_file
 
-from .cards import CARD, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
+from .cards import CARD, CURVE_PICTURES, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 
 # What a push publishes besides the code and the weights. Predictions are not published: they contain record ids.
@@ -44,6 +44,7 @@ PUBLISHED_FILES = (
     "recipe.yaml",
     "learning_curves.png",
     LABEL_PICTURE,
+    *CURVE_PICTURES,
     "adapter/adapter_config.json",
     "adapter/adapter_model.safetensors",
 )
@@ -61,7 +62,11 @@ def create_repository(
 ) -> str:
     """Create a repository unless it exists -> its full name, `owner/name`. Errors as in `push_model`."""
     with _translate_hub_errors(repo_id, token):
-        return HfApi().create_repo(repo_id, repo_type=repo_type, token=token, private=private, exist_ok=True).repo_id
+        sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+        api = HfApi()
+        return api.create_repo(
+            repo_id, repo_type=repo_type, token=token, private=private, exist_ok=True, **sdk
+        ).repo_id
 
 
 def push_model(
@@ -107,17 +112,22 @@ def push_model(
 
 
 def write_release(
-    folder: str | os.PathLike, target: str | os.PathLike, changes: Mapping[str, dict] | None = None
+    folder: str | os.PathLike,
+    target: str | os.PathLike,
+    changes: Mapping[str, dict] | None = None,
+    *,
+    with_code: bool = False,
 ) -> Path:
-    """Copy what a push would publish of a finished run to a new folder, with 16-bit weights and without code.
+    """Copy what a push would publish of a finished run to a new folder, with 16-bit weights.
 
-    A push of `target` adds the code. Models compute and train in 32 bit after loading; the relative rounding error of
-    a weight is at most 2^-11. `ecg_hf.post_training.release` measures what it does.
+    A push of `target` adds the code where it is not there. Models compute and train in 32 bit after loading; the
+    relative rounding error of a weight is at most 2^-11. `ecg_hf.post_training.release` measures what it does.
 
     Args:
         folder: the output folder of a run.
         target: a new or empty folder.
         changes: what JSON files of the release hold in place of the run's, by their names.
+        with_code: whether the model's code goes along, so that the folder loads without this package.
 
     Raises:
         FileExistsError: `target` is not empty.
@@ -133,6 +143,9 @@ def write_release(
         weights |= load_file(file)
     halved = rounded(weights)
     target.mkdir(parents=True, exist_ok=True)
+    if with_code:
+        for name, file in _code(folder).items():
+            shutil.copyfile(file, target / name)
     for name in PUBLISHED_FILES:
         if (folder / name).is_file():
             (target / name).parent.mkdir(exist_ok=True)
@@ -154,11 +167,15 @@ def rounded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return halved
 
 
+def _code(folder: Path) -> dict[str, Path]:
+    """Name -> file of the model's code: that with which a run was saved; a released folder may have none."""
+    code_folder = folder if (folder / "modeling_ecg_transformer.py").is_file() else CODE_FOLDER
+    return {file.name: file for file in sorted(code_folder.iterdir()) if CODE.fullmatch(file.name)}
+
+
 def _model_files(folder: Path) -> dict[str, Path]:
     """Name in the repository -> file, of everything that is published."""
-    # A run's folder has the code with which its model was saved; a released checkpoint has none.
-    code_folder = folder if (folder / "modeling_ecg_transformer.py").is_file() else CODE_FOLDER
-    files = {file.name: file for file in sorted(code_folder.iterdir()) if CODE.fullmatch(file.name)}
+    files = _code(folder)
     files |= {file.name: file for file in sorted(folder.iterdir()) if WEIGHTS.fullmatch(file.name)}
     return files | {name: folder / name for name in PUBLISHED_FILES if (folder / name).is_file()}
 
@@ -205,6 +222,15 @@ def push_dataset(
         card = write_dataset_card(folder, repo_id, published)
         _check_metadata(DatasetCard(card))
         return _commit(repo_id, "dataset", {**files, CARD: card.encode()}, revision, token, commit_message)
+
+
+def push_space_folder(folder: str | os.PathLike, repo_id: str, *, token: str | None = None) -> CommitInfo:
+    """Publish a folder as a Gradio Space in one commit; arguments and errors as in `push_model`."""
+    folder = Path(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    repo_id = create_repository(repo_id, "space", token)
+    with _translate_hub_errors(repo_id, token):
+        return _commit(repo_id, "space", files, None, token, "A page that serves a model")
 
 
 def _check_metadata(card: ModelCard | DatasetCard) -> None:
@@ -294,4 +320,11 @@ def _translate_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["create_repository", "push_dataset", "push_model", "rounded", "write_release"]
+__all__ = [
+    "create_repository",
+    "push_dataset",
+    "push_model",
+    "push_space_folder",
+    "rounded",
+    "write_release",
+]

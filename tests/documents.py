@@ -29,7 +29,7 @@ GUIDES = ROOT / "training/guides"
 DOCUMENTS = [
     ROOT / "README.md",
     *(GUIDES / f"{name}.md" for name in ("own-data", "post-training", "pre-training", "public-checkpoints")),
-    *(GUIDES / f"{name}.md" for name in ("evaluation", "publishing", "many-machines", "results")),
+    *(GUIDES / f"{name}.md" for name in ("evaluation", "publishing", "many-machines", "results", "ptbxl")),
     ROOT / "CONTRIBUTING.md",
 ]
 LANGUAGES = {"sh", "python", "text", "bibtex"}

@@ -45,6 +45,7 @@ def release(
     evaluate_test: bool | None = None,
     batch_size: int = 128,
     use_cpu: bool = False,
+    with_code: bool = False,
 ) -> Path:
     """Write a finished run as it is published, see `write_release`, and measure the rounded weights -> `output_dir`.
 
@@ -59,6 +60,7 @@ def release(
         evaluate_test: whether the test records are judged; by default as in the run.
         batch_size: records in one batch.
         use_cpu: do not use a GPU.
+        with_code: as in `write_release`.
 
     Raises:
         FileNotFoundError, FileExistsError: as in `write_release`.
@@ -75,7 +77,7 @@ def release(
         changes = _measured(folder, _task_arguments(folder, records, evaluate_test), batch_size, use_cpu)
     elif evaluate_test is not None:
         raise ValueError("`evaluate_test` needs the records: give them by `--data_dir`, or as the run was given them.")
-    return write_release(folder, output_dir, changes)
+    return write_release(folder, output_dir, changes, with_code=with_code)
 
 
 def _check_places(records: Mapping[str, Any]) -> None:
