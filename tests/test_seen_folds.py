@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from test_post_training import LABELS, make_trainer
 from test_pretraining import own_records, run_cli, write_wfdb
-from transformers import AutoModel
+from test_scripts import flags
+from transformers import AutoModel, HfArgumentParser
 
 from ecg_hf import ECGTransformerFeatureExtractor, ECGTransformerForMultiLabel
 from ecg_hf.pretraining.run import RecordArguments, load_training_records
@@ -65,6 +66,10 @@ def places(kind, folder, tmp_path) -> dict:
     return {"data_dir": tmp_path / "data"}
 
 
+def record_arguments(**values) -> RecordArguments:
+    return HfArgumentParser(RecordArguments).parse_args_into_dataclasses(flags(**values))[0]
+
+
 KINDS = ["below", "above", "table", "table beside", "links", "challenge", "signals alone"]
 
 
@@ -77,6 +82,8 @@ def test_records_of_the_test_folds_are_refused_wherever_they_are_found(simulated
         message = r"160 of a fold that no table tells.*--allow_test_folds true"
     if kind == "above":
         message = "is a part of PTB-XL.*--allow_test_folds true"
+    with pytest.raises(ValueError, match=message):
+        load_training_records(record_arguments(cache_dir=tmp_path / "cache", **given), 2.5)
     with pytest.raises(ValueError, match=message):
         run_cli(None, tmp_path / "cache", tmp_path / "run", **given, max_steps=1)
     assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
