@@ -1,4 +1,4 @@
-"""One run in one folder: the lock, and what a run is not resumed with."""
+"""One run in one folder: the lock."""
 
 import os
 import signal
@@ -6,9 +6,7 @@ import time
 
 import pytest
 from forked import Forked
-from small_models import small_model
-from test_post_training import make_resumable, make_trainer, same_weights, weights_of
-from transformers import TrainerCallback
+from test_post_training import make_resumable, same_weights, weights_of
 
 from ecg_hf.runs.folder import RunFolder
 
@@ -46,21 +44,6 @@ def test_a_run_that_is_going_is_not_joined_and_a_dead_one_is_resumed(simulated_s
     assert same_weights(weights_of(output), weights_of(tmp_path / "alone"))
 
 
-def test_a_second_trainer_of_the_same_process_is_refused_too(simulated_splits, tmp_path):
-    class Second(TrainerCallback):
-        def on_epoch_begin(self, args, state, control, **kwargs):
-            with pytest.raises(BlockingIOError, match="is still going"):
-                make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1).post_train(True)
-            seen.append(True)
-
-    seen = []
-    trainer = make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1)
-    trainer.add_callback(Second())
-    trainer.post_train()
-    assert seen
-    make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1).post_train(True)  # finished: not locked
-
-
 def test_a_folder_is_free_after_an_error_and_its_lock_is_nobodys_file(tmp_path):
     folder, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
     folder.open({"a": 1}, resume=False)
@@ -91,29 +74,3 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-
-
-def test_a_base_with_another_configuration_is_not_resumed(simulated_splits, tmp_path):
-    trainer = make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1)
-    trainer.open_run(False)
-    trainer.close_run()
-    changed = make_trainer(
-        simulated_splits, tmp_path / "run", model=small_model(layer_norm_eps=1e-3), num_train_epochs=1
-    )
-    with pytest.raises(ValueError, match="`model.layer_norm_eps` was .*, now 0.001"):
-        changed.post_train(resume_from_checkpoint=True)
-
-
-@pytest.mark.parametrize("column", ["signal", "labels"])
-def test_other_signals_or_labels_of_the_same_records_are_not_mixed_in(simulated_splits, tmp_path, column):
-    trainer = make_trainer(simulated_splits, tmp_path / "run", num_train_epochs=1)
-    trainer.open_run(False)
-    trainer.close_run()
-
-    def changed(record):
-        return {column: [1 - value for value in record[column]]}
-
-    validation = simulated_splits["validation"].map(changed, features=simulated_splits["validation"].features)
-    other = make_trainer({**simulated_splits, "validation": validation}, tmp_path / "run", num_train_epochs=1)
-    with pytest.raises(ValueError, match="`data.validation` was .*, now"):
-        other.post_train(resume_from_checkpoint=True)

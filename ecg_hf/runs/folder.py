@@ -273,12 +273,15 @@ def best_checkpoint(folder: str | os.PathLike, step: int) -> str:
 def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
     """Why training cannot be resumed exactly from a checkpoint; None if it can."""
     states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
-    # FSDP gathers its optimizer into `optimizer.bin`.
-    optimizer = "optimizer.bin" if (path / "optimizer.bin").is_file() else "optimizer.pt"
-    for name in ["model.safetensors", optimizer, "scheduler.pt", *states, "trainer_state.json"]:
+    # FSDP gathers its optimizer into `optimizer.bin`, or saves all in shards, whose `.metadata` it writes last.
+    optimizer = ["optimizer.bin" if (path / "optimizer.bin").is_file() else "optimizer.pt"]
+    shards = []
+    if (path / "pytorch_model_fsdp_0").is_dir():
+        optimizer, shards = [], ["pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"]
+    for name in ["model.safetensors", *optimizer, *shards, "scheduler.pt", *states, "trainer_state.json"]:
         if not (path / name).is_file():
             return f"it lacks `{name}`"
-    for name in [optimizer, "scheduler.pt", *states]:
+    for name in [*optimizer, "scheduler.pt", *states]:
         if not zipfile.is_zipfile(path / name):
             return f"`{name}` is cut short"
     try:

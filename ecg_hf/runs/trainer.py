@@ -286,6 +286,12 @@ class RunTrainer(Trainer):
         else:
             self.model.load_state_dict(load_file(file))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in the library; also under FSDP whose state is saved in shards, where the library writes no model."""
+        if self.is_fsdp_enabled and "SHARDED" in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            self._save(output_dir or self.args.output_dir, self.accelerator.get_state_dict(self.model))
+        super().save_model(output_dir, _internal_call)
+
     def _forget_preparation(self) -> None:
         """After an `evaluate()` the first step would otherwise get the bare model, without DDP, and the processes
         would diverge silently: accelerate marks a model that it has prepared, and wraps it no second time."""
