@@ -19,8 +19,9 @@ from task_specific import train_task_specific
 from transformers import HfArgumentParser
 
 from ecg_hf.cli import post_training_arguments
+from ecg_hf.evaluation import EvaluationArguments, evaluate
 from ecg_hf.files import whole_file, whole_folder
-from ecg_hf.post_training.run import EvaluationArguments, TaskArguments, evaluate, post_train
+from ecg_hf.post_training.run import TaskArguments, post_train
 
 RUNS_FILE = "runs.jsonl"
 MODELS_FOLDER = "models"
@@ -203,6 +204,7 @@ def evaluate_kept(
         split=split,
         num_bootstrap_resamples=num_resamples,
         use_cpu=machine_args.get("use_cpu", False),
+        report=False,
     )
     places = {name: machine_args.get(name) for name in ("data_dir", "cache_dir")}
     rate = {"sampling_rate": run.arguments["sampling_rate"]} if "sampling_rate" in run.arguments else {}

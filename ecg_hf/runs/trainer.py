@@ -121,7 +121,6 @@ class RunTrainer(Trainer):
         report_progress(self)
         self.add_callback(_SetEpoch(self))
         self.add_callback(_KeepBest(self))
-        self.add_callback(_LogOnce())
         self.add_callback(CompleteCheckpoints())
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
@@ -543,14 +542,6 @@ class _KeepBest(TrainerCallback):
         value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}")
         if value is not None and _is_better(value, state.best_metric, args.greater_is_better):
             control.should_save = True
-
-
-class _LogOnce(TrainerCallback):
-    """Logs the last step of a run that is too short for `logging_steps`, so that it has a learning curve."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps and not state.log_history:
-            control.should_log = True
 
 
 def _is_better(value: float, best: float | None, greater_is_better: bool) -> bool:
