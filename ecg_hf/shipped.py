@@ -9,7 +9,12 @@ import re
 DEFAULT_CLASSIFIER = "ecg-transformer-ptbxl-100hz-all"
 """Answers where no model is named; the wheel holds it as `ecg_hf/checkpoints/<name>`, see pyproject.toml."""
 
-SHIPPED = ("ecg-transformer-ptbxl-100hz", DEFAULT_CLASSIFIER, "ecg-transformer-ptbxl-100hz-superdiagnostic")
+SHIPPED = (
+    "ecg-transformer-ptbxl-100hz",
+    "ecg-transformer-ptbxl-100hz-reports",
+    DEFAULT_CLASSIFIER,
+    "ecg-transformer-ptbxl-100hz-superdiagnostic",
+)
 
 PACKAGE = pathlib.Path(__file__).parent
 PLACES = (PACKAGE / "checkpoints", PACKAGE.parent / "hub_cards")
