@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import pathlib
 from dataclasses import dataclass, field
 
 from transformers.utils import logging
@@ -190,7 +191,9 @@ class PostTrainingArguments(RunArguments):
         """As in [`RunArguments`]; fields of LoRA, mixup and distillation are part of it only where these are used."""
         values = super().recipe()
         unused = set() if self.mixup_alpha else {"mixup_alpha"}
-        if not self.teacher_predictions:
+        if self.teacher_predictions:
+            values["teacher_predictions"] = [pathlib.Path(path).name for path in self.teacher_predictions]
+        else:
             unused.add("distillation_weight")
         if "lora" not in self.stages:
             unused |= {name for name in values if name.startswith("lora_")}

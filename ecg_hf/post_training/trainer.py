@@ -104,8 +104,6 @@ class PostTrainer(RunTrainer):
             check_soft_targets(args, model.config)
         if train_dataset is None and eval_dataset is None:
             args = _without_training(args)
-        if args.teacher_predictions:
-            recipe = {**(recipe or {}), "teachers": fingerprint_of_teachers(args.teacher_predictions)}
         self.test_dataset = test_dataset
         self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage
         super().__init__(
@@ -165,11 +163,14 @@ class PostTrainer(RunTrainer):
 
     def data_fingerprints(self) -> dict[str, str]:
         splits = {"train": self.train_dataset, "validation": self.eval_dataset}
-        return {
+        fingerprints = {
             name: fingerprint_of_records(dataset, TrainingWindows.columns)
             for name, dataset in splits.items()
             if dataset is not None
         }
+        if self.args.teacher_predictions:
+            fingerprints["teachers"] = fingerprint_of_teachers(self.args.teacher_predictions)
+        return fingerprints
 
     # ---- The stages ----
 

@@ -26,7 +26,6 @@ NOT_IN_RECIPE = frozenset(
         # Places, devices, processes
         *("output_dir", "dry_run", "use_cpu", "local_rank", "expect_world_size", "fsdp", "fsdp_config", "deepspeed"),
         *("feature_cache", "prepared_cache"),
-        "teacher_predictions",  # the recipe has their checksum
         *("parallelism_config", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
         *("ddp_find_unused_parameters", "ddp_static_graph"),
         # Speed and memory
