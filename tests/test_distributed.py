@@ -210,7 +210,6 @@ FSDP2 = {
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
 }
-STATES = ["FULL_STATE_DICT", "SHARDED_STATE_DICT"]
 
 
 def sharded_run(folder, cache, output, state, kill):
@@ -224,36 +223,35 @@ def sharded_run(folder, cache, output, state, kill):
             self._shared_state["distributed_type"] = DistributedType.MULTI_NPU
 
     PartialState.__init__ = disguised
-    resumable_run(folder, cache, output, kill, max_steps=6)
+    resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_sharded_training_keeps_its_best_epoch_and_is_resumed(state, simulated_folder, simulated_cache, tmp_path):
-    outputs = [tmp_path / "killed", tmp_path / "alone"]
+def test_sharded_training_keeps_its_best_epoch_and_is_resumed(simulated_folder, simulated_cache, tmp_path):
+    """Killed and resumed with its state in shards, it ends with the bits of an undisturbed run that gathers its state."""
+    stopped, alone = tmp_path / "stopped", tmp_path / "alone"
 
-    def run(output, kill):
+    def run(output, state, kill):
         places = (str(simulated_folder), str(simulated_cache), str(output))
         processes = launch_forked(output, sharded_run, *places, state, kill)
         return [process.wait() for process in processes], [process.stderr[-2000:] for process in processes]
 
-    assert run(outputs[0], kill=True)[0] == [-signal.SIGKILL] * 2
-    kept = outputs[0] / "_stages/finetune/checkpoint-4/trainer_state.json"
-    written = kept.stat().st_mtime_ns
-    for output in outputs:
-        codes, errors = run(output, kill=False)
+    assert run(stopped, "SHARDED_STATE_DICT", kill=True)[0] == [-signal.SIGKILL] * 2
+    checkpoint = stopped / "_stages/finetune/checkpoint-4"
+    assert (checkpoint / "pytorch_model_fsdp_0").is_dir()
+    written = (checkpoint / "trainer_state.json").stat().st_mtime_ns
+    for output, state in ((stopped, "SHARDED_STATE_DICT"), (alone, "FULL_STATE_DICT")):
+        codes, errors = run(output, state, kill=False)
         assert codes == [0, 0], errors
-    assert kept.stat().st_mtime_ns == written  # was not trained again
-    first, second = map(weights_of, outputs)
+    assert (checkpoint / "trainer_state.json").stat().st_mtime_ns == written  # was not trained again
+    first, second = map(weights_of, (stopped, alone))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    checkpoints = outputs[1] / "_stages/finetune"
-    assert (checkpoints / "checkpoint-4/pytorch_model_fsdp_0").is_dir() == (state == "SHARDED_STATE_DICT")
-    best = json.loads((checkpoints / "checkpoint-6/trainer_state.json").read_text())["best_global_step"]
-    epoch = weights_of(checkpoints / f"checkpoint-{best}")
-    assert all(torch.equal(second[name], epoch[name]) for name in epoch)
-    model = type(small_model()).from_pretrained(outputs[1])
+    best = json.loads((checkpoint.with_name("checkpoint-6") / "trainer_state.json").read_text())["best_global_step"]
+    epoch = weights_of(checkpoint.with_name(f"checkpoint-{best}"))
+    assert all(torch.equal(first[name], epoch[name]) for name in first)
+    model = type(small_model()).from_pretrained(stopped)
     splits = splits_of(str(simulated_folder), str(simulated_cache))
     logits = make_trainer(splits, tmp_path / "read", model=model).predict(splits["test"]).predictions
-    table = pd.read_csv(outputs[1] / "test_predictions.csv").filter(like="prob_")
+    table = pd.read_csv(stopped / "test_predictions.csv").filter(like="prob_")
     np.testing.assert_allclose(table, 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
@@ -267,7 +265,7 @@ def test_cuda_runs_both_stages_in_bfloat16(simulated_splits, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 1, reason="no CUDA device for FSDP2")
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
 def test_fsdp2_saves_a_folder_that_loads_and_resumes(state, simulated_folder, tmp_path):
     root = pathlib.Path(__file__).parents[1]
     settings = yaml.safe_load((root / "training/launch/fsdp2.yaml").read_text())
