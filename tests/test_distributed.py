@@ -227,7 +227,7 @@ def sharded_run(folder, cache, output, state, kill):
 
 
 def test_sharded_training_keeps_its_best_epoch_and_is_resumed(simulated_folder, simulated_cache, tmp_path):
-    """Killed and resumed with its state in shards, it ends with the bits of an undisturbed run that gathers its state."""
+    """Killed and resumed with its state in shards, it ends with the bits of one left alone that gathers its state."""
     stopped, alone = tmp_path / "stopped", tmp_path / "alone"
 
     def run(output, state, kill):
