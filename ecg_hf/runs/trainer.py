@@ -287,7 +287,10 @@ class RunTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in the library; also under FSDP whose state is saved in shards, where the library writes no model."""
         if self.is_fsdp_enabled and "SHARDED" in str(self.accelerator.state.fsdp_plugin.state_dict_type):
-            self._save(output_dir or self.args.output_dir, self.accelerator.get_state_dict(self.model))
+            folder, state = output_dir or self.args.output_dir, self.accelerator.get_state_dict(self.model)
+            if self.args.should_save:
+                self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
+                self.processing_class.save_pretrained(folder)
         super().save_model(output_dir, _internal_call)
 
     def _forget_preparation(self) -> None:
