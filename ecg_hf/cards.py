@@ -25,6 +25,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
+from .card_curves import CURVE_PICTURES, draw_curves
 from .card_stages import STAGE_TITLES, own_settings, stage_recipes
 from .card_targets import card_target, target_facts
 from .card_text import (
@@ -40,7 +41,7 @@ from .files import read_text, write_atomic
 from .plotting import plot_label_metrics
 from .ptbxl.parquet import describe_parquet
 from .ptbxl.table import FOLDS
-from .seen_data import PTBXL_TRAINING, UNKNOWN_FOLD, UNNAMED_RECORDS, joined, judged, saw
+from .seen_data import PTBXL_TRAINING, UNKNOWN_FOLD, UNNAMED_RECORDS, joined, judged, reports_in_words, saw
 from .version import __version__
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,17 @@ ENCODER_CLASS = "ECGTransformerModel"
 HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
 CODE_LICENSE = "apache-2.0"
 
+MEASURED = "measured_weights"
+"""Entry of `metrics.json`: the kind of numbers of the weights that its figures are of, where these were rounded."""
+
 TABLES = ("table", "validation_table", "test_table")
 """Fields of a recipe that name tables of own records."""
 
 DATA_NAMES = {"ptbxl": "PTB-XL"}
 SIMULATED_DEVICE = "simulated"
+
+STAGES = ("pretrain", *STAGE_TITLES)
+"""As `all_results.json` has their seconds."""
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors", "numpy")
 
@@ -106,8 +113,9 @@ def write_model_card(
 ) -> str:
     """Write `README.md` into the folder of a finished run -> the card's text.
 
-    The card of a classifier comes with a figure of the metrics of each label; those of a regression and of a
-    pre-trained encoder show their learning curves alone.
+    The card of a classifier comes with figures of the metrics of each label, of reliability and of precision and
+    recall, the last two where the run has predictions of its test records; those of a regression and of a pre-trained
+    encoder show their learning curves alone.
 
     An existing card is updated: its generated sections are replaced and user-written text is kept. Once a card is
     published, it takes precedence: text that is only in the folder's card stays there, with a warning, and is not part
@@ -132,6 +140,7 @@ def write_model_card(
     facts = _model_facts(folder, repo_id)
     if not facts["is_regression"]:
         plot_label_metrics(facts["split_metrics"]["per_label"], folder / LABEL_PICTURE, facts["split"])
+        facts["curves"] = draw_curves(folder, facts["split"], facts["labels"])
     return _write_card(folder / CARD, _render("model_card.md", _model_metadata(facts), facts), published)
 
 
@@ -159,13 +168,22 @@ def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str,
         "base_source": provenance.get("source"),
         "base_license": provenance.get("license"),
         "pretraining_data": joined(provenance.get("pretraining_data")),
+        "pretraining_reports": reports_in_words(provenance.get("pretraining_reports")),
         "license": _license(provenance.get("license")) if base or provenance.get("license") else CODE_LICENSE,
         "provenance": provenance,
         "test_folds": sorted({9, 10} & set(provenance.get("ptbxl_folds") or ())),
         "recipe": recipe,
+        "world_size": results["world_size"],
+        "seconds_in_words": _duration(results),
         "versions": metrics["versions"],
     }
     return facts, metrics, results
+
+
+def _duration(results: Mapping[str, Any]) -> str:
+    """Of all stages of a run."""
+    seconds = sum(value for name, value in results.items() if name.removesuffix("_seconds") in STAGES)
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(seconds / 60, 0.1):.1f} minutes"
 
 
 def _encoder_facts(folder: Path, repo_id: str | None, title: str | None) -> dict[str, Any]:
@@ -204,6 +222,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "judged_folds": judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
         "stages": stage_recipes(recipe, results, metrics.get("stages", {})),
         "kept_stage": STAGE_TITLES.get(metrics.get("kept_stage")),
+        "is_measured_as_stored": metrics.get(MEASURED) == "float16",
         "command": _command(facts, repo_id, results["world_size"]),
         "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],
     }
@@ -240,6 +259,12 @@ def _model_name(facts: dict[str, Any], labels: list[str]) -> str:
 def _hub_id(name: str | None) -> str | None:
     """`name` if it has the form of a repository id, `owner/name`."""
     return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+
+
+def license_of(provenance: Mapping[str, Any] | None) -> str:
+    """The Hub's identifier of the licence of a checkpoint, by the `provenance` of its configuration."""
+    given = (provenance or {}).get("license")
+    return _license(given) if given or (provenance or {}).get("base") else CODE_LICENSE
 
 
 def _license(name: str | None) -> str:
@@ -336,8 +361,8 @@ def _pretraining_command(facts: dict[str, Any], repo_id: str | None, world_size:
     if not recipe.keys() & {"sampling_rate", "allow_test_folds"}:
         return None
     is_ptbxl = data["simulated"] or data["name"] == "PTB-XL"
-    if "table" in recipe or "record_column" in recipe:
-        records = f" --table path/to/{recipe.get('table', 'table.csv')}"
+    if recipe.get("table") or recipe.get("record_column"):
+        records = f" --table path/to/{recipe.get('table') or 'table.csv'}"
     else:
         records = f" --data_dir path/to/{'ptb-xl' if is_ptbxl else 'records'}"
     if probe and not is_ptbxl:
@@ -369,8 +394,15 @@ def _shared_metadata(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dataset_name(data: dict[str, Any]) -> str | None:
-    """PTB-XL, or an id on the Hub; own records have no name there."""
-    return "ptb-xl" if data["name"] == "PTB-XL" else _hub_id(data["name"])
+    """An id on the Hub. PTB-XL is at PhysioNet, and own records have no name there."""
+    return _hub_id(data["name"])
+
+
+def _dataset_type(data: dict[str, Any]) -> str:
+    """What stands where results need some name of their data."""
+    if data["simulated"]:
+        return "simulated"
+    return "ptb-xl" if data["name"] == "PTB-XL" else "own-records"
 
 
 def _encoder_metadata(facts: dict[str, Any]) -> dict[str, Any]:
@@ -399,7 +431,7 @@ def _model_metadata(facts: dict[str, Any]) -> dict[str, Any]:
         EvalResult(
             task_type=target.task_type,
             task_name=target.task_name,
-            dataset_type=dataset_id or ("simulated" if data["simulated"] else "own-records"),
+            dataset_type=dataset_id or _dataset_type(data),
             dataset_name=data["name"],
             dataset_config=facts["task"],
             dataset_split=split,
@@ -459,7 +491,8 @@ def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -
         lstrip_blocks=True,
     )
     environment.filters.update(cell=_cell, figure=_figure, interval=_interval, number=_number)
-    text = environment.get_template(template).render(facts)
+    # Conditions that do not hold leave their blank lines.
+    text = re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(facts))
     return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
 
 
@@ -511,13 +544,16 @@ def _write_card(path: Path, new: str, published: str | None) -> str:
 __all__ = [
     "CARD",
     "CODE_LICENSE",
+    "CURVE_PICTURES",
     "LABEL_PICTURE",
     "PTBXL_TRAINING",
     "SIMULATED_DEVICE",
+    "TEMPLATES",
     "UNKNOWN_FOLD",
     "folds_of",
     "describe_data",
     "folds_in_words",
+    "license_of",
     "package_versions",
     "preprocessing_in_words",
     "read_fact",

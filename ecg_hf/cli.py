@@ -15,6 +15,7 @@ from .files import read_text
 from .help import help_of, overview
 from .loading import load
 from .runs.signals import EndsBySignal, end_as_usual
+from .shipped import DEFAULT_CLASSIFIER
 from .version import __version__
 
 
@@ -89,7 +90,8 @@ def post_training_arguments() -> tuple[type, ...]:
 
 def evaluation_arguments() -> tuple[type, ...]:
     """The dataclasses whose fields are the flags of `ecg-hf evaluate`."""
-    from .post_training.run import EvaluationArguments, TaskArguments
+    from .evaluation import EvaluationArguments
+    from .post_training.run import TaskArguments
 
     return EvaluationArguments, TaskArguments
 
@@ -148,10 +150,11 @@ def _leave_processes() -> None:
 
 
 def evaluate(argv: Sequence[str] | None = None) -> dict:
-    """Evaluate a post-trained checkpoint on a split of PTB-XL or of own records."""
-    run = _load("post_training.run")
-    metrics = run.evaluate(*parse_arguments(argv, *evaluation_arguments()))
-    print(json.dumps({name: value for name, value in metrics.items() if name != "per_label"}, indent=2))
+    """Evaluate a post-trained checkpoint on a split of PTB-XL or of own records, and write a report."""
+    run = _load("evaluation")
+    arguments = parse_arguments(argv, *evaluation_arguments())
+    metrics = run.evaluate(*arguments)
+    print(run.summary(metrics, arguments[0]))
     return metrics
 
 
@@ -180,6 +183,21 @@ def _records(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     return records
 
 
+def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--model",
+        help=f"folder, Hub id, or name of {what} that ships; by default {DEFAULT_CLASSIFIER}, which the package holds",
+    )
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    """The checkpoint that was asked for; where none was, the one that ships, and a line on stderr says so."""
+    if arguments.model is None:
+        print(f"`--model` is not given: {DEFAULT_CLASSIFIER} is used, which ships with ecg_hf.", file=sys.stderr)
+        return DEFAULT_CLASSIFIER
+    return arguments.model
+
+
 def _add_facts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampling_rate", type=float, help="in Hz, of files that do not state it")
     parser.add_argument("--units", help="mV or uV, of files that do not state it")
@@ -197,7 +215,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
     """Print the findings of ECG records; exits with 1 if a record could not be classified, after all others."""
     run = _load("inference.classify")
     parser = _records_parser("classify", classify.__doc__)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    _add_model(parser, "a post-trained checkpoint")
     parser.add_argument("--format", choices=run.FORMATS, help="by default by the ending of --output, else table")
     parser.add_argument("--output", help="file to write, whole or not at all; by default the findings are printed")
     parser.add_argument("--wide", action="store_true", help="CSV with a column of scores for each label")
@@ -205,7 +223,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     run.classify_records(
         _records(parser, arguments),
-        arguments.model,
+        _model(arguments),
         output_format=arguments.format,
         output=arguments.output,
         wide=arguments.wide,
@@ -222,12 +240,12 @@ def embed(argv: Sequence[str] | None = None) -> None:
     """Write one vector for each ECG record, the mean over its windows of the model's pooled feature."""
     run = _load("inference.embed")
     parser = _records_parser("embed", embed.__doc__)
-    parser.add_argument("--model", required=True, help="folder or Hub id of an encoder or a post-trained checkpoint")
+    _add_model(parser, "an encoder or a post-trained checkpoint")
     parser.add_argument("--output", required=True, help="X.npy, with the records in X.csv, or X.parquet")
     arguments = parser.parse_args(argv)
     run.embed_records(
         _records(parser, arguments),
-        arguments.model,
+        _model(arguments),
         arguments.output,
         batch_size=arguments.batch_size,
         device=arguments.device,
@@ -248,6 +266,66 @@ def plot(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     run.plot_record(arguments.record, arguments.output, model=arguments.model, facts=_facts(arguments))
     print(f"The picture is {arguments.output}")
+
+
+def explain(argv: Sequence[str] | None = None) -> None:
+    """Show which leads and times of an ECG record a model's answer comes from, on ECG paper."""
+    run = _load("inference.explain")
+    parser = Parser(prog="ecg-hf explain", description=explain.__doc__, allow_abbrev=False)
+    parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
+    parser.add_argument(
+        "--label",
+        nargs="+",
+        help="labels to explain; by default those above their thresholds, else that of the highest score",
+    )
+    parser.add_argument("--output_dir", required=True, help="folder of the pictures RECORD-LABEL.png")
+    parser.add_argument("--method", choices=run.METHODS, default=run.METHODS[0])
+    parser.add_argument("--steps", type=int, help="of integrated gradients; 32 by default")
+    parser.add_argument("--format", choices=run.FORMATS, default=run.FORMATS[0], help="of the pictures")
+    parser.add_argument("--json", action="store_true", help="print JSON with the strongest segments")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    _add_facts(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.steps is not None and arguments.method != "integrated_gradients":
+        parser.error(f"`--steps` is for integrated_gradients, not for {arguments.method}.")
+    run.explain_record(
+        arguments.record,
+        arguments.model,
+        arguments.output_dir,
+        labels=arguments.label,
+        method=arguments.method,
+        steps=run.STEPS if arguments.steps is None else arguments.steps,
+        picture_format=arguments.format,
+        as_json=arguments.json,
+        device=arguments.device,
+        facts=_facts(arguments),
+    )
+
+
+def demo(argv: Sequence[str] | None = None) -> None:
+    """Open a local page that shows an ECG and a model's findings, or write a Hub Space that does."""
+    parser = Parser(prog="ecg-hf demo", description=demo.__doc__, allow_abbrev=False)
+    _add_model(parser, "a post-trained checkpoint")
+    parser.add_argument("--port", type=int, help="of the page on this machine; by default a free one from 7860 on")
+    parser.add_argument("--export_space", help="write a Space that serves `--model`, a Hub id, to this new folder")
+    parser.add_argument("--push_to_hub", help="publish that Space as `owner/name`")
+    arguments = parser.parse_args(argv)
+    if arguments.export_space is None and arguments.push_to_hub is not None:
+        parser.error("`--push_to_hub` publishes a Space: say by `--export_space` where it is written.")
+    if arguments.export_space is None:
+        run = _load("demo.page")
+        run.serve(run.build_page(_model(arguments)), port=arguments.port)
+        return
+    if arguments.port is not None:
+        parser.error("`--port` is of the page on this machine, which `--export_space` does not open.")
+    if arguments.model is None:
+        parser.error("`--export_space` needs `--model`, the Hub id of a published checkpoint.")
+    space = _load("demo.space")
+    folder = space.write_space(arguments.model, arguments.export_space)
+    print(f"The Space that serves {arguments.model} is in {folder}")
+    if arguments.push_to_hub is not None:
+        print(f"Published: {space.push_space(folder, arguments.push_to_hub).commit_url}")
 
 
 def export(argv: Sequence[str] | None = None) -> dict:
@@ -329,15 +407,74 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
         print(f"Published: {commit.commit_url}")
 
 
+def prepare(argv: Sequence[str] | None = None) -> dict:
+    """Write any records as Parquet shards, which `ecg-hf pretrain --streaming` reads from wherever they lie."""
+    parser = Parser(prog="ecg-hf prepare", description=prepare.__doc__, allow_abbrev=False)
+    parser.add_argument("--data_dir", help="PTB-XL folder, or any folder of ECG files; of a table, where paths begin")
+    parser.add_argument("--table", help="CSV or Parquet file with one row for each record")
+    parser.add_argument("--output_dir", required=True, help="where the shards go; called again, it goes on there")
+    parser.add_argument("--shard_size", type=int, default=1000, help="records of a shard (default: 1000)")
+    parser.add_argument("--min_seconds", type=float, default=1.0, help="skip shorter records (default: 1)")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes, each of which writes a shard at a time")
+    parser.add_argument("--max_skipped", type=float, default=0.01, help="share that may be skipped (default: 0.01)")
+    parser.add_argument("--record_column", default="path", help="of a table: the column of paths (default: path)")
+    parser.add_argument("--patient_column", help="of a table: the column of patients")
+    parser.add_argument("--split_column", help="of a table: the column of train, validation and test")
+    parser.add_argument("--allow_test_folds", action="store_true", help="take records of PTB-XL's folds 9 and 10, too")
+    parser.add_argument("--ptbxl_dir", help="PTB-XL folder, whose table tells the folds of copies of its records")
+    _add_facts(parser)
+    arguments = vars(parser.parse_args(argv))
+    from .pretraining.run import RecordArguments
+
+    run = _load("pretraining.prepare")
+    output_dir = arguments.pop("output_dir")
+    of_shards = {name: arguments.pop(name) for name in ("shard_size", "min_seconds", "split_column")}
+    arguments["probe_data_dir"] = arguments.pop("ptbxl_dir")
+    record_args = RecordArguments(**arguments)
+    manifest = run.prepare(record_args, output_dir, **of_shards)
+    counts = ", ".join(f"{split['num_records']:,} {name}" for name, split in manifest["splits"].items())
+    print(f"{output_dir} holds {counts} records: `ecg-hf pretrain --streaming --data_dir` takes it.")
+    return manifest
+
+
 def release(argv: Sequence[str] | None = None) -> None:
-    """Copy a finished run as it is published, with 16-bit weights and without code, which a push adds."""
-    run = _load("hub")
+    """Copy a finished run as it is published, with 16-bit weights; a push adds the code, or `--with_code`."""
+    run = _load("post_training.release")
     parser = Parser(prog="ecg-hf release", description=release.__doc__)
     parser.add_argument("run", help="folder of a finished run of `pretrain` or `train`")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder; its name is the card's title")
+    parser.add_argument("--with_code", action="store_true", help="so that the folder loads without ecg_hf")
+    records = parser.add_argument_group(
+        "records",
+        "With the records that a classifier was trained with, given by the flag of `ecg-hf train`, thresholds and "
+        "figures are those of the 16-bit weights; without them, those of the run.",
+    )
+    for name in run.PLACES:
+        records.add_argument(f"--{name}", help=run.PLACES[name])
+    records.add_argument(
+        "--evaluate_test", type=_true_or_false, help="whether to judge the test records; by default as in the run"
+    )
+    records.add_argument("--per_device_eval_batch_size", type=int, default=128, help="records in one batch")
+    records.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
     arguments = parser.parse_args(argv)
-    folder = run.write_release(arguments.run, arguments.output_dir)
+    given = {name: getattr(arguments, name) for name in run.PLACES}
+    folder = run.release(
+        arguments.run,
+        arguments.output_dir,
+        {name: value for name, value in given.items() if value is not None},
+        evaluate_test=arguments.evaluate_test,
+        batch_size=arguments.per_device_eval_batch_size,
+        use_cpu=arguments.use_cpu,
+        with_code=arguments.with_code,
+    )
     print(f"{folder} holds the model in {(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB, and its card")
+
+
+def _true_or_false(text: str) -> bool:
+    """As `ecg-hf train` reads such flags."""
+    from transformers.hf_argparser import string_to_bool
+
+    return string_to_bool(text)
 
 
 def info(argv: Sequence[str] | None = None) -> None:
@@ -354,10 +491,13 @@ COMMANDS = {
     "classify": classify,
     "embed": embed,
     "plot": plot,
+    "explain": explain,
+    "demo": demo,
     "export": export,
     "convert": convert,
     "download-ptbxl": download_ptbxl,
     "prepare-ptbxl": prepare_ptbxl,
+    "prepare": prepare,
     "info": info,
 }
 

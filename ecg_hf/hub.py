@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx2
+import torch
 from huggingface_hub import (
     CommitInfo,
     CommitOperationAdd,
@@ -30,7 +31,7 @@ from huggingface_hub.errors import (
 )
 from safetensors.torch import load_file, save_file
 
-from .cards import CARD, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
+from .cards import CARD, CURVE_PICTURES, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 
 # What a push publishes besides the code and the weights. Predictions are not published: they contain record ids.
@@ -43,6 +44,7 @@ PUBLISHED_FILES = (
     "recipe.yaml",
     "learning_curves.png",
     LABEL_PICTURE,
+    *CURVE_PICTURES,
     "adapter/adapter_config.json",
     "adapter/adapter_model.safetensors",
 )
@@ -60,7 +62,11 @@ def create_repository(
 ) -> str:
     """Create a repository unless it exists -> its full name, `owner/name`. Errors as in `push_model`."""
     with _translate_hub_errors(repo_id, token):
-        return HfApi().create_repo(repo_id, repo_type=repo_type, token=token, private=private, exist_ok=True).repo_id
+        sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+        api = HfApi()
+        return api.create_repo(
+            repo_id, repo_type=repo_type, token=token, private=private, exist_ok=True, **sdk
+        ).repo_id
 
 
 def push_model(
@@ -105,11 +111,23 @@ def push_model(
         return _commit(repo_id, "model", files, revision, token, commit_message, stale=STALE_WEIGHTS)
 
 
-def write_release(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
-    """Copy what a push would publish of a finished run to a new folder, with 16-bit weights and without code.
+def write_release(
+    folder: str | os.PathLike,
+    target: str | os.PathLike,
+    changes: Mapping[str, dict] | None = None,
+    *,
+    with_code: bool = False,
+) -> Path:
+    """Copy what a push would publish of a finished run to a new folder, with 16-bit weights.
 
-    A push of `target` adds the code. Halving the size has no measurable effect: the relative rounding error of a
-    weight is at most 2^-11, and models compute and train in 32 bit after loading.
+    A push of `target` adds the code where it is not there. Models compute and train in 32 bit after loading; the
+    relative rounding error of a weight is at most 2^-11. `ecg_hf.post_training.release` measures what it does.
+
+    Args:
+        folder: the output folder of a run.
+        target: a new or empty folder.
+        changes: what JSON files of the release hold in place of the run's, by their names.
+        with_code: whether the model's code goes along, so that the folder loads without this package.
 
     Raises:
         FileExistsError: `target` is not empty.
@@ -123,26 +141,41 @@ def write_release(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
     weights = {}
     for file in sorted(file for file in folder.glob("model*.safetensors") if WEIGHTS.fullmatch(file.name)):
         weights |= load_file(file)
-    halved = {name: weight.half() for name, weight in weights.items()}
-    if large := [name for name, weight in halved.items() if not weight.isfinite().all()]:
-        raise ValueError(f"Weights beyond 65504 do not fit into 16 bit: {', '.join(large)}.")
+    halved = rounded(weights)
     target.mkdir(parents=True, exist_ok=True)
+    if with_code:
+        for name, file in _code(folder).items():
+            shutil.copyfile(file, target / name)
     for name in PUBLISHED_FILES:
         if (folder / name).is_file():
             (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, target / name)
-    config = {**json.loads(read_fact(folder, "config.json")), "dtype": "float32"}
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    contents = {"config.json": json.loads(read_fact(folder, "config.json")), **(changes or {})}
+    contents["config.json"] = {**contents["config.json"], "dtype": "float32"}
+    for name, content in contents.items():
+        (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
     write_model_card(target)
     return target
 
 
+def rounded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as 16-bit floats; `ValueError` for those beyond their range."""
+    halved = {name: weight.half() for name, weight in weights.items()}
+    if large := [name for name, weight in halved.items() if not weight.isfinite().all()]:
+        raise ValueError(f"Weights beyond 65504 do not fit into 16 bit: {', '.join(large)}.")
+    return halved
+
+
+def _code(folder: Path) -> dict[str, Path]:
+    """Name -> file of the model's code: that with which a run was saved; a released folder may have none."""
+    code_folder = folder if (folder / "modeling_ecg_transformer.py").is_file() else CODE_FOLDER
+    return {file.name: file for file in sorted(code_folder.iterdir()) if CODE.fullmatch(file.name)}
+
+
 def _model_files(folder: Path) -> dict[str, Path]:
     """Name in the repository -> file, of everything that is published."""
-    # A run's folder has the code with which its model was saved; a released checkpoint has none.
-    code_folder = folder if (folder / "modeling_ecg_transformer.py").is_file() else CODE_FOLDER
-    files = {file.name: file for file in sorted(code_folder.iterdir()) if CODE.fullmatch(file.name)}
+    files = _code(folder)
     files |= {file.name: file for file in sorted(folder.iterdir()) if WEIGHTS.fullmatch(file.name)}
     return files | {name: folder / name for name in PUBLISHED_FILES if (folder / name).is_file()}
 
@@ -189,6 +222,15 @@ def push_dataset(
         card = write_dataset_card(folder, repo_id, published)
         _check_metadata(DatasetCard(card))
         return _commit(repo_id, "dataset", {**files, CARD: card.encode()}, revision, token, commit_message)
+
+
+def push_space_folder(folder: str | os.PathLike, repo_id: str, *, token: str | None = None) -> CommitInfo:
+    """Publish a folder as a Gradio Space in one commit; arguments and errors as in `push_model`."""
+    folder = Path(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    repo_id = create_repository(repo_id, "space", token)
+    with _translate_hub_errors(repo_id, token):
+        return _commit(repo_id, "space", files, None, token, "A page that serves a model")
 
 
 def _check_metadata(card: ModelCard | DatasetCard) -> None:
@@ -278,4 +320,11 @@ def _translate_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["create_repository", "push_dataset", "push_model", "write_release"]
+__all__ = [
+    "create_repository",
+    "push_dataset",
+    "push_model",
+    "push_space_folder",
+    "rounded",
+    "write_release",
+]

@@ -19,6 +19,7 @@ from .ecg_transformer.signal_steps_ecg_transformer import canonical_lead_names
 from .ecg_transformer.wfdb_ecg_transformer import Record
 from .readers.channels import Said, warn_of_other_channels, whole_microvolts
 from .readers.reading import read_leads
+from .shipped import DEFAULT_CLASSIFIER
 
 
 def read_for_model(path: str | os.PathLike, wanted: Sequence[str], said: dict) -> Record:
@@ -62,6 +63,7 @@ def register_pipelines() -> None:
             "ecg-classification",
             pipeline_class=ECGClassificationPipeline,
             pt_model=AutoModelForSequenceClassification,
+            default={"model": (DEFAULT_CLASSIFIER, None)},
             type="multimodal",
         )
     # Not `register_pipeline`, which would warn of what is meant, and forget the task's default model.

@@ -54,6 +54,14 @@ TRACE_COLOR, SEPARATOR_COLOR = "#101010", "#909090"
 
 # Okabe and Ito's colours, which are safe for colour-blind readers.
 TRAIN_COLOR, VALIDATION_COLOR = "#E69F00", "#0072B2"
+MARK_COLORS = ("#0072B2", "#D55E00")  # below and above 0
+
+# Of marks: mm of their scale and of the lines for it and for a note; letters of a note in a mm; the part of all values
+# that the scale covers, which a single peak does not stretch.
+SCALE_WIDTH, SCALE_HEIGHT, FOOTER_LINE = 40, 3, 6
+NOTE_LETTER_WIDTH, TITLE_LETTER_WIDTH = 1.35, 1.75
+TITLE_LINE = 5  # of a title of several lines, each after the first
+SCALE_COVERS = 0.995
 PROBE_COLOR = "#009E73"
 BEST_EPOCH_COLOR, AXES_GRID_COLOR = "#555555", "#e5e5e5"
 MAX_MARKERS = 60  # of one curve; more would hide it
@@ -63,6 +71,7 @@ STAGE_TITLES = {"pretrain": "Pre-training", "probe": "Linear probe", "finetune":
 LEARNING_CURVES = {
     "loss": (("loss", "training", TRAIN_COLOR), ("eval_loss", "validation", VALIDATION_COLOR)),
     "accuracy": (("accuracy", "training", TRAIN_COLOR), ("eval_accuracy", "validation", VALIDATION_COLOR)),
+    "words' loss": (("word_loss", "training", TRAIN_COLOR),),
     "mean absolute error": (("eval_mae", "validation", VALIDATION_COLOR),),
     "R²": (("eval_r2", "validation", VALIDATION_COLOR),),
     "feature deviation": (("feature_std", "training", TRAIN_COLOR),),
@@ -82,6 +91,9 @@ def plot_ecg(
     path: str | os.PathLike | None = None,
     title: str | None = None,
     findings: Sequence[Mapping] | None = None,
+    marks=None,
+    marks_unit: str = "",
+    note: str | None = None,
 ) -> Figure:
     """Draw an ECG to scale on ECG paper: 25 mm/s, 10 mm/mV, fine lines every 1 mm and strong lines every 5 mm.
 
@@ -96,18 +108,26 @@ def plot_ecg(
         path: file of the figure (the suffix selects the format); not saved if None.
         title: printed above the ECG.
         findings: of a pipeline, printed to the right of the ECG in their order, with `MAX_FINDINGS` at most.
+        marks: (leads, samples), a number for each sample: colour behind the traces, blue below 0 and orange above,
+            with a scale below the ECG. Each lead then gets a row, so that all of its marks are shown.
+        marks_unit: of the scale.
+        note: a line below the ECG.
 
     Raises:
         ValueError: invalid shape, another unit or more than 60 s.
     """
     from matplotlib.figure import Figure
 
+    if marks is None and marks_unit:
+        raise ValueError(f"`marks_unit` is {marks_unit!r}, but there are no `marks`: leave it out.")
     signal = _check_signal(signal, sampling_rate, lead_names)
-    rows = _arrange_leads(signal, sampling_rate, lead_names)
+    rows = _arrange_leads(signal, sampling_rate, lead_names) if marks is None else _one_row_each(signal, lead_names)
     seconds = signal.shape[1] / sampling_rate
     lines = _finding_lines(findings or ())
-    baselines, heights, height = _place_rows(rows, HEADER + FOOTER + len(lines) * FINDING_HEIGHT)
-    paper_width = max(MIN_PAPER_WIDTH, TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN)
+    footer = FOOTER + FOOTER_LINE * ((marks is not None) + (note is not None))
+    header = HEADER if marks is None else HEADER + TITLE_LINE * (title or "").count("\n")
+    baselines, heights, height = _place_rows(rows, header, footer, header + footer + len(lines) * FINDING_HEIGHT)
+    paper_width = max(TRACE_START + seconds * MM_PER_SECOND + SIDE_MARGIN, _min_width(title, note))
     width = paper_width + _findings_width(lines)
 
     figure = Figure(figsize=(width / MM_PER_INCH, height / MM_PER_INCH), dpi=DOTS_PER_INCH)
@@ -118,9 +138,10 @@ def plot_ecg(
         _draw_calibration_pulse(axes, baseline)
         for lead in row:
             _draw_lead(axes, lead, sampling_rate, baseline, label_y=baseline + row_height)
-    axes.text(SIDE_MARGIN, height - 3, title or "", va="top", fontsize=10, color=TRACE_COLOR, parse_math=False)
-    scale = f"{MM_PER_SECOND} mm/s    {MM_PER_MILLIVOLT} mm/mV    {sampling_rate:g} Hz"
-    axes.text(SIDE_MARGIN, 3, scale, va="bottom", fontsize=8, color=TRACE_COLOR)
+    if marks is not None:
+        _draw_marks(axes, _check_marks(marks, signal), seconds, baselines, heights)
+        _draw_scale_of_marks(axes, np.asarray(marks), marks_unit, footer - FOOTER_LINE)
+    _draw_texts(axes, title, note, sampling_rate, height)
     if path is not None:
         _save(figure, path)
     return figure
@@ -203,6 +224,23 @@ def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike
     return figure
 
 
+def _min_width(title: str | None, note: str | None) -> float:
+    """Of the paper. Without a note a long title may leave it."""
+    if note is None:
+        return MIN_PAPER_WIDTH
+    longest = max(len(line) for line in (title or "").split("\n"))
+    texts = max(len(note) * NOTE_LETTER_WIDTH, longest * TITLE_LETTER_WIDTH)
+    return max(MIN_PAPER_WIDTH, 2 * SIDE_MARGIN + texts)
+
+
+def _draw_texts(axes: Axes, title: str | None, note: str | None, sampling_rate: float, height: float) -> None:
+    if note is not None:
+        axes.text(SIDE_MARGIN, FOOTER - 1, note, va="bottom", fontsize=8, color=TRACE_COLOR, parse_math=False)
+    axes.text(SIDE_MARGIN, height - 3, title or "", va="top", fontsize=10, color=TRACE_COLOR, parse_math=False)
+    scale = f"{MM_PER_SECOND} mm/s    {MM_PER_MILLIVOLT} mm/mV    {sampling_rate:g} Hz"
+    axes.text(SIDE_MARGIN, 3, scale, va="bottom", fontsize=8, color=TRACE_COLOR)
+
+
 def _check_signal(signal, sampling_rate: float, lead_names: Sequence[str]) -> np.ndarray:
     signal = np.asarray(signal)
     if signal.ndim != 2 or signal.shape[0] != len(lead_names) or not signal.size:
@@ -236,7 +274,7 @@ def _arrange_leads(signal: np.ndarray, sampling_rate: float, lead_names: Sequenc
     num_samples = signal.shape[1]
     is_standard = len(lead_names) == len(standard) and leads.keys() == standard
     if not is_standard or abs(num_samples - STANDARD_SECONDS * sampling_rate) > 1:
-        return [[_Lead(name, 0.0, trace)] for name, trace in zip(lead_names, signal, strict=True)]
+        return _one_row_each(signal, lead_names)
     bounds = np.linspace(0, num_samples, len(STANDARD_LAYOUT[0]) + 1).round().astype(int)
     rows = [
         [
@@ -248,12 +286,18 @@ def _arrange_leads(signal: np.ndarray, sampling_rate: float, lead_names: Sequenc
     return [*rows, [_Lead(RHYTHM_LEAD, 0.0, leads[RHYTHM_LEAD.casefold()])]]
 
 
-def _place_rows(rows: list[list[_Lead]], min_height: float) -> tuple[np.ndarray, np.ndarray, float]:
+def _one_row_each(signal: np.ndarray, lead_names: Sequence[str]) -> list[list[_Lead]]:
+    return [[_Lead(name, 0.0, trace)] for name, trace in zip(lead_names, signal, strict=True)]
+
+
+def _place_rows(
+    rows: list[list[_Lead]], header: float, footer: float, min_height: float
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Baseline of each row (mm from the bottom), space above it for the traces, and the height of the paper.
 
     Baselines lie on strong lines. Each row has space for its traces; only a trace beyond 5 mV can overlap others.
     """
-    baselines, heights, end = [], [], HEADER
+    baselines, heights, end = [], [], header
     for row in rows:
         above, below = np.clip(_extent(row), MIN_EXTENT, MAX_EXTENT)
         above = max(above, MM_PER_MILLIVOLT)  # the calibration pulse
@@ -261,7 +305,7 @@ def _place_rows(rows: list[list[_Lead]], min_height: float) -> tuple[np.ndarray,
         baselines.append(baseline)
         heights.append(above)
         end = baseline + below
-    height = _up_to_strong_line(max(end + FOOTER, min_height))
+    height = _up_to_strong_line(max(end + footer, min_height))
     # Up to here measured from the top.
     return height - np.array(baselines), np.array(heights), height
 
@@ -330,6 +374,45 @@ def _draw_lead(axes: Axes, lead: _Lead, sampling_rate: float, baseline: float, l
     if lead.start > 0:
         ends = baseline - MIN_EXTENT, label_y + LABEL_HEIGHT - 1
         axes.plot((left, left), ends, color=SEPARATOR_COLOR, linewidth=0.8, linestyle=":")
+
+
+def _check_marks(marks, signal: np.ndarray) -> np.ndarray:
+    marks = np.asarray(marks, dtype=np.float64)
+    if marks.shape != signal.shape or not np.isfinite(marks).all():
+        raise ValueError(f"`marks` must be finite, one for each sample {signal.shape}; got shape {marks.shape}.")
+    return marks
+
+
+def _draw_marks(axes: Axes, marks: np.ndarray, seconds: float, baselines: np.ndarray, heights: np.ndarray) -> None:
+    """A row of `marks` behind each trace, from its lowest extent to its label."""
+    limit = _limit_of(marks)
+    for row, baseline, above in zip(marks, baselines, heights, strict=True):
+        extent = (TRACE_START, TRACE_START + seconds * MM_PER_SECOND, baseline - MIN_EXTENT, baseline + above)
+        axes.imshow(_mark_colors(row / limit)[None], extent=extent, aspect="auto", interpolation="nearest", zorder=0.5)
+
+
+def _limit_of(marks: np.ndarray) -> float:
+    """The absolute value of full colour."""
+    return float(np.quantile(np.abs(marks), SCALE_COVERS)) or float(np.abs(marks).max()) or 1.0
+
+
+def _mark_colors(marks: np.ndarray) -> np.ndarray:
+    """(samples,) in units of the limit -> (samples, 4), RGBA that leaves the paper visible."""
+    from matplotlib.colors import to_rgb
+
+    colors = np.array([to_rgb(color) for color in MARK_COLORS])[(marks > 0).astype(int)]
+    return np.concatenate([colors, 0.85 * np.abs(marks).clip(max=1)[:, None]], axis=1)
+
+
+def _draw_scale_of_marks(axes: Axes, marks: np.ndarray, unit: str, bottom: float) -> None:
+    limit, lowest = _limit_of(marks), -1 if (marks < 0).any() else 0
+    left, right = SIDE_MARGIN + 12, SIDE_MARGIN + 12 + SCALE_WIDTH
+    colors = _mark_colors(np.linspace(lowest, 1, 64))[None]
+    axes.imshow(colors, extent=(left, right, bottom, bottom + SCALE_HEIGHT), aspect="auto", zorder=0.5)
+    middle = bottom + SCALE_HEIGHT / 2
+    texts = ((left - 1, "right", f"{lowest * limit:.2g}"), (right + 1, "left", f"{limit:.2g} {unit}".strip()))
+    for x, side, text in texts:
+        axes.text(x, middle, text, ha=side, va="center", fontsize=8, color=TRACE_COLOR, parse_math=False)
 
 
 def _entries_by_stage(log_history: Sequence[dict]) -> dict[str, list[dict]]:

@@ -8,15 +8,20 @@ for several machines. So
   looked at.
 
 Of the library only `register` of the Auto classes is called here, and that the modules have these names is relied on;
-`ecg_hf.pipelines` says what it touches. `tests/test_cold_start.py` fails where a registry no longer learns of us.
+two functions of its `utils.hub`, by which every `from_pretrained` and pipeline finds its files, learn the names of the
+checkpoints that ship. `ecg_hf.pipelines` says what it touches. `tests/test_cold_start.py` fails where a registry no
+longer learns of us.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
+
+from .shipped import located
 
 _MODELING = "ecg_hf.ecg_transformer.modeling_ecg_transformer"
 _PIPELINE = "ecg_hf.ecg_transformer.pipeline_ecg_classification"
@@ -68,6 +73,21 @@ def _register_feature_extractor() -> None:
     AutoFeatureExtractor.register(ECGTransformerConfig, ECGTransformerFeatureExtractor, exist_ok=True)
 
 
+def _find_shipped_checkpoints() -> None:
+    hub = sys.modules["transformers.utils.hub"]
+
+    def of_located(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def with_folder(path_or_repo_id, *args, **kwargs):
+            return function(located(path_or_repo_id), *args, **kwargs)
+
+        return with_folder
+
+    hub.cached_files = of_located(hub.cached_files)
+    # Only spares a question to the Hub, and modules that were loaded before have their own name for it.
+    hub.resolve_revision = of_located(hub.resolve_revision)
+
+
 def _load_our_pipelines() -> None:
     importlib.import_module(_PIPELINE)
 
@@ -77,6 +97,7 @@ def _register_pipelines() -> None:
 
 
 _WHEN_LOADED: dict[str, Callable[[], None]] = {
+    "transformers.utils.hub": _find_shipped_checkpoints,
     "transformers.models.auto.configuration_auto": _register_config,
     "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.feature_extraction_auto": _register_feature_extractor,

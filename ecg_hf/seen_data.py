@@ -23,6 +23,19 @@ def joined(names: Iterable[str] | str | None) -> str | None:
     return names if names is None or isinstance(names, str) else ", ".join(names)
 
 
+def reports_in_words(reports: str | None) -> str | None:
+    """What a card says of pre-training by reports, of which a provenance has `pretraining_reports`."""
+    if reports is None:
+        return None
+    # Of own records it is not known whether labels were made from their reports.
+    made = "PTB-XL's statements were made" if "PTB-XL" in reports else "Where labels were made"
+    link = "so this" if "PTB-XL" in reports else "this"
+    return (
+        f"Supervised by the words of the reports ({reports}). {made} from these reports, {link} is weak supervision, "
+        "not label-free learning."
+    )
+
+
 def saw(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> bool | None:
     """Whether the pre-training data include the evaluation data; None if that is not known."""
     text, data_name = joined(provenance.get("pretraining_data")), data["name"]
@@ -68,4 +81,13 @@ def _is_of_one_source(data_name: str, others: str) -> bool:
     )
 
 
-__all__ = ["OWN_RECORDS", "PTBXL_TRAINING", "UNKNOWN_FOLD", "UNNAMED_RECORDS", "joined", "judged", "saw"]
+__all__ = [
+    "OWN_RECORDS",
+    "PTBXL_TRAINING",
+    "UNKNOWN_FOLD",
+    "UNNAMED_RECORDS",
+    "joined",
+    "judged",
+    "reports_in_words",
+    "saw",
+]

@@ -29,7 +29,7 @@ GUIDES = ROOT / "training/guides"
 DOCUMENTS = [
     ROOT / "README.md",
     *(GUIDES / f"{name}.md" for name in ("own-data", "post-training", "pre-training", "public-checkpoints")),
-    *(GUIDES / f"{name}.md" for name in ("evaluation", "publishing", "many-machines", "results")),
+    *(GUIDES / f"{name}.md" for name in ("evaluation", "publishing", "many-machines", "results", "ptbxl")),
     ROOT / "CONTRIBUTING.md",
 ]
 LANGUAGES = {"sh", "python", "text", "bibtex"}
@@ -40,7 +40,8 @@ _RUN = [*_CPU, "--bf16", "false", "--disable_tqdm", "true", "--max_train_records
 _TRAIN = [*_RUN, "--num_train_epochs", "1", "--probe_num_train_epochs", "1", "--num_bootstrap_resamples", "2"]
 _HURRY = {
     "train": [*_TRAIN, "--max_eval_records", "16", "--per_device_train_batch_size", "16"],
-    "pretrain": [*_RUN, "--max_steps", "1", "--per_device_train_batch_size", "8"],
+    # Words are learned that 20 reports have.
+    "pretrain": [*_RUN, "--max_train_records", "60", "--max_steps", "1", "--per_device_train_batch_size", "8"],
     "evaluate": [*_CPU, "--num_bootstrap_resamples", "2"],
     "benchmark": [
         *_RUN,

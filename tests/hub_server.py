@@ -455,9 +455,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_json({"errors": [], "warnings": []})
 
 
-_KIND = "(?P<kind>models|datasets)"
+_KIND = "(?P<kind>models|datasets|spaces)"
 _NAME = "(?P<name>[^/]+/[^/]+)"
-_LINK = "/(?P<kind>datasets/)?(?P<name>(?!api/)[^/]+/[^/]+)"
+_LINK = "/(?P<kind>datasets/|spaces/)?(?P<name>(?!api/)[^/]+/[^/]+)"
 _REVISION = "(?P<revision>[^/]+)"
 _ROUTES = (
     ("GET", "/api/whoami-v2", _Handler.who_am_i),

@@ -2,11 +2,17 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import warnings
 
+import numpy as np
+import pandas as pd
 import pytest
 import small_models
 import yaml
@@ -125,11 +131,108 @@ def test_an_encoder_that_python_pre_trained_says_on_what(tmp_path):
     assert "started from Python" in card and "(9 and 10) were used for pre-training is not known" in card
 
 
+HUB_HEADINGS = [
+    "Model details",
+    "Intended use and limitations",
+    "How to use",
+    "Training data",
+    "Training procedure",
+    "Evaluation",
+    "Environmental and technical",
+    "Citation",
+]
+
+
+def test_cards_have_the_headings_of_the_hub_and_the_curves(encoder, classifier):
+    for folder in (encoder, classifier, SHIPPED):
+        card = (folder / "README.md").read_text()
+        assert re.findall(r"^## (.+)$", card, re.MULTILINE) == HUB_HEADINGS, folder.name
+        assert "zhou2025posttraining" in card
+        for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", card):
+            assert (folder / picture).stat().st_size > 5000, picture
+    card = (classifier / "README.md").read_text()
+    assert "](reliability.png)" in card and "](precision_recall.svg)" in card
+    assert "<svg" in (classifier / "precision_recall.svg").read_text()
+    assert card.count("Validation after this stage: macro AUROC") == len(
+        yaml.safe_load(read(classifier, "recipe"))["stages"]
+    )
+    assert "datasets" not in ModelCard.load(SHIPPED / "README.md").data.to_dict()
+
+
+def read(folder, name: str) -> str:
+    return (folder / f"{name}.yaml").read_text()
+
+
+def test_a_card_keeps_curves_that_it_cannot_draw(classifier, tmp_path):
+    folder = tmp_path / "release"
+    write_release(classifier, folder)
+    assert not (folder / "test_predictions.csv").exists()
+    drawn = (folder / "precision_recall.png").read_bytes()
+    assert drawn == (classifier / "precision_recall.png").read_bytes()
+    assert "](precision_recall.png)" in (folder / "README.md").read_text()
+    for name in ("precision_recall.png", "reliability.svg"):
+        (folder / name).unlink()
+    assert "reliability.png" not in write_model_card(folder) and "precision_recall" not in write_model_card(folder)
+
+
+def test_metrics_have_the_bins_of_reliability(classifier):
+    metrics = json.loads((classifier / "metrics.json").read_text())
+    table = pd.read_csv(classifier / "test_predictions.csv")
+    for label, bins in metrics["test"]["reliability"].items():
+        places = np.minimum((table[f"prob_{label}"] * 10).astype(int), 9)
+        assert bins["count"] == [int((places == place).sum()) for place in range(10)]
+        assert bins["num_positive"] == [int(table[f"true_{label}"][places == place].sum()) for place in range(10)]
+    assert metrics["validation"]["reliability"].keys() == metrics["test"]["reliability"].keys()
+
+
+def test_a_release_with_code_loads_without_the_package(classifier, tmp_path):
+    """The folder is taken by the library alone, as its card says; without code the card imports `ecg_hf`."""
+    cli.release([str(classifier), "--output_dir", str(tmp_path / "bare")])
+    cli.release([str(classifier), "--output_dir", str(tmp_path / "whole"), "--with_code"])
+    assert not list((tmp_path / "bare").glob("*.py"))
+    assert "import ecg_hf" in snippets(tmp_path / "bare", "python")[0]
+    (code,) = snippets(tmp_path / "whole", "python")
+    assert "trust_remote_code=True" in code and "ecg_hf" not in code
+    refuse = "import sys\nsys.modules['ecg_hf'] = None\n"
+    variables = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-c", refuse + code]
+    done = subprocess.run(command, cwd=tmp_path / "whole", env=variables, capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 5, done.stderr[-2000:]
+
+
+def snippets(folder, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_python_of_a_card_runs_in_its_folder(encoder, classifier, tmp_path, monkeypatch, capsys):
+    for folder in (encoder, classifier, SHIPPED, write_release(classifier, tmp_path / "release")):
+        monkeypatch.chdir(folder)
+        (code,) = snippets(folder, "python")
+        scope = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            exec(compile(code, str(folder / "README.md"), "exec"), scope)
+        if "features" in scope:
+            assert scope["features"].shape == (scope["model"].config.hidden_size,)
+        else:
+            assert len(capsys.readouterr().out.splitlines()) == len(scope["classifier"].model.config.labels)
+
+
+def test_the_shell_of_an_encoders_card_trains_from_its_folder(encoder, simulated_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(encoder)
+    command = shlex.split(snippets(encoder, "bash")[0].replace("path/to/ptb-xl", str(simulated_folder)))
+    assert command[:2] == ["ecg-hf", "train"]
+    command[command.index("../run")] = str(tmp_path / "run")
+    cli.main([*command[1:], "--dry_run", "true", "--use_cpu", "true"])
+
+
 # ---- The command ----
 
 
 def command_of(folder) -> str:
-    return re.search(r"## How to reproduce\n\n```bash\n(.*?)\n```", (folder / "README.md").read_text(), re.DOTALL)[1]
+    return re.search(
+        r"## Environmental and technical\n\n.*?```bash\n(.*?)\n```", (folder / "README.md").read_text(), re.DOTALL
+    )[1]
 
 
 def repeat(folder, places: dict[str, pathlib.Path], output) -> pathlib.Path:

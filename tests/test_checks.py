@@ -9,7 +9,8 @@ from test_post_training import arguments, make_trainer
 from test_scripts import QUICK, flags
 
 from ecg_hf import PostTrainer, cli
-from ecg_hf.post_training.run import EvaluationArguments, TaskArguments
+from ecg_hf.evaluation import EvaluationArguments
+from ecg_hf.post_training.run import TaskArguments
 from ecg_hf.synthetic import simulate_ptbxl
 
 

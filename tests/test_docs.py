@@ -35,14 +35,14 @@ PUBLIC = {
 def write_ecgs(folder: pathlib.Path) -> None:
     """Sixty records and their table, which has a column for each kind of target."""
     (folder / "records").mkdir()
-    rows = [["path", "patient", "AF", "LBBB", "rhythm", "age"]]
+    rows = [["path", "patient", "AF", "LBBB", "rhythm", "age", "report"]]
     for index in range(60):
         rng, code = np.random.default_rng(index), list(STATEMENTS)[index % 3]
         write_record(
             folder / "records", f"{index:04}", simulate_ecg([code], sampling_rate=500, rng=rng)[:, ::2] / 1000
         )
         labels = [int(code == "AFIB"), int(code == "CLBBB"), STATEMENTS[code]]
-        rows.append([f"records/{index:04}", index // 2, *labels, 30 + index])
+        rows.append([f"records/{index:04}", index // 2, *labels, 30 + index, f"Ruhe-EKG: {code}"])
     with open(folder / "ecgs.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     np.savetxt(folder / "lead_one.csv", simulate_ecg(["NORM"], sampling_rate=500, rng=rng)[0, ::2] / 1000, fmt="%.4f")

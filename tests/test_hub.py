@@ -13,11 +13,15 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from conftest import SHARED
 from hub_server import File, HubServer
 from huggingface_hub import DatasetCard, ModelCard
+from small_models import small_extractor, small_model
 
 import ecg_hf.cli
 from ecg_hf.cards import preprocessing_in_words, update_card, write_model_card
+from ecg_hf.ptbxl.labels import task_labels
+from ecg_hf.shipped import DEFAULT_CLASSIFIER
 
 ROOT = pathlib.Path(__file__).parents[1]
 CODE = ROOT / "ecg_hf" / "ecg_transformer"
@@ -31,8 +35,12 @@ PUBLISHED = {
     "learning_curves.png",
     "metrics.json",
     "model.safetensors",
+    "precision_recall.png",
+    "precision_recall.svg",
     "preprocessor_config.json",
     "recipe.yaml",
+    "reliability.png",
+    "reliability.svg",
     *(path.name for path in CODE.glob("[!_]*.py")),
 }
 
@@ -345,23 +353,54 @@ def test_the_code_that_is_published_imports_nothing_outside_its_folder():
             assert {name.split(".")[0] for name in names} <= allowed, path
 
 
-def test_an_installed_wheel_publishes_too(hub, published, run_folder, tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the package alone, as its wheel installs it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").iterdir()
+    (wheel,) = (folder / "dist").iterdir()
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", "site", wheel]
-    subprocess.run(install, cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(install, cwd=folder, check=True, capture_output=True)
+    return folder / "site"
+
+
+def test_an_installed_wheel_publishes_too(hub, published, run_folder, site, tmp_path):
     shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("_stages", "*.py", "README.md"))
-    code = """
+    code = f"""
 import ecg_hf, pathlib
 from ecg_hf.hub import push_model
-assert pathlib.Path(ecg_hf.__file__).is_relative_to(pathlib.Path("site").absolute()), ecg_hf.__file__
+assert pathlib.Path(ecg_hf.__file__).is_relative_to({str(site)!r}), ecg_hf.__file__
 push_model("run", "wheel")
 """
-    variables = environment(tmp_path / "home", hub.url, HF_TOKEN="hf_alice", PYTHONPATH=str(tmp_path / "site"))
+    variables = environment(tmp_path / "home", hub.url, HF_TOKEN="hf_alice", PYTHONPATH=str(site))
     done = subprocess.run([sys.executable, "-c", code], env=variables, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert hub.files("alice/wheel").keys() == PUBLISHED
+
+
+def test_an_installed_wheel_classifies_a_record_without_a_network_or_a_model(site, tmp_path):
+    record = SHARED / "data/challenge2021/E07501"
+    if not record.with_suffix(".hea").is_file():
+        pytest.skip(f"no record of the Challenge at {record}")
+    checkpoint = site / "ecg_hf" / "checkpoints" / DEFAULT_CLASSIFIER
+    source = ROOT / "hub_cards" / DEFAULT_CLASSIFIER
+    if source.is_dir():
+        assert {file.name for file in checkpoint.iterdir()} == {file.name for file in source.iterdir()}
+    else:  # it has no classifier yet
+        small_model(task_labels("all")).save_pretrained(checkpoint)
+        small_extractor().save_pretrained(checkpoint)
+    assert [folder.name for folder in checkpoint.parent.iterdir()] == [DEFAULT_CLASSIFIER]
+    variables = environment(tmp_path / "home", "http://localhost:9", HF_HUB_OFFLINE="1", PYTHONPATH=str(site))
+    command = [sys.executable, "-m", "ecg_hf.cli", "classify", str(record)]
+    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    name, *findings = done.stdout.splitlines()
+    assert name == str(record) and {line.split()[1] for line in findings} == set(task_labels("all"))
+    assert f"{DEFAULT_CLASSIFIER} is used" in done.stderr
+    encoder = [*command, "--model", "ecg-transformer-ptbxl-100hz"]
+    done = subprocess.run(encoder, env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "copy the folder `hub_cards/ecg-transformer-ptbxl-100hz`" in done.stderr
 
 
 def test_weights_that_do_not_match_are_refused_from_the_hub_as_well(hub, alice, published):
@@ -402,7 +441,7 @@ def test_the_card_says_what_it_must(hub, published):
 
 def test_every_figure_of_the_results_has_its_interval(hub, published):
     card = hub.files(published)["README.md"].decode()
-    results = card[card.index("## Results") : card.index("## Known failure modes")]
+    results = card[card.index("## Evaluation") : card.index("## Environmental and technical")]
     rows = [line.strip("|").split("|") for line in results.splitlines() if line.startswith("|")]
     splits = [[cell.strip() for cell in row] for row in rows if row[0].strip() in ("validation", "test")]
     assert len(splits) == 2 and all(int(row[1]) > 0 for row in splits)
@@ -427,12 +466,38 @@ def test_the_metadata_are_what_the_hub_reads(hub, published):
     assert metrics["versions"]["ecg_hf"] == ecg_hf.__version__ and metrics["data"]["simulated"]
 
 
+def test_a_space_serves_the_published_model(hub, alice, published, tmp_path):
+    """Its files, its card by what the Hub reads, and the push; `test_demo.py` has the page that its `app.py` opens."""
+    folder = tmp_path / "space"
+    flags = ["--model", published, "--export_space", str(folder), "--push_to_hub", "ecg-page"]
+    alice.run(f"from ecg_hf import cli\ncli.demo({flags!r})")
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    pushed = hub.files("alice/ecg-page", "space")
+    assert {name: pushed[name] for name in files} == files
+    assert f'build_page("{published}")' in files["app.py"].decode() and "server_name=None" in files["app.py"].decode()
+    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ecg_hf").rglob("*.py")}
+    assert package <= files.keys() and not any("__pycache__" in name for name in files)
+    metadata = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert metadata["sdk"] == "gradio" and metadata["app_file"] == "app.py" and metadata["models"] == [published]
+    assert metadata["license"] == "apache-2.0" and re.fullmatch(r"\d+\.\d+\.\d+", metadata["sdk_version"])
+    assert "not a medical device" in files["README.md"].decode()
+    needs = files["requirements.txt"].decode()
+    assert re.search(r"^torch>=", needs, re.MULTILINE) and "pytest" not in needs and "gradio" not in needs
+    for flags, words in (
+        (["--model", "alice/absent", "--export_space", str(tmp_path / "a")], "alice/absent"),
+        (["--model", published, "--export_space", str(tmp_path / "b"), "--push_to_hub", "bob/page"], "may not write"),
+    ):
+        with pytest.raises(ClientError, match=words):
+            alice.run(f"cli.demo({flags!r})")
+    assert not (tmp_path / "a").exists() and ("space", "bob/page") not in hub.repositories
+
+
 def test_a_second_push_keeps_what_people_wrote(hub, alice, published, run_folder, simulated_folder, simulated_cache):
     repository = hub.repositories["model", published]
     card = hub.files(published)["README.md"].decode()
     written = card.replace("license: apache-2.0", "license: mit\nlanguage: en").replace("- ecg\n", "- ecg\n- mine\n")
     written = written.replace(
-        "<!-- generated: limits -->", "## Seen in our clinic\n\nBeware.\n\n<!-- generated: limits -->"
+        "<!-- generated: reproduce -->", "## Seen in our clinic\n\nBeware.\n\n<!-- generated: reproduce -->"
     )
     written = written.replace("macro AUROC", "tampered")
     files = {**repository.resolve("main").files, "README.md": File(written.encode(), False)}
@@ -453,7 +518,7 @@ def test_a_second_push_keeps_what_people_wrote(hub, alice, published, run_folder
     own = (run_folder / "README.md").read_text()
     assert "A line from the folder." not in new and own.count("A line from the folder.") == own.count("Beware.") == 1
     assert "write into that one" in alice.errors()
-    assert new.index("## Results") < new.index("Beware.") < new.index("## Known failure modes")
+    assert new.index("## Evaluation") < new.index("Beware.") < new.index("## Environmental and technical")
     data = ModelCard(new).data
     assert data.license == "mit" and data.language == "en" and data.tags.count("mine") == data.tags.count("ecg") == 1
     alice.run(push)
@@ -482,7 +547,7 @@ def test_a_damaged_mark_in_the_published_card_stops_the_push(hub, alice, publish
     repository.commit("main", "Mend", {**repository.resolve("main").files, "README.md": File(mended.encode(), False)})
     alice.run(push)
     new = hub.files("org/edited")["README.md"].decode()
-    assert new.count("My own text.") == new.count("## Results") == 1 and "\r" not in new
+    assert new.count("My own text.") == new.count("## Evaluation") == 1 and "\r" not in new
 
 
 def test_a_card_without_marks_stays_below_the_new_one():
@@ -516,7 +581,7 @@ def test_the_card_tells_whether_the_base_saw_the_evaluation_data(published, run_
     (tmp_path / "run/config.json").write_text(json.dumps({**config, "provenance": provenance}))
     (tmp_path / "run/metrics.json").write_text(json.dumps(metrics))
     card = ModelCard(write_model_card(tmp_path / "run", "me/model"))
-    assert words in card.text and card.data.base_model == "them/encoder" and card.data.datasets == ["ptb-xl"]
+    assert words in card.text and card.data.base_model == "them/encoder" and card.data.datasets is None
     known = {"CC BY-NC 4.0": "cc-by-nc-4.0", "mit": "mit", None: "other"}
     assert card.data.license == known[provenance["license"]]
 

@@ -436,7 +436,7 @@ load_ecg_dataset(sys.argv[1], label_columns=["AF"], num_proc=2, cache_dir=sys.ar
 def test_the_processes_that_read_end_with_the_one_that_is_killed(npy_records, tmp_path):
     """The pipe of stderr ends only once no process holds it any more."""
     npy_records.to_csv(tmp_path / "table.csv", index=False)
-    code = READING.replace("store.REC", "import time; store._read = lambda *_: time.sleep(0.5)\nstore.REC")
+    code = READING.replace("store.REC", "import time; store.usable_record = lambda *_: time.sleep(0.5)\nstore.REC")
     reading = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "table.csv", tmp_path / "cache"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -351,7 +351,7 @@ TASKS = ("superdiagnostic", "subdiagnostic", "diagnostic", "form", "rhythm", "al
 
 
 def test_every_recipe_follows_the_device():
-    recipes = [path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("study_")]
+    recipes = [path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("study")]
     for path in recipes:
         recipe = yaml.safe_load(path.read_text())
         assert recipe.get("bf16", "auto") == "auto" and "use_cpu" not in recipe, path.name

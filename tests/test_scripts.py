@@ -22,9 +22,8 @@ from ecg_hf.post_training.run import TaskArguments, load_splits
 from ecg_hf.synthetic import simulate_ptbxl
 
 TRAINING = pathlib.Path(__file__).parents[1] / "training"
-RECIPES = sorted(
-    path.name for path in (TRAINING / "configs").glob("*.yaml") if not path.name.startswith(("pretrain_", "study_"))
-)
+OTHERS = ("pretrain_", "public_", "study")
+RECIPES = sorted(path.name for path in (TRAINING / "configs").glob("*.yaml") if not path.name.startswith(OTHERS))
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(TRAINING / "launch/single.yaml")]
 QUICK = {
     "architecture": "ptbxl_100hz",
@@ -117,7 +116,7 @@ def test_an_evaluation_does_not_write_into_the_folder_of_a_run(
     (tmp_path / "link").symlink_to(output)
     (tmp_path / "file").write_text("")
     before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
-    monkeypatch.setattr("ecg_hf.post_training.run.load_splits", lambda *args: pytest.fail("something was computed"))
+    monkeypatch.setattr("ecg_hf.evaluation.run.load_splits", lambda *args: pytest.fail("something was computed"))
     places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "model_name_or_path": output}
     for folder in (output, tmp_path / "link", tmp_path / "under way", tmp_path / "metrics"):
         with pytest.raises(FileExistsError, match="holds a run or a model .*choose another folder"):

@@ -115,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--output_dir", folder, *argv[1:], *(["--probe_every", "0"] if argv[0] == "pretrain" else [])]
         benchmark_args, *arguments = parse_arguments(flags, BenchmarkArguments, *kinds)
+        if getattr(arguments[-1], "report_column", None) is not None:
+            raise SystemExit("benchmark.py: the loop by hand has no words of reports: leave `--report_column` out.")
         trainer = (pretraining_trainer if argv[0] == "pretrain" else post_training_trainer)(*arguments)
         measured = []
         for row in run_benchmark(trainer, benchmark_args):

@@ -92,6 +92,7 @@ SAVED_BESIDE_FIELDS = (
     "num_labels",
     "torch_dtype",
     "use_cache",
+    "num_report_words",
 )
 
 AUTO_MAP = {
@@ -279,6 +280,8 @@ class ECGTransformerConfig(PreTrainedConfig):
     # Pre-training
     projection_size: int = 128
     contrastive_temperature: float | int = 0.1
+    # No field, so that only the checkpoints of pre-training by reports have it: the size of their word head.
+    num_report_words = 0
 
     def __post_init__(self, **kwargs):
         self.lead_names = list(LEAD_NAMES if self.lead_names is None else self.lead_names)

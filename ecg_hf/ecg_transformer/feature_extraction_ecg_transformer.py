@@ -167,6 +167,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         missing_leads: str = "zero",
         return_tensors: str | None = "pt",
         return_record_index: bool = False,
+        return_window_starts: bool = False,
         crop_positions: float | Sequence[float] | np.ndarray | None = None,
         check_leads: bool = True,
     ) -> BatchFeature:
@@ -184,6 +185,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
                 with a warning (a model with lead tokens omits them), `"error"` raises an error.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` for torch, `"np"` or None for NumPy.
             return_record_index (`bool`, defaults to `False`): Whether to return `record_index`.
+            return_window_starts (`bool`, defaults to `False`): Whether to return `window_starts`.
             crop_positions (`float` in [0, 1), or an array `(records,)` or `(records, crops)` of such, *optional*):
                 Instead of all windows of a record, return those that start at
                 `floor(position * (length - num_samples + 1))`, both at the rate at which windows are cut.
@@ -197,7 +199,9 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             - with `lead_tokens`, `lead_ids` (windows, leads), int64: the index of each lead in `self.lead_names`;
             - with `return_attention_mask`, where any window is padded, `attention_mask` (windows, `num_samples`),
               int64: 1 for samples of the record;
-            - with `return_record_index`, `record_index` (windows,), int64: the record of each window.
+            - with `return_record_index`, `record_index` (windows,), int64: the record of each window;
+            - with `return_window_starts`, `window_starts` (windows,), int64: the sample of the record, at
+              `sampling_rate`, with which each window begins.
 
         Raises:
             ValueError: a missing or invalid rate, lead name or unit, swapped axes, an empty record, missing values
@@ -219,7 +223,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             self._report_absent_leads(batch, missing_leads)
         if check_leads:
             self._warn_of_flat_leads(batches)
-        return self._collect(batches, return_tensors, return_record_index)
+        return self._collect(batches, return_tensors, return_record_index, return_window_starts)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in the library; also copies the code, so that the folder loads where this package is not installed."""
@@ -396,6 +400,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         batch.records, batch.flat, batch.largest = (
             np.repeat(rows, starts.shape[1], axis=0) for rows in (batch.records, batch.flat, batch.largest)
         )
+        batch.starts = starts.reshape(-1)
         batch.crop_positions = np.zeros((len(crops), 1))
 
     def _filter(self, batch: Batch):
@@ -419,6 +424,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         else:
             starts = np.floor(batch.crop_positions * (length - size + 1)).astype(np.int64)
         batch.flat = self._flat_windows(batch, starts, size, length)
+        before = 0 if batch.starts is None else batch.starts
+        batch.starts = (before + np.broadcast_to(starts, (num_records, starts.shape[1])).reshape(-1)) // scale
         batch.given = None
         batch.values = _windows(batch.values, starts, size)
         batch.records = np.repeat(batch.records, starts.shape[1])
@@ -522,7 +529,9 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             num_records = sum(len(batch.records) for batch in batches)
             warnings.warn(describe_limb_faults(faults, num_records), stacklevel=3)
 
-    def _collect(self, batches: list[Batch], return_tensors: str | None, return_record_index: bool) -> BatchFeature:
+    def _collect(
+        self, batches: list[Batch], return_tensors: str | None, return_record_index: bool, return_window_starts: bool
+    ) -> BatchFeature:
         if len({batch.lead_names for batch in batches}) > 1:
             raise ValueError(
                 "Records with different leads cannot be in one batch of a model with lead tokens: "
@@ -530,10 +539,12 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             )
         input_values = np.concatenate([self._finish(batch) for batch in batches])
         record_index = np.concatenate([batch.records for batch in batches])
+        window_starts = np.concatenate([batch.starts for batch in batches])
         lengths = np.repeat([batch.values.shape[-1] for batch in batches], [len(batch.records) for batch in batches])
         if len(batches) > 1:
             order = np.argsort(record_index, kind="stable")
             input_values, record_index, lengths = input_values[order], record_index[order], lengths[order]
+            window_starts = window_starts[order]
         data = {"input_values": input_values}
         if self.return_attention_mask and (lengths < self.num_samples).any():
             data["attention_mask"] = (np.arange(self.num_samples) < lengths[:, None]).astype(np.int64)
@@ -541,6 +552,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             data["lead_ids"] = np.tile(np.array(self._lead_ids(batches[0]), dtype=np.int64), (len(input_values), 1))
         if return_record_index:
             data["record_index"] = record_index
+        if return_window_starts:
+            data["window_starts"] = window_starts
         return BatchFeature(data, tensor_type=return_tensors)
 
     def _finish(self, batch: Batch) -> np.ndarray:

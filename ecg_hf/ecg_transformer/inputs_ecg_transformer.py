@@ -39,6 +39,8 @@ class Batch:
     flat: np.ndarray | None = None
     """(rows, leads): whether the lead was constant, before any filter, in what became the row."""
     high_passed: bool = False
+    starts: np.ndarray | None = None
+    """(rows,): where in its record a row begins, in samples of `values`, once windows are cut."""
 
     def __post_init__(self):
         self.given = self.values

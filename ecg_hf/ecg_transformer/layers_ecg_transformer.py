@@ -171,19 +171,19 @@ class ECGTransformerAttentionPooling(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        def split(states):
-            return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        value = self._split(self.v_proj(hidden_states))
+        return (self.weights(hidden_states, token_mask).to(value.dtype) @ value).flatten(1)
 
-        query, key, value = (
-            split(self.q_proj(self.query_token)),
-            split(self.k_proj(hidden_states)),
-            split(self.v_proj(hidden_states)),
-        )
+    def weights(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, heads, 1, tokens): the attention of the query to each token, float32."""
+        query, key = self._split(self.q_proj(self.query_token)), self._split(self.k_proj(hidden_states))
         scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
         if token_mask is not None:
             scores = scores.masked_fill(~token_mask[:, None, None], torch.finfo(scores.dtype).min)
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-        return (weights @ value).flatten(1)
+        return scores.softmax(dim=-1, dtype=torch.float32)
+
+    def _split(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 def masked_mean(tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

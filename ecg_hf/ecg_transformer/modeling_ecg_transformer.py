@@ -89,18 +89,21 @@ class ECGTransformerClassifierOutput(ModelOutput):
 @dataclass
 class ECGTransformerForPreTrainingOutput(ModelOutput):
     """
-    loss (`torch.FloatTensor` of shape `(1,)`): over the crops of all processes.
+    loss (`torch.FloatTensor` of shape `(1,)`): contrastive, over the crops of all processes, with `record_ids`.
     accuracy (`torch.FloatTensor` of shape `(1,)`): fraction of crops whose nearest other crop is of the same record.
     feature_std (`torch.FloatTensor` of shape `(1,)`):
         Root mean square distance of the projected crops, which have unit norm, from their mean: 1 if they are spread
-        over the complete sphere, 0 if all are equal.
+        over the complete sphere, 0 if all are equal. Without `record_ids`, of the pooled features, scaled likewise.
     pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): of the crops of this process.
+    word_logits (`torch.FloatTensor` of shape `(batch, num_report_words)`): of the words of a report, if there is a
+        word head; float32.
     """
 
     loss: torch.FloatTensor | None = None
     accuracy: torch.FloatTensor | None = None
     feature_std: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
+    word_logits: torch.FloatTensor | None = None
 
 
 class ECGTransformerPreTrainedModel(PreTrainedModel):
@@ -117,7 +120,7 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ECGTransformerLayer, "attentions": ECGTransformerAttention}
-    _head_names = ("classifier", "projection_head")
+    _head_names = ("classifier", "projection_head", "word_head")
 
     head_is_random = False
     """True if `from_pretrained` found no weights for the head: it must be trained before use."""
@@ -509,7 +512,10 @@ def _check_rows(positive: torch.Tensor, related: torch.Tensor):
 
 
 class ECGTransformerForPreTraining(ECGTransformerPreTrainedModel):
-    """The encoder with a projection head, for contrastive pre-training on crops of records."""
+    """The encoder with a projection head, for contrastive pre-training on crops of records.
+
+    With `config.num_report_words` it also has a linear head for words of the reports: see `set_report_words`.
+    """
 
     # The loss is always a mean over the batch.
     accepts_loss_kwargs = False
@@ -518,20 +524,33 @@ class ECGTransformerForPreTraining(ECGTransformerPreTrainedModel):
         super().__init__(config)
         self.ecg_transformer = ECGTransformerModel(config)
         self.projection_head = ECGTransformerProjectionHead(config)
+        self.word_head = nn.Linear(config.hidden_size, config.num_report_words) if config.num_report_words else None
         self.post_init()
+
+    def set_report_words(self, log_odds: torch.Tensor | None):
+        """Put on a word head that gives each word its log-odds (words,) for any crop; None takes it off."""
+        vars(self.config).pop("num_report_words", None)
+        self.word_head = None
+        if log_odds is not None:
+            self.config.num_report_words = len(log_odds)
+            like = self.projection_head.fc2.weight
+            self.word_head = nn.Linear(self.config.hidden_size, len(log_odds), device=like.device, dtype=like.dtype)
+            nn.init.zeros_(self.word_head.weight)
+            self.word_head.bias.data.copy_(log_odds)
 
     @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
-        record_ids: torch.Tensor,
+        record_ids: torch.Tensor | None = None,
         patient_ids: torch.Tensor | None = None,
         **encoder_inputs,
     ) -> ECGTransformerForPreTrainingOutput:
         r"""
         Args:
             input_values (`torch.FloatTensor` of shape `(batch, num_leads, samples)`): Crops, in the form of windows.
-            record_ids (`torch.LongTensor` of shape `(batch,)`): The record of each crop, at least two of each record.
+            record_ids (`torch.LongTensor` of shape `(batch,)`, *optional*):
+                The record of each crop, at least two of each record; without them there is no contrastive loss.
             patient_ids (`torch.LongTensor` of shape `(batch,)`, *optional*):
                 The patient of each crop; crops of other records of a patient are excluded from the negatives. By
                 default each record is of a different patient.
@@ -542,17 +561,21 @@ class ECGTransformerForPreTraining(ECGTransformerPreTrainedModel):
         Raises `ValueError` if a crop is the only one of its record, or if all crops are of one patient.
         """
         pooled = self.ecg_transformer(input_values, **encoder_inputs).pooler_output
-        ids = torch.stack([record_ids, record_ids if patient_ids is None else patient_ids], dim=1)
-        projected = self.projection_head(pooled)
+        projected = pooled if record_ids is None else self.projection_head(pooled)
+        loss = accuracy = words = None
         # Similarities in 16-bit precision would be too coarse for the temperature.
         with torch.autocast(pooled.device.type, enabled=False):
             features = nn.functional.normalize(projected.float(), dim=-1)
-            if self.training and dist.is_initialized() and dist.get_world_size() > 1:
-                features, ids = _GatherRows.apply(features), _GatherRows.apply(ids)
-            loss, accuracy = contrastive_loss(features, *ids.unbind(1), self.config.contrastive_temperature)
+            if record_ids is not None:
+                ids = torch.stack([record_ids, record_ids if patient_ids is None else patient_ids], dim=1)
+                if self.training and dist.is_initialized() and dist.get_world_size() > 1:
+                    features, ids = _GatherRows.apply(features), _GatherRows.apply(ids)
+                loss, accuracy = contrastive_loss(features, *ids.unbind(1), self.config.contrastive_temperature)
+            if self.word_head is not None:
+                words = self.word_head(pooled.to(self.word_head.weight.dtype)).float()
         spread = (features.detach() - features.detach().mean(dim=0)).square().sum(dim=1).mean().sqrt()
         return ECGTransformerForPreTrainingOutput(
-            loss=loss, accuracy=accuracy, feature_std=spread, pooler_output=pooled
+            loss=loss, accuracy=accuracy, feature_std=spread, pooler_output=pooled, word_logits=words
         )
 
 

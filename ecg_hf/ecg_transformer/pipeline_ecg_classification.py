@@ -97,23 +97,31 @@ class ECGRecordPipeline(ChunkPipeline):
     def preprocess(self, record, missing_leads: str = "zero", **recording):
         """Yield the windows of one record."""
         name = _name_of(record)
-        if isinstance(record, (str, os.PathLike)):
-            recording = self._read_recording(record, recording)
-        elif hasattr(record, "sig_name"):
-            recording = wfdb_recording(record)
-        else:
-            recording = _as_recording(record, recording)
-        try:
-            self._check_length(recording)
-            if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max(initial=0) == 0:
-                raise ValueError("the record is flat in all leads: there is nothing to classify.")
-            features = self.feature_extractor(**recording, missing_leads=missing_leads)
-        except ValueError as error:
-            raise ValueError(str(error) if name is None else f"{name}: {error}") from error
+        features = self.windows_of(record, self.recording_of(record, **recording), missing_leads=missing_leads)
         num_windows = len(features["input_values"])
         for window in range(num_windows):
             rows = {name: tensor[window : window + 1] for name, tensor in features.items()}
             yield {"is_last": window == num_windows - 1, "window": rows, "record": name or "a record"}
+
+    def recording_of(self, record, **recording) -> dict[str, Any]:
+        """What the feature extractor reads of a record of any kind: its signal, rate, leads and, if known, units.
+
+        `recording` has what the caller says of it: `sampling_rate`, `lead_names`, `units`.
+        """
+        if isinstance(record, (str, os.PathLike)):
+            return self._read_recording(record, recording)
+        return wfdb_recording(record) if hasattr(record, "sig_name") else _as_recording(record, recording)
+
+    def windows_of(self, record, recording: dict[str, Any], **options):
+        """The feature extractor's answer for a `recording_of` a record; `ValueError` for one that it cannot use."""
+        name = _name_of(record)
+        try:
+            self._check_length(recording)
+            if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max(initial=0) == 0:
+                raise ValueError("the record is flat in all leads: there is nothing to classify.")
+            return self.feature_extractor(**recording, **options)
+        except ValueError as error:
+            raise ValueError(str(error) if name is None else f"{name}: {error}") from error
 
     def _check_length(self, recording: dict[str, Any]) -> None:
         """`ValueError` for a record of which the model would see little but padding."""

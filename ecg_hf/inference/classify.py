@@ -69,7 +69,7 @@ def classify_records(
     found = report.answered(answers(classifier, items, batch_size, **({} if top_k is None else {"top_k": top_k})))
     labels = classifier.model.config.labels
     writers = {"table": _as_text, "json": _as_json, "jsonl": _as_json_lines, "csv": _as_long_csv}
-    chunks = _as_wide_csv(found, labels) if wide else writers[output_format](found)
+    chunks = wide_csv(found, labels) if wide else writers[output_format](found)
     with _stream(output) as stream:
         for chunk in chunks:
             stream.write(chunk)
@@ -134,7 +134,7 @@ def _as_long_csv(found: Iterable[Findings]) -> Iterator[str]:
         has_header = True
 
 
-def _as_wide_csv(found: Iterable[Findings], labels: Sequence[str]) -> Iterator[str]:
+def wide_csv(found: Iterable[Findings], labels: Sequence[str]) -> Iterator[str]:
     """A row for each record, with the score of each label in the model's order."""
     yield _csv([["record", *labels]])
     for name, findings in found:
@@ -148,4 +148,4 @@ def _csv(rows: Iterable[Sequence]) -> str:
     return text.getvalue()
 
 
-__all__ = ["FORMATS", "classify_records"]
+__all__ = ["FORMATS", "classify_records", "wide_csv"]

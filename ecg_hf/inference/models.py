@@ -6,17 +6,20 @@ import torch
 from transformers import Pipeline, pipeline
 
 from ..command import without_progress_bars
+from ..shipped import located
 
 
 def load_pipeline(task: str, model: str, device: str | None = None, **kwargs) -> Pipeline:
     """`pipeline(task, model=model)` without the progress bar of the weights.
 
-    Raises `ValueError` for a device that does not exist here.
+    Of a checkpoint that ships the folder is given, since for some tasks the library asks the Hub what else a name has.
+
+    Raises `ValueError` for a device that does not exist here, `FileNotFoundError` as `located` does.
     """
     if device is not None:
         _check_device(device)
     with without_progress_bars():
-        return pipeline(task, model=model, device=device, **kwargs)
+        return pipeline(task, model=located(model), device=device, **kwargs)
 
 
 def _check_device(device: str) -> None:

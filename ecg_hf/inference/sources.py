@@ -71,6 +71,11 @@ def find_records(
     return items
 
 
+def record_of_file(path: str, facts: Facts) -> Item:
+    """The record of one file, whatever its ending."""
+    return _of_file(path, facts.as_dict())
+
+
 def _of_file(path: str, said: dict[str, Any]) -> Item:
     return Item(path, functools.partial(_read_file, path, said))
 
@@ -150,4 +155,4 @@ def _read_row(source, index: int, wanted: Sequence[str]) -> Record:
     return replace(record, signal=whole_microvolts(record))
 
 
-__all__ = ["Facts", "Item", "find_records"]
+__all__ = ["Facts", "Item", "find_records", "record_of_file"]

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from transformers.trainer_utils import PredictionOutput
 
+from ..curves import reliability_bins
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ecg_transformer.targets_ecg_transformer import multilabel_loss
 from ..metrics import bootstrap_metrics, calibration_metrics, multilabel_metrics
@@ -70,8 +71,9 @@ def split_metrics(
     """What a split's evaluation reports, with 95 % intervals over patients; a record without one is its own group.
 
     `num_records`, the numbers of `multilabel_metrics`, in `per_label` also `auroc_interval` and `auprc_interval`
-    ([low, high], or None), and `intervals` of the macro metrics and of calibration, whose `low` and `high` are None
-    where `bootstrap_metrics` and `calibration_metrics` give none. None where no label is defined.
+    ([low, high], or None), `intervals` of the macro metrics and of calibration, whose `low` and `high` are None where
+    `bootstrap_metrics` and `calibration_metrics` give none, and `reliability`, the labels' `reliability_bins`. None
+    where no label is defined.
     """
     labels, scores = output.label_ids, probabilities(output.predictions)
     if not with_both_classes(labels).any():
@@ -81,7 +83,7 @@ def split_metrics(
     intervals = bootstrap_metrics(labels, scores, num_resamples, groups=patients, label_names=label_names)
     metrics = metrics_with_intervals(metrics, intervals)
     metrics["intervals"] |= calibration_metrics(labels, scores, num_resamples, groups=patients)
-    return {"num_records": len(dataset), **metrics}
+    return {"num_records": len(dataset), **metrics, "reliability": reliability_bins(labels, scores, label_names)}
 
 
 def patients_of(dataset: datasets.Dataset) -> pd.api.extensions.ExtensionArray | None:

@@ -1,32 +1,26 @@
-"""What `training/train.py` and `training/evaluate_model.py` do: from arguments to a saved, evaluated checkpoint."""
+"""What `ecg-hf train` does: from arguments to a saved, evaluated checkpoint."""
 
 from __future__ import annotations
 
-import json
 import pathlib
-from dataclasses import dataclass, field
 
 import datasets
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, check_choice
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MULTI_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
-from ..files import write_atomic
 from ..ptbxl.label_order import label_names_of
-from ..ptbxl.labels import task_labels
 from ..ptbxl.table import FOLDS
-from ..runs.arguments import ModelArguments, check_at_least, recipe_of
+from ..runs.arguments import ModelArguments, recipe_of
 from ..runs.attention import set_attention
-from ..runs.folder import STAGES_FOLDER
 from ..runs.leads import model_leads, restrict_leads
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from ..runs.statistics import lead_statistics, window_statistics, without_normalisation
 from ..runs.windows import TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
-from .checks import check_labels
 from .data import TaskArguments, check_splits, data_folder, label_names_in_words, load_splits, most_common_rate
 from .trainer import PostTrainer
 
@@ -106,101 +100,8 @@ def _new_model(model_args, data_args, train, id2label, names, problem_type):
     return ECGTransformerForMultiLabel(config), new_feature_extractor(model_args, config, mean, std)
 
 
-@dataclass
-class EvaluationArguments:
-    """A trained checkpoint and the records to judge it on."""
-
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of a post-trained checkpoint."})
-    output_dir: str = field(metadata={"help": "Where `metrics.json` and `predictions.csv` go."})
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Records in one batch."})
-    num_bootstrap_resamples: int = field(default=1000, metadata={"help": "Resamples of the intervals."})
-    use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
-
-    def __post_init__(self):
-        check_at_least("num_bootstrap_resamples", self.num_bootstrap_resamples, 2)
-
-
-def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> dict:
-    """Metrics of a checkpoint with 95 % intervals by patient -> what `metrics.json` in the output folder holds.
-
-    Raises `FileExistsError` for the output folder of a run or a model, whose `metrics.json` its card is made from, and
-    `ValueError` for arguments or labels that do not fit.
-    """
-    check_choice("split", evaluation_args.split, FOLDS)
-    _check_output_folder(pathlib.Path(evaluation_args.output_dir))
-    if data_args.demo:
-        raise ValueError("`--demo` is for training: give the folder of its records, OUTPUT_DIR-data, as `--data_dir`.")
-    data_dir = data_folder(data_args, evaluation_args.output_dir)
-    path = evaluation_args.model_name_or_path
-    model = ECGTransformerForMultiLabel.from_pretrained(path)
-    if model.head_is_random:
-        raise ValueError(f"`{path}` has no trained head: post-train it before it is evaluated.")
-    labels = model.config.labels
-    if data_args.reads_ptbxl and sorted(labels) != sorted(task_labels(data_args.task)):
-        raise ValueError(
-            f"`{path}` gives the labels {', '.join(labels)}, the task `{data_args.task}` has "
-            f"{', '.join(task_labels(data_args.task))}: choose the task that the checkpoint was trained for."
-        )
-    splits = load_splits(data_dir, data_args, seed=0, labels=labels, problem_type=model.config.problem_type)
-    check_splits(splits, [evaluation_args.split], data_args)
-    dataset = splits[evaluation_args.split]
-    if data_args.max_eval_records is not None:  # of the training split, too
-        dataset = dataset.select(range(min(data_args.max_eval_records, len(dataset))))
-    output_dir = pathlib.Path(evaluation_args.output_dir)
-    trainer = PostTrainer(
-        model=model,
-        args=PostTrainingArguments(
-            output_dir=str(output_dir),
-            per_device_eval_batch_size=evaluation_args.per_device_eval_batch_size,
-            use_cpu=evaluation_args.use_cpu,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-        ),
-        feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
-    )
-    target = trainer.target
-    check_labels(evaluation_args.split, dataset, target)
-    output = trainer.predict(dataset)
-    metrics = target.split_metrics(dataset, output, evaluation_args.num_bootstrap_resamples)
-    if metrics is None:
-        problem = target.undefined.format("")
-        raise ValueError(f"{problem[0].upper()}{problem[1:]} among the {len(dataset)} records: take more.")
-    metrics = {
-        "split": evaluation_args.split,
-        **({"task": data_args.task} if data_args.reads_ptbxl else {"data": dataset.info.dataset_name}),
-        "loss": output.metrics["test_loss"],
-        **metrics,
-    }
-    if trainer.is_world_process_zero():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        target.predictions_table(dataset, output).to_csv(output_dir / "predictions.csv", index=False)
-        write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return metrics
-
-
-def _check_output_folder(folder: pathlib.Path) -> None:
-    of_a_run = ["config.json", "preprocessor_config.json", "recipe.yaml", "all_results.json", STAGES_FOLDER]
-    found = [name for name in of_a_run if (folder / name).exists()]
-    if STAGES_FOLDER in folder.absolute().parts:
-        found.append(STAGES_FOLDER)
-    if not found and (folder / "metrics.json").is_file():
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        found = [] if isinstance(metrics, dict) and "split" in metrics else ["metrics.json"]  # of an evaluation
-    if found:
-        raise FileExistsError(
-            f"`--output_dir` {folder} holds a run or a model ({', '.join(found)}), whose `metrics.json` an evaluation "
-            "would overwrite: choose another folder."
-        )
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"`--output_dir` {folder} is a file: choose another name.")
-
-
 __all__ = [
-    "EvaluationArguments",
     "TaskArguments",
-    "evaluate",
     "load_model",
     "load_splits",
     "make_trainer",

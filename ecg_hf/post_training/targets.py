@@ -9,6 +9,7 @@ import torch
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
+from ..curves import reliability_bins
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL, UNKNOWN_LABEL
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.targets_ecg_transformer import in_target_units, mean_loss, target_losses
@@ -166,7 +167,8 @@ class SingleLabel(MultiLabel):
         names, patients = self.config.labels, patients_of(dataset)
         metrics = single_label_metrics(labels, scores, names)
         intervals = single_label_intervals(labels, scores, num_resamples, groups=patients, label_names=names)
-        return {"num_records": len(dataset), **metrics_with_intervals(metrics, intervals)}
+        metrics = metrics_with_intervals(metrics, intervals)
+        return {"num_records": len(dataset), **metrics, "reliability": reliability_bins(labels, scores, names)}
 
     def predictions_table(self, dataset, output):
         """One row a record: `ecg_id`, `prob_<class>` of each class, `true_class` (empty if unknown), `pred_class`."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from ..runs.arguments import RunArguments, check_numbers
+from ..runs.arguments import RunArguments, check_at_least, check_numbers
+from .words import WORD_WEIGHTS
+
+REPORT_FIELDS = ("report_column", "report_min_count", "report_weight", "report_word_weights", "contrastive_weight")
+"""What only pre-training by reports has."""
 
 
 @dataclass
@@ -45,6 +49,33 @@ class PreTrainingArguments(RunArguments):
     contrastive_temperature: float | None = field(
         default=None, metadata={"help": "Divides the similarities of crops; default: the model's, 0.1 in a new one."}
     )
+    report_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the records' reports, whose words the encoder learns to tell beside the contrast of "
+            "crops: of `--table`, or `report` of PTB-XL. Records without a text have the contrast alone."
+        },
+    )
+    report_min_count: int = field(
+        default=20, metadata={"help": "Words are learned that occur in the reports of at least so many records."}
+    )
+    report_weight: float = field(
+        default=1.0, metadata={"help": "Factor of the words' loss: the mean binary cross-entropy over words."}
+    )
+    report_word_weights: str = field(
+        default="none",
+        metadata={
+            "help": "How much each word counts: `none`, all the same, or `rarity`, by the inverse square root of the "
+            "number of reports that have it; 1 on average."
+        },
+    )
+    contrastive_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Factor of the contrastive loss beside `--report_column`; 0: words alone, of records with a text, "
+            "for which `--crops_per_record 1` is enough."
+        },
+    )
     probe_every: int = field(
         default=5, metadata={"help": "Epochs between two linear probes of the encoder; 0: never."}
     )
@@ -55,7 +86,8 @@ class PreTrainingArguments(RunArguments):
         default=8,
         metadata={
             "help": "PTB-XL's fold that the probe is evaluated on; it is fitted on the folds before. Of folds 1 to 8 "
-            "the encoder has seen the records, never the labels. 9 reads the validation fold, for the probe alone."
+            "the encoder has seen the records, never the labels, but with `--report_column` the reports that these "
+            "were made from. 9 reads the validation fold, for the probe alone."
         },
     )
     probe_max_train_records: int = field(
@@ -83,10 +115,11 @@ class PreTrainingArguments(RunArguments):
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) < limit:
                 raise ValueError(f"`{name}` must lie in [0, {limit}), got {getattr(self, name)}.")
-        if self.crops_per_record < 2:
-            raise ValueError(
-                f"`crops_per_record` must be at least 2, got {self.crops_per_record}: one has no partner."
-            )
+        _check_report_fields(self)
+        fewest = 2 if self.contrastive_weight else 1
+        if self.crops_per_record < fewest:
+            partner = ": one has no partner" if fewest == 2 else ""
+            raise ValueError(f"`crops_per_record` must be at least {fewest}, got {self.crops_per_record}{partner}.")
         if not 2 <= self.probe_fold <= 9:
             raise ValueError(
                 f"`probe_fold` must lie between 2 and 9, got {self.probe_fold}: fold 10 is for the test alone."
@@ -96,10 +129,35 @@ class PreTrainingArguments(RunArguments):
         if self.push_to_hub:
             raise ValueError("`push_to_hub` is not supported in pre-training: push the folder that it leaves.")
         super().__post_init__()
-        if self.world_size * self.per_device_train_batch_size < 2:
+        if self.contrastive_weight and self.world_size * self.per_device_train_batch_size < 2:
             raise ValueError(
                 "One record in a batch has no other to be told from: set `per_device_train_batch_size` to 2 or more."
             )
+
+    def recipe(self) -> dict:
+        """As in [`RunArguments`]; runs without reports have none of their fields."""
+        left_out = () if self.report_column is not None else REPORT_FIELDS
+        return {name: value for name, value in super().recipe().items() if name not in left_out}
+
+
+def _check_report_fields(args: PreTrainingArguments) -> None:
+    if args.report_column is None:
+        defaults = {item.name: item.default for item in fields(args)}
+        given = [name for name in REPORT_FIELDS if getattr(args, name) != defaults[name]]
+        if given:
+            raise ValueError(
+                f"{', '.join(f'`{name}`' for name in given)} can only be set with `report_column`, the column of the "
+                "records' reports: give it, or leave the others out."
+            )
+    check_at_least("report_min_count", args.report_min_count, 1)
+    if not 0 < args.report_weight < math.inf:
+        raise ValueError(f"`report_weight` must be above 0 and finite, got {args.report_weight}.")
+    if not 0 <= args.contrastive_weight < math.inf:
+        raise ValueError(f"`contrastive_weight` must be at least 0 and finite, got {args.contrastive_weight}.")
+    if args.report_word_weights not in WORD_WEIGHTS:
+        raise ValueError(
+            f"`report_word_weights` must be {' or '.join(WORD_WEIGHTS)}, got `{args.report_word_weights}`."
+        )
 
 
 __all__ = ["PreTrainingArguments"]

@@ -15,6 +15,7 @@ from scipy.ndimage import uniform_filter1d
 from ..runs.columns import is_unknown, number_of
 from ..runs.statistics import window_statistics, without_normalisation
 from ..runs.windows import RecordWindows
+from .words import ReportWords
 
 WANDER_HERTZ = (0.05, 0.7)
 """Of a wandering baseline: from slow drifts to fast breathing."""
@@ -34,7 +35,10 @@ class Augmentation:
 
 
 class Crops(RecordWindows):
-    """Batches for [`ECGTransformerForPreTraining`]: for each key (epoch, index) the crops of a record."""
+    """Batches for [`ECGTransformerForPreTraining`]: for each key (epoch, index) the crops of a record.
+
+    With the words of the records' reports a batch has `report_words` (crops, words), as `ReportWords.targets`.
+    """
 
     columns = ("ecg_id", "patient_id", "signal", "sampling_rate", "lead_names")
 
@@ -46,9 +50,11 @@ class Crops(RecordWindows):
         seed: int,
         crops_per_record: int = 2,
         units: str | None = None,
+        reports: ReportWords | None = None,
         **kwargs,
     ):
         super().__init__(dataset, feature_extractor, units, **kwargs)
+        self.reports = reports
         self.augmentation = augmentation
         self.crops_per_record = crops_per_record
         self.seed = seed
@@ -70,8 +76,10 @@ class Crops(RecordWindows):
             for record_id, patient in zip(record_ids.tolist(), table["patient_id"].to_pylist(), strict=True)
         ]
         patients = np.array(patients, dtype=np.int64)
-        ids = {"record_ids": record_ids, "patient_ids": patients}
-        batch.update({name: np.repeat(values, self.crops_per_record) for name, values in ids.items()})
+        beside = {"record_ids": record_ids, "patient_ids": patients}
+        if self.reports is not None:
+            beside["report_words"] = self.reports.targets(indices)
+        batch.update({name: np.repeat(values, self.crops_per_record, axis=0) for name, values in beside.items()})
         return {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
 
 

@@ -20,31 +20,45 @@ from ..ecg_transformer.wfdb_ecg_transformer import RecordError, record_files
 from ..ptbxl.table import TABLE_NAME, read_table
 from ..readers.channels import Said
 from ..tables.store import Files, Stored, check_skipped, report, store_records
-from ..tables.table import Table, names_of_patients, open_table, source_of
+from ..tables.table import Table, is_empty, names_of_patients, open_table, source_of
 
 MAX_SKIPPED = 0.01
 """Fraction of the records that may be skipped; beyond it something else is wrong."""
 
 
 NOTHING_SAID = Said()
+REPORT = "report"
+"""The column of the reports: in PTB-XL's table, and in what `load_records` gives."""
 
 
 class RecordFile(NamedTuple):
     """A file of a record: its number, its path, the number of its patient (None if unknown), and what is said of it
-    beside the file."""
+    beside the file; its report, where reports are asked for."""
 
     ecg_id: int
     path: Path
     patient_id: int | None
     said: Said = NOTHING_SAID
+    report: str | None = None
 
 
-def ptbxl_files(data_dir: str | os.PathLike, sampling_rate: int, folds: Sequence[int]) -> list[RecordFile]:
-    """The records of some folds of a PTB-XL folder, at 100 or 500 Hz. No signal is read."""
+def ptbxl_files(
+    data_dir: str | os.PathLike, sampling_rate: int, folds: Sequence[int], report_column: str | None = None
+) -> list[RecordFile]:
+    """The records of some folds of a PTB-XL folder, at 100 or 500 Hz. No signal is read.
+
+    Raises `ValueError` for another `report_column` than PTB-XL's `report`.
+    """
+    if report_column not in (None, REPORT):
+        raise ValueError(f"`report_column`: PTB-XL has its reports in the column `{REPORT}`, not `{report_column}`.")
     table = read_table(data_dir, sampling_rate)
     table = table.filter(np.isin(table["strat_fold"], list(folds)))
+    reports = [None] * len(table) if report_column is None else table[report_column].to_pylist()
     columns = (table[name].to_pylist() for name in ("ecg_id", "filename", "patient_id"))
-    return [RecordFile(ecg_id, Path(data_dir, name), patient) for ecg_id, name, patient in zip(*columns, strict=True)]
+    return [
+        RecordFile(ecg_id, Path(data_dir, name), patient, report=report)
+        for ecg_id, name, patient, report in zip(*columns, reports, strict=True)
+    ]
 
 
 def folder_files(
@@ -111,11 +125,12 @@ def table_files(
     sampling_rate: float | None = None,
     units: str | None = None,
     lead_names: Sequence[str] | None = None,
+    report_column: str | None = None,
 ) -> list[RecordFile]:
     """The records that a table names, relative to `data_dir` or to the table's folder; see [`load_ecg_dataset`].
 
     Patients are the same where their cells are, but for blanks around and a `.0` behind; an empty cell is a patient of
-    its own. Raises `ValueError` for an absent column or an empty path.
+    its own. Raises `ValueError` for an absent column, an empty path, or a report that is no text.
     """
     opened = open_table(table, record_column, data_dir)
     if not isinstance(opened, Table):
@@ -126,8 +141,21 @@ def table_files(
     patients = [None] * len(opened)
     if patient_column is not None:
         patients = _numbers(names_of_patients(opened.column("patient_column", patient_column)))
-    rows = zip(source.paths, patients, source.said, strict=True)
-    return [RecordFile(number, Path(path), patient, said) for number, (path, patient, said) in enumerate(rows)]
+    reports = [None] * len(opened) if report_column is None else _reports(opened, report_column)
+    rows = zip(source.paths, patients, source.said, reports, strict=True)
+    return [RecordFile(number, Path(path), *others) for number, (path, *others) in enumerate(rows)]
+
+
+def _reports(table: Table, name: str) -> list[str | None]:
+    """The text of each row, None where the cell is empty."""
+    column = table.column("report_column", name)
+    cells = [None if is_empty(cell) else cell for cell in column]
+    if wrong := [row for row, cell in enumerate(cells) if not isinstance(cell, str | None)]:
+        raise ValueError(
+            f"`report_column`: `{name}` of {table.name} must hold texts, or nothing; it holds something else in "
+            f"{table.rows_in_words(wrong, column)}."
+        )
+    return cells
 
 
 def _numbers(names: Sequence[str | None]) -> list[int | None]:
@@ -142,12 +170,13 @@ def load_records(
     *,
     max_skipped: float = MAX_SKIPPED,
     num_proc: int = 1,
+    with_reports: bool = False,
 ) -> datasets.Dataset:
     """Read records, or take them from the cache if no file has changed.
 
     Returns:
         Columns `ecg_id`, `patient_id` (null where unknown), `sampling_rate` (Hz), `lead_names`, and `signal`, int16 in
-        µV, flat and lead-major.
+        µV, flat and lead-major; `with_reports` also `report` (null where there is none).
 
     Raises:
         ValueError: there is no record, or more than `max_skipped` of them cannot be used: they cannot be read, have
@@ -164,16 +193,18 @@ def load_records(
         stored.skipped[row] = f"Record {files[row].path}: it has {length:g} s, a crop {min_seconds:g} s."
     check_skipped(list(stored.skipped.values()), len(stored.skipped), len(files), max_skipped)
     report(stored, len(files), cache_dir)
-    records = _with_ids(files, stored)
+    records = _with_ids(files, stored, with_reports)
     return records if is_long.all() else records.select(np.flatnonzero(is_long))
 
 
-def _with_ids(files: Sequence[RecordFile], stored: Stored) -> datasets.Dataset:
+def _with_ids(files: Sequence[RecordFile], stored: Stored, with_reports: bool) -> datasets.Dataset:
     chosen = [files[row] for row in stored.rows]
     columns = {
         "ecg_id": pa.array([file.ecg_id for file in chosen], pa.int64()),
         "patient_id": pa.array([file.patient_id for file in chosen], pa.int64()),
     }
+    if with_reports:
+        columns[REPORT] = pa.array([file.report for file in chosen], pa.string())
     beside = datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
     return datasets.concatenate_datasets([beside, stored.records], axis=1)
 

@@ -8,6 +8,7 @@ import pathlib
 
 from transformers import Trainer
 
+from ..ptbxl.table import FOLDS
 from ..runs.progress import METRIC_NAMES, STAGE_TITLES
 from ..runs.reports import device_lines, gradient_line, group_lines, memory_lines, model_lines, section, table
 
@@ -15,11 +16,17 @@ from ..runs.reports import device_lines, gradient_line, group_lines, memory_line
 def header(trainer: Trainer) -> str:
     """Model, records, device, steps, and where the files go."""
     args, probe = trainer.args, trainer.probe
-    data = [f"{trainer.data['name']}: {len(trainer.train_dataset):,} records, {args.crops_per_record} crops of each"]
+    crops = f"{args.crops_per_record} crop{'s' if args.crops_per_record > 1 else ''} of each"
+    data = [f"{trainer.data['name']}: {len(trainer.train_dataset):,} records, {crops}"]
+    if trainer.reports is not None:
+        data.append(
+            f"{trainer.reports.in_words()}: their loss x {args.report_weight:g}, contrastive loss x "
+            f"{args.contrastive_weight:g}"
+        )
     if probe is not None:
         data.append(
             f"linear probe of {args.probe_task} every {args.probe_every} epochs: {len(probe.train):,} records, judged "
-            f"on {len(probe.evaluation):,}"
+            f"on {len(probe.evaluation):,}{_of_learned_reports(trainer)}"
         )
     return "\n".join(
         [
@@ -30,6 +37,12 @@ def header(trainer: Trainer) -> str:
             *section("Output", [str(trainer.run_folder.path)]),
         ]
     )
+
+
+def _of_learned_reports(trainer: Trainer) -> str:
+    if trainer.reports is None or trainer.args.probe_fold not in FOLDS["train"]:
+        return ""
+    return f" of fold {trainer.args.probe_fold}, whose reports may be among those learned: `--probe_fold 9` is not"
 
 
 def plan(trainer: Trainer) -> str:
@@ -51,7 +64,7 @@ def results_text(folder: str | os.PathLike) -> str:
         for name in ("all_results.json", "metrics.json")
     )
     figures = ", ".join(
-        f"{name} {results[name]:.4g}" for name in ("loss", "accuracy", "feature_std") if name in results
+        f"{name} {results[name]:.4g}" for name in ("loss", "word_loss", "accuracy", "feature_std") if name in results
     )
     lines = [f"{results['num_records']:,} records, {results['epochs']:.4g} epochs: {figures}"]
     if "probe" in metrics:

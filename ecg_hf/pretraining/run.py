@@ -18,10 +18,11 @@ from ..ptbxl.builder import PTBXL
 from ..ptbxl.labels import encode_labels, task_labels
 from ..ptbxl.table import FOLDS, read_table
 from ..readers.channels import Said, canonical_leads
-from ..runs.arguments import PTBXL_DEFAULT_RATE, DataArguments, ModelArguments, recipe_of
+from ..runs.arguments import PTBXL_DEFAULT_RATE, DataArguments, ModelArguments, check_at_least, recipe_of
 from ..runs.attention import set_attention
 from ..runs.leads import model_leads, restrict_feature_extractor, restrict_model
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
+from ..runs.shards import ShardedRecords
 from .arguments import PreTrainingArguments
 from .crops import crop_statistics
 from .overlap import ptbxl_folds, refuse_test_folds
@@ -49,10 +50,40 @@ class RecordArguments(DataArguments):
         default=None, metadata={"help": "PTB-XL folder for the probe; default: `data_dir`, where it is one."}
     )
 
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the shards that `ecg-hf prepare` has written to `--data_dir` while training, without a copy "
+            "on this machine; then it may be `hf://datasets/OWNER/NAME`, `s3://...` or another address of fsspec. "
+            "Such records are resampled and filtered in each batch."
+        },
+    )
+    shuffle_shards: int = field(
+        default=4,
+        metadata={"help": "Of streamed records: how many shards each worker holds, to draw records from at random."},
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        check_at_least("shuffle_shards", self.shuffle_shards, 1)
+        if self.streaming:
+            self._check_streaming()
         if self.data_dir is None and self.table is None:
             raise ValueError("Give `--data_dir`, a folder of records, or `--table`, a table of their paths.")
+
+    def _check_streaming(self) -> None:
+        """`ValueError` for what shards state themselves, and without their place."""
+        if self.data_dir is None:
+            raise ValueError("`--streaming` needs `--data_dir`, the folder of shards of `ecg-hf prepare`.")
+        stated = ("table", "patient_column", "sampling_rate", "units")
+        if given := [name for name in stated if getattr(self, name) is not None]:
+            raise ValueError(
+                f"`--{given[0]}` is for `ecg-hf prepare`; the shards of `--streaming` state it: leave it out."
+            )
+
+    @property
+    def reads_ptbxl(self) -> bool:
+        return not self.streaming and super().reads_ptbxl
 
 
 def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> dict[str, float]:
@@ -62,11 +93,12 @@ def pretrain(model_args: ModelArguments, record_args: RecordArguments, args: Pre
 
 def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args: PreTrainingArguments) -> PreTrainer:
     """The records, the model and the probe that the arguments ask for, ready to train."""
+    _check_reports(record_args, args)
     args.prepared_cache = args.prepared_cache or record_args.cache_dir
     config, feature_extractor = _model_settings(model_args, record_args)
     crop_seconds = _crop_seconds(args, config)
     with args.main_process_first(desc="reading the records"):
-        dataset = load_training_records(record_args, crop_seconds)
+        dataset = load_training_records(record_args, crop_seconds, args.report_column)
         probe_splits = _probe_splits(record_args, args)
     if feature_extractor is None:
         statistics = crop_statistics(dataset, new_feature_extractor(model_args, config, 0.0, 1.0))
@@ -85,8 +117,23 @@ def make_trainer(model_args: ModelArguments, record_args: RecordArguments, args:
         feature_extractor=feature_extractor,
         probe=probe,
         recipe=recipe_of(model_args, record_args),
-        data=_data_facts(record_args),
+        data=dataset.manifest["data"] if record_args.streaming else data_facts(record_args),
     )
+
+
+def _check_reports(record_args: RecordArguments, args: PreTrainingArguments) -> None:
+    if args.report_column is None:
+        return
+    if record_args.allow_test_folds:
+        raise ValueError(
+            "`allow_test_folds` is refused beside `report_column`: PTB-XL's statements were made from its reports, so "
+            "that those of the validation and test folds are never read. Leave one of the two out."
+        )
+    if record_args.table is None and not record_args.reads_ptbxl:
+        raise ValueError(
+            f"`report_column` needs a table: a folder of records ({record_args.data_dir}) has no reports. Give "
+            "`--table`, with a row for each record, or PTB-XL's folder."
+        )
 
 
 def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
@@ -127,20 +174,29 @@ def _model(
 # ---- Records ----
 
 
-def load_training_records(record_args: RecordArguments, crop_seconds: float) -> datasets.Dataset:
-    """The records to pre-train on, at least as long as a crop.
+def load_training_records(
+    record_args: RecordArguments, crop_seconds: float, report_column: str | None = None
+) -> datasets.Dataset | ShardedRecords:
+    """The records to pre-train on, at least as long as a crop; with a column `report` where one is named.
 
     Of PTB-XL, wherever its records are found, the training folds alone, unless `allow_test_folds`; else `ValueError`.
     """
-    files = _training_files(record_args)
+    if record_args.streaming:
+        if report_column is not None:
+            raise ValueError(
+                "`--report_column` cannot be read from shards, which hold no reports: leave out `--streaming`."
+            )
+        return _open_shards(record_args, crop_seconds)
+    files = training_files(record_args, report_column)
     if not record_args.allow_test_folds:
-        refuse_test_folds(_seen_folds(record_args, files), len(files))
+        refuse_test_folds(seen_folds(record_args, files), len(files))
     dataset = load_records(
         files,
         crop_seconds,
         record_args.cache_dir,
         max_skipped=record_args.max_skipped,
         num_proc=record_args.num_proc,
+        with_reports=report_column is not None,
     )
     if record_args.reads_ptbxl:
         _assert_folds(record_args, dataset)
@@ -149,12 +205,32 @@ def load_training_records(record_args: RecordArguments, crop_seconds: float) -> 
     return dataset
 
 
+def _open_shards(record_args: RecordArguments, crop_seconds: float) -> ShardedRecords:
+    """The training records of a folder of shards, which must be as long as a crop; errors as in [`ShardedRecords`]."""
+    records = ShardedRecords(
+        record_args.data_dir, num_held=record_args.shuffle_shards, max_records=record_args.max_train_records
+    )
+    shortest = records.manifest["shortest_seconds"]
+    if shortest < crop_seconds:
+        raise ValueError(
+            f"The shards in `{record_args.data_dir}` have records of {shortest:g} s, a crop has {crop_seconds:g} s: "
+            f"write them again by `ecg-hf prepare --min_seconds {crop_seconds:g}`, or give a shorter `--crop_seconds`."
+        )
+    if not record_args.allow_test_folds:
+        counts = records.manifest["ptbxl_records"]
+        refuse_test_folds(
+            Counter({int(fold) if fold.isdigit() else fold: counts[fold] for fold in counts}), len(records)
+        )
+    return records
+
+
 def _wanted_folds(record_args: RecordArguments) -> list[int]:
     kinds = FOLDS if record_args.allow_test_folds else ("train",)
     return [fold for kind in kinds for fold in FOLDS[kind]]
 
 
-def _training_files(record_args: RecordArguments) -> list[RecordFile]:
+def training_files(record_args: RecordArguments, report_column: str | None = None) -> list[RecordFile]:
+    """The files of the records to pre-train on, each with its text where `report_column` names one."""
     if record_args.table is not None:
         return table_files(
             record_args.table,
@@ -164,14 +240,16 @@ def _training_files(record_args: RecordArguments) -> list[RecordFile]:
             record_args.sampling_rate,
             record_args.units,
             record_args.lead_names,
+            report_column,
         )
     if record_args.reads_ptbxl:
-        return ptbxl_files(record_args.data_dir, record_args.sampling_rate, _wanted_folds(record_args))
+        folds = _wanted_folds(record_args)
+        return ptbxl_files(record_args.data_dir, record_args.sampling_rate, folds, report_column)
     said = Said(record_args.sampling_rate, record_args.units, canonical_leads(record_args.lead_names))
     return folder_files(record_args.data_dir, record_args.allow_test_folds, said)
 
 
-def _seen_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counter[int | str]:
+def seen_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counter[int | str]:
     """How many records are of each fold of PTB-XL; see [`ptbxl_folds`]."""
     if record_args.reads_ptbxl:
         return Counter()  # the table has chosen them
@@ -219,11 +297,11 @@ def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> da
     return dataset.select(np.flatnonzero(labels.any(axis=1)))
 
 
-def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
+def data_facts(record_args: RecordArguments) -> dict[str, Any]:
     """What the card says of the records, as far as it is known."""
     if not record_args.reads_ptbxl:
-        files = _training_files(record_args)
-        folds = _seen_folds(record_args, files)
+        files = training_files(record_args)
+        folds = seen_folds(record_args, files)
         known = sorted(folds.keys() - {UNKNOWN_FOLD})
         all_known = folds.total() == len(files) and UNKNOWN_FOLD not in folds
         return {
@@ -238,4 +316,12 @@ def _data_facts(record_args: RecordArguments) -> dict[str, Any]:
     return {"name": "PTB-XL", **source, "ptbxl_folds": _wanted_folds(record_args)}
 
 
-__all__ = ["RecordArguments", "load_training_records", "make_trainer", "pretrain"]
+__all__ = [
+    "RecordArguments",
+    "data_facts",
+    "load_training_records",
+    "make_trainer",
+    "pretrain",
+    "seen_folds",
+    "training_files",
+]

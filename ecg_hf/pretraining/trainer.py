@@ -1,4 +1,5 @@
-"""PreTrainer: contrastive pre-training on crops of records, with the encoder's quality read along the way."""
+"""PreTrainer: contrastive pre-training on crops of records, beside words of their reports where these are asked for,
+with the encoder's quality read along the way."""
 
 from __future__ import annotations
 
@@ -7,21 +8,29 @@ import math
 from dataclasses import fields
 
 import datasets
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from ..cards import UNKNOWN_FOLD, folds_in_words, package_versions
+from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
+from ..files import write_atomic
 from ..runs.provenance import note_pretraining
+from ..runs.shards import ShardedRecords, ShardSampler
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
-from ..runs.windows import EvaluationWindows
+from ..runs.windows import EpochSampler, EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
 from .probe import LinearProbe
+from .records import REPORT
 from .reports import header, plan
+from .words import ReportWords, word_loss
 
 STAGE = "pretrain"
+WORDS_FILE = "report_words.csv"
+"""In the folder of a finished run: the words that were learned, and in how many reports each occurs."""
 OWN_RECORDS = {
     "name": "own records",
     "simulated": False,
@@ -42,7 +51,9 @@ class PreTrainer(RunTrainer):
     Args:
         model ([`ECGTransformerForPreTraining`]): The encoder with its projection head.
         args ([`PreTrainingArguments`])
-        train_dataset (`datasets.Dataset`): Records with the columns of [`load_records`].
+        train_dataset (`datasets.Dataset` or [`ShardedRecords`]): Records with the columns of [`load_records`], with
+            `args.report_column` also `report`, their texts, null or blank where there is none; or records in shards
+            that are read while training, which are prepared in each batch.
         feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes crops of records, and is saved with the encoder.
         probe ([`LinearProbe`], *optional*): Called before the first epoch and every `args.probe_every` epochs.
         recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
@@ -57,7 +68,7 @@ class PreTrainer(RunTrainer):
         *,
         model: ECGTransformerForPreTraining,
         args: PreTrainingArguments,
-        train_dataset: datasets.Dataset,
+        train_dataset: datasets.Dataset | ShardedRecords,
         feature_extractor: ECGTransformerFeatureExtractor,
         probe: LinearProbe | None = None,
         recipe: dict | None = None,
@@ -67,12 +78,16 @@ class PreTrainer(RunTrainer):
         refused = {**REFUSED_KEYWORDS, "compute_loss_func": "pre-training has its own loss"}
         kwargs = accepted_keywords(kwargs, refused)
         check_model(model)
-        _check_records(train_dataset, args)
         if args.contrastive_temperature is not None:
             model.config.contrastive_temperature = args.contrastive_temperature
+        self.reports, train_dataset = _reports(train_dataset, args)
+        _check_records(train_dataset, args)
+        model.set_report_words(None if self.reports is None else torch.from_numpy(self.reports.log_odds()))
+        if not args.contrastive_weight:
+            model.projection_head.requires_grad_(False)  # it takes no part
         self.probe = probe
         self.data = {**OWN_RECORDS, **(data or {})}
-        self._steps: list[torch.Tensor] = []  # accuracy and deviation of each step since the last log
+        self._steps: list[dict[str, torch.Tensor]] = []  # what is logged of each step since the last log
         super().__init__(
             model=model,
             args=args,
@@ -81,25 +96,56 @@ class PreTrainer(RunTrainer):
             recipe=recipe,
             **kwargs,
         )
-        note_pretraining(model.config, _description(self.data, len(train_dataset)), self.data["ptbxl_folds"])
+        if self.reports is not None:
+            weights = torch.from_numpy(self.reports.weights(args.report_word_weights)).float()
+            self._word_weights = weights.to(args.device)
+        records = _description(self.data, len(train_dataset))
+        reports = None if self.reports is None else f"{self.reports.in_words()}, of {records}"
+        note_pretraining(model.config, records, self.data["ptbxl_folds"], reports)
         self.add_callback(_LogLastStep())
         if probe is not None and args.probe_every:
             self.add_callback(_Probe(self))
 
-    def training_windows(self, dataset: datasets.Dataset) -> Crops:
+    def training_windows(self, dataset: datasets.Dataset | ShardedRecords) -> Crops:
         extractor = self.processing_class
         if self.args.crop_seconds is not None:
             extractor = copy.deepcopy(extractor)
             extractor.num_samples = round(self.args.crop_seconds * extractor.sampling_rate)
             extractor.window_stride = None
         augmentation = Augmentation(**{item.name: getattr(self.args, item.name) for item in fields(Augmentation)})
-        return Crops(dataset, extractor, augmentation, self.args.seed, self.args.crops_per_record, **self.preparation)
+        preparation = {} if isinstance(dataset, ShardedRecords) else self.preparation
+        return Crops(
+            dataset,
+            extractor,
+            augmentation,
+            self.args.seed,
+            self.args.crops_per_record,
+            reports=self.reports,
+            **preparation,
+        )
+
+    def training_sampler(self, num_records: int, batch_size: int) -> EpochSampler:
+        dataset = self.train_dataset
+        if not isinstance(dataset, ShardedRecords):
+            return super().training_sampler(num_records, batch_size)
+        return ShardSampler(dataset.sizes, self.data_seed, batch_size, self.num_streams, dataset.num_held)
+
+    @property
+    def num_streams(self) -> int:
+        """In how many parts an epoch of shards is read: one for each worker of each process."""
+        return self.args.world_size * max(1, self.args.dataloader_num_workers)
 
     def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> EvaluationWindows:
         raise ValueError("Pre-training has no evaluation records: give it a `probe`.")
 
-    def data_fingerprints(self) -> dict[str, str]:
-        return {"train": fingerprint_of_records(self.train_dataset, Crops.columns)}
+    def data_fingerprints(self) -> dict[str, str | list[str]]:
+        dataset = self.train_dataset
+        if isinstance(dataset, ShardedRecords):
+            order = f"{dataset.num_held} shards at a time by {self.num_streams} workers"
+            return {"train": dataset.fingerprint, "order": order}
+        columns = Crops.columns if self.reports is None else (*Crops.columns, REPORT)
+        words = {} if self.reports is None else {"report_words": self.reports.words}
+        return {"train": fingerprint_of_records(dataset, columns), **words}
 
     def pretrain(self, resume_from_checkpoint: bool | str | None = None) -> dict[str, float]:
         """Train, write the encoder and its curves into `args.output_dir`, and return what `all_results.json` holds.
@@ -127,16 +173,33 @@ class PreTrainer(RunTrainer):
     # ---- Loss ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
-        self._steps.append(torch.stack([outputs.accuracy, outputs.feature_std]).detach())
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        targets = inputs.get("report_words")
+        left_out = {"report_words"} if self.args.contrastive_weight else {"report_words", "record_ids", "patient_ids"}
+        outputs = model(**{name: values for name, values in inputs.items() if name not in left_out})
+        figures = {"accuracy": outputs.accuracy, "feature_std": outputs.feature_std}
+        loss = outputs.loss
+        if targets is not None:
+            figures |= {"contrastive_loss": loss, "word_loss": self._word_loss(outputs.word_logits, targets)}
+            loss = self.args.report_weight * figures["word_loss"]
+            if self.args.contrastive_weight:
+                loss = loss + self.args.contrastive_weight * outputs.loss
+        self._steps.append({name: value.detach() for name, value in figures.items() if value is not None})
+        return (loss, outputs) if return_outputs else loss
+
+    def _word_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean over the crops with a report of all processes, whose gradients are averaged."""
+        with_text = (targets[:, 0] != UNKNOWN_LABEL).sum().float()
+        share = self.accelerator.reduce(with_text, "mean").clamp(min=1 / self.args.world_size)
+        return word_loss(logits, targets, self._word_weights, share)
 
     # ---- Logs ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._steps:
-            accuracy, feature_std = torch.stack(self._steps).mean(dim=0).tolist()
-            logs |= {"accuracy": accuracy, "feature_std": feature_std}
+            figures = torch.stack([torch.stack(list(step.values())) for step in self._steps]).mean(dim=0)
+            if self.reports is not None:  # each process knows its own words
+                figures = self.accelerator.reduce(figures, "mean")
+            logs |= dict(zip(self._steps[0], figures.tolist(), strict=True))
             self._steps.clear()
         super().log(logs, start_time)
         if "feature_std" in logs:
@@ -158,12 +221,18 @@ class PreTrainer(RunTrainer):
         """The encoder without its projection head, results and curves; `config.json` moves in last."""
         results = {"num_records": len(self.train_dataset), "epochs": self.state.epoch}
         latest = {name: value for entry in self.state.log_history for name, value in entry.items()}
-        names = ("loss", "accuracy", "feature_std", "probe_macro_auroc", "probe_macro_auprc")
+        names = ("loss", "contrastive_loss", "word_loss", "accuracy", "feature_std")
+        names = (*names, "probe_macro_auroc", "probe_macro_auprc")
         results.update({name: latest[name] for name in names if name in latest})
         results.update(pretrain_seconds=round(self.stage_seconds(), 2), world_size=self.args.world_size)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        num_words = vars(model.config).pop("num_report_words", None)  # the encoder has no head
         folder = self.begin_final_files(model.base_model, prefix=f"{model.base_model_prefix}.")
+        if num_words is not None:
+            model.config.num_report_words = num_words
         if self.is_world_process_zero():
+            if self.reports is not None:
+                write_atomic(folder / WORDS_FILE, self.reports.as_csv())
             self.publish_final_files(folder, results, self._metrics())
         self.accelerator.wait_for_everyone()
         return results
@@ -228,16 +297,41 @@ def _description(data: dict, num_records: int) -> str:
     return f"{num_records:,} {data['name']}{among}"
 
 
-def _check_records(dataset: datasets.Dataset, args: PreTrainingArguments) -> None:
+def _reports(
+    dataset: datasets.Dataset | ShardedRecords, args: PreTrainingArguments
+) -> tuple[ReportWords | None, datasets.Dataset | ShardedRecords]:
+    """The words of the records' reports, None where they are not asked for, and the records that have a part."""
+    if args.report_column is None:
+        return None, dataset
+    if isinstance(dataset, ShardedRecords) or REPORT not in dataset.column_names:
+        raise ValueError(
+            f"`report_column` is `{args.report_column}`, but the records have no column `{REPORT}` with their texts: "
+            "load them by `load_training_records(..., report_column=...)`, or add it."
+        )
+    reports = ReportWords(dataset[REPORT], args.report_min_count)
+    if args.contrastive_weight or reports.has_text.all():
+        return reports, dataset
+    dataset = dataset.select(np.flatnonzero(reports.has_text))
+    return ReportWords(dataset[REPORT], args.report_min_count), dataset
+
+
+def _check_records(dataset: datasets.Dataset | ShardedRecords, args: PreTrainingArguments) -> None:
     batch_size = args.world_size * args.per_device_train_batch_size
     if len(dataset) < batch_size:
         raise ValueError(
             f"{len(dataset)} records do not fill a batch of {batch_size}: set `per_device_train_batch_size` to "
             f"{len(dataset) // args.world_size} or less, or give more records. At least two are needed."
         )
-    patients = dataset.data.column("patient_id")
-    if not patients.null_count and len(patients.unique()) == 1:
+    if args.contrastive_weight and _num_patients(dataset) == 1:
         raise ValueError(f"All {len(dataset)} records are of one patient: there is no other to tell them from.")
+
+
+def _num_patients(dataset: datasets.Dataset | ShardedRecords) -> int | None:
+    """None where the patient of a record is unknown."""
+    if isinstance(dataset, ShardedRecords):
+        return dataset.num_patients
+    patients = dataset.data.column("patient_id")
+    return None if patients.null_count else len(patients.unique())
 
 
 __all__ = ["CollapseError", "PreTrainer"]

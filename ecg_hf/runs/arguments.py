@@ -66,7 +66,7 @@ PTBXL_DEFAULT_RATE = 100
 """Hz of the files of PTB-XL that are read unless 500 are asked for."""
 
 # Fields that are for own records alone: a recipe has them where they were given.
-OWN_DATA_FIELDS = ("record_column", "max_skipped", "split_fractions", "split_seed")
+OWN_DATA_FIELDS = ("record_column", "max_skipped", "split_fractions", "split_seed", "streaming", "shuffle_shards")
 
 
 @dataclass

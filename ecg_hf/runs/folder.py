@@ -238,15 +238,17 @@ def _changed(old: object, new: object) -> str:
     return ", now ".join(text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ..." for text in texts)
 
 
-def last_complete_checkpoint(folder: str | os.PathLike, world_size: int) -> str | None:
-    """The newest `checkpoint-<step>` in `folder` from which training can be resumed exactly; warns of each other one.
+def last_complete_checkpoint(folder: str | os.PathLike, world_size: int, last_step: int | None = None) -> str | None:
+    """The newest `checkpoint-<step>` in `folder`, of those up to `last_step`, from which training can be resumed
+    exactly; warns of each other one.
 
     A kill or a full disk leaves a checkpoint half-written, and the library would resume from it with other weights or
     another random state, or not at all.
     """
     steps = {}
     for path in pathlib.Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name):
+        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
+        if match and (last_step is None or int(match[1]) <= last_step):
             steps[int(match[1])] = path
     for _, path in sorted(steps.items(), reverse=True):
         problem = checkpoint_problem(path, world_size)

@@ -38,19 +38,29 @@ def base_name(loaded_from: str) -> str:
     return path.name if path.is_absolute() or len(path.parts) > 2 else loaded_from
 
 
-def note_pretraining(config: PreTrainedConfig, records: str, folds: Iterable[int | str]) -> None:
-    """Note on what records a model is pre-trained, in words and by their folds of PTB-XL, beside those of its base."""
+def note_pretraining(
+    config: PreTrainedConfig, records: str, folds: Iterable[int | str], reports: str | None = None
+) -> None:
+    """Note on what records a model is pre-trained, in words and by their folds of PTB-XL, beside those of its base.
+
+    `reports` says in words which reports of the records supervise it, if any do.
+    """
     provenance = dict(config.provenance or {})
     earlier = provenance.get("pretraining_data")
     earlier = earlier if earlier is None or isinstance(earlier, str) else ", ".join(earlier)
     before = provenance.get("ptbxl_folds", [UNKNOWN_FOLD] if "base" in provenance else [])
     if earlier is None:
         earlier = "records that its base does not state" if "base" in provenance else ""
-    if earlier.endswith(records):
-        text = earlier
-    else:
-        text = f"{earlier}, then {records}" if earlier else records
+    text = _and_then(earlier, records)
     config.provenance = {**provenance, "pretraining_data": text, "ptbxl_folds": _merged(before, folds)}
+    if reports is not None:
+        config.provenance["pretraining_reports"] = _and_then(provenance.get("pretraining_reports"), reports)
+
+
+def _and_then(earlier: str | None, added: str) -> str:
+    if not earlier:
+        return added
+    return earlier if earlier.endswith(added) else f"{earlier}, then {added}"
 
 
 def note_posttraining(config: PreTrainedConfig, folds: Iterable[int | str]) -> None:

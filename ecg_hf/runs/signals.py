@@ -76,6 +76,8 @@ class EndsBySignal:
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for number in self._previous:
             signal.signal(number, self._previous[number] if self._received is None else signal.SIG_IGN)
+        if self._received is None and _is_of_a_lost_partner(error):
+            self._end_without_partner(error)
         # A process whose partner has ended before it sees the broken connection instead of the interrupt.
         if self._received is None or kind is None or not issubclass(kind, (KeyboardInterrupt, RuntimeError)):
             return
@@ -89,6 +91,19 @@ class EndsBySignal:
             os._exit(code)
         raise SystemExit(code) from None
 
+    def _end_without_partner(self, error: BaseException) -> None:
+        """One line of each machine, and the end: the threads of the process group would wait for the partner."""
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            print(
+                "\necg-hf: error: Another process of this run was lost, or did not answer within `--ddp_timeout` "
+                f"({str(error).splitlines()[0][:200]}): look at the log of its machine. The same commands with "
+                "`--resume_from_checkpoint true` go on from the last checkpoint.",
+                file=sys.stderr,
+            )
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(1)
+
     def _line(self) -> str:
         stopped = f"Stopped by {signal.Signals(self._received).name}"
         if self.args is None:
@@ -97,6 +112,16 @@ class EndsBySignal:
             f"{stopped}. The same command with `--resume_from_checkpoint true` resumes the run in "
             f"`{self.args.output_dir}`."
         )
+
+
+def _is_of_a_lost_partner(error: BaseException | None) -> bool:
+    """Whether an error is that of a broken connection between the processes of a run."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not isinstance(error, RuntimeError):
+        return False
+    from torch.distributed import DistError
+
+    # gloo has no class of its own.
+    return isinstance(error, DistError) or "gloo/transport" in str(error)
 
 
 __all__ = ["EndsBySignal", "end_as_usual", "end_while_loading", "is_command"]

@@ -41,6 +41,7 @@ from .folder import (
     last_complete_checkpoint,
     room_for,
 )
+from .machines import CompleteCheckpoints, agreed_checkpoint
 from .progress import report_progress, say
 from .provenance import note_base
 from .windows import EpochSampler, identity_collate
@@ -120,7 +121,7 @@ class RunTrainer(Trainer):
         report_progress(self)
         self.add_callback(_SetEpoch(self))
         self.add_callback(_KeepBest(self))
-        self.add_callback(_LogOnce())
+        self.add_callback(CompleteCheckpoints())
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
         if self.train_dataset is None:
@@ -218,7 +219,7 @@ class RunTrainer(Trainer):
         folder = self.run_folder.stage(self.stage)
         checkpoint = resume
         if not isinstance(resume, str):
-            checkpoint = last_complete_checkpoint(folder, self.args.world_size) if resume else None
+            checkpoint = agreed_checkpoint(folder, self.args.world_size) if resume else None
         start = folder / START_FILE
         if checkpoint is None and keep_start:
             if resume and start.is_file():
@@ -287,8 +288,9 @@ class RunTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in the library; also under FSDP whose state is saved in shards, where the library writes no model."""
         if self.is_fsdp_enabled and "SHARDED" in str(self.accelerator.state.fsdp_plugin.state_dict_type):
-            folder, state = output_dir or self.args.output_dir, self.accelerator.get_state_dict(self.model)
+            state = self.accelerator.get_state_dict(self.model)  # by all processes
             if self.args.should_save:
+                folder = output_dir or self.args.output_dir
                 self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
                 self.processing_class.save_pretrained(folder)
         super().save_model(output_dir, _internal_call)
@@ -320,11 +322,10 @@ class RunTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         windows = self.training_windows(self.train_dataset)
-        data_seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.epoch_sampler = EpochSampler(len(windows), data_seed)
         # Not `args.train_batch_size`, which `auto_find_batch_size` leaves as it was.
         steps = self.args.gradient_accumulation_steps * self.args.world_size
         batch_size = self.get_total_train_batch_size(self.args) // steps
+        self.epoch_sampler = self.training_sampler(len(windows), batch_size)
         self._train_loader = self._loader(
             windows,
             batch_size,
@@ -333,6 +334,14 @@ class RunTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
         )
         return self._train_loader
+
+    def training_sampler(self, num_records: int, batch_size: int) -> EpochSampler:
+        """The order of the records in each epoch, of which every process takes each so many-th batch."""
+        return EpochSampler(num_records, self.data_seed)
+
+    @property
+    def data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     @property
     def workers_wait(self) -> bool:
@@ -537,14 +546,6 @@ class _KeepBest(TrainerCallback):
         value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}")
         if value is not None and _is_better(value, state.best_metric, args.greater_is_better):
             control.should_save = True
-
-
-class _LogOnce(TrainerCallback):
-    """Logs the last step of a run that is too short for `logging_steps`, so that it has a learning curve."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps and not state.log_history:
-            control.should_log = True
 
 
 def _is_better(value: float, best: float | None, greater_is_better: bool) -> bool:

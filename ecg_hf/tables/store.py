@@ -204,7 +204,7 @@ def _is_done(source: Source, part: _Part, path: Path) -> bool:
 
 def _can_be_used(source: Source, index: int) -> bool:
     try:
-        _read(source, index)
+        usable_record(source, index)
     except (RecordError, OSError):
         return False
     return True
@@ -236,7 +236,7 @@ def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, i
         for part, path in todo:
             yield _write(source, part, path, bar.update), 0
         return
-    with ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context(), _end_with_parent) as pool:
+    with ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context(), end_with_parent) as pool:
         try:
             yield from (
                 (notes, part.stop - part.start)
@@ -246,7 +246,7 @@ def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, i
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let a process of the pool end when the one that began it is killed; it would wait for work forever."""
 
     def watch():
@@ -269,21 +269,22 @@ def _write(source: Source, part: _Part, path: Path, progress) -> dict:
             batch: list[Record] = []
             for index in range(part.start, part.stop):
                 try:
-                    batch.append(_read(source, index))
+                    batch.append(usable_record(source, index))
                     other_channels.update(batch[-1].other_channels)
                 except (RecordError, OSError) as error:
                     skipped[index - part.start] = str(error)
                 progress(1)
                 if len(batch) == _RECORDS_PER_BATCH or sum(record.signal.size for record in batch) > _VALUES_PER_BATCH:
-                    writer.write_batch(_batch(batch))
+                    writer.write_batch(batch_of(batch))
                     batch = []
-            writer.write_batch(_batch(batch))
+            writer.write_batch(batch_of(batch))
     notes = {"skipped": skipped, "other_channels": other_channels}
     write_atomic(path.with_suffix(".json"), json.dumps(notes))
     return notes
 
 
-def _read(source: Source, index: int) -> Record:
+def usable_record(source: Source, index: int) -> Record:
+    """A record of a source; `RecordError` or `OSError` where it cannot be read, or is flat in all leads."""
     record = source.read(index)
     if _is_flat(record.signal):
         raise RecordError(f"{source.name(index)}: {_ALL_FLAT}")
@@ -296,7 +297,8 @@ def _is_flat(signal: np.ndarray) -> bool:
     return bool((signal[:, ::97] == first).all() and (signal == first).all())
 
 
-def _batch(records: list[Record]) -> pa.RecordBatch:
+def batch_of(records: list[Record]) -> pa.RecordBatch:
+    """The rows of records as they are stored: `sampling_rate`, `lead_names` and `signal`, flat and in µV."""
     signals = [whole_microvolts(record).reshape(-1) for record in records]
     # From one array, since Arrow would take a list of arrays apart value by value.
     ends = np.cumsum([0, *map(len, signals)], dtype=np.int32)
@@ -395,8 +397,11 @@ __all__ = [
     "Files",
     "Source",
     "Stored",
+    "batch_of",
     "cache_folder",
     "check_skipped",
+    "end_with_parent",
     "parts_of",
     "store_records",
+    "usable_record",
 ]

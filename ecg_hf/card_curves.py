@@ -1,0 +1,49 @@
+"""The curves of a classifier's card: reliability, and precision over recall, as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .curves import plot_precision_recall, plot_reliability, precision_recall_curves, reliability_curve
+from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+
+CURVES = ("reliability", "precision_recall")
+FORMATS = (".png", ".svg")
+CURVE_PICTURES = tuple(f"{name}{ending}" for name in CURVES for ending in FORMATS)
+
+
+def draw_curves(folder: Path, split: str, labels: Sequence[str]) -> list[str]:
+    """Draw the curves of a run's predictions for a split into its folder -> the stems of the pictures that are there.
+
+    A folder without predictions, as a released one, keeps the pictures that came with it.
+    """
+    predictions = folder / f"{split}_predictions.csv"
+    if predictions.is_file():
+        truth, scores = _columns(pd.read_csv(predictions), labels)
+        reliability = {f"all {len(labels)} labels": reliability_curve(truth, scores)}
+        recall = precision_recall_curves(truth, scores, labels)
+        for ending in FORMATS:
+            plot_reliability(reliability, folder / f"reliability{ending}", f"Reliability on the {split} records")
+            if any(curve is not None for curve in recall.values()):
+                title = f"Precision and recall on the {split} records"
+                plot_precision_recall(recall, folder / f"precision_recall{ending}", title)
+    return [name for name in CURVES if all((folder / f"{name}{ending}").is_file() for ending in FORMATS)]
+
+
+def _columns(table: pd.DataFrame, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """What is true, and the probabilities, each (records, labels)."""
+    scores = table[[f"prob_{label}" for label in labels]].to_numpy()
+    if "true_class" not in table:
+        return table[[f"true_{label}" for label in labels]].to_numpy(), scores
+    # As text: a class may be named 1, which a table would hold as a number.
+    true = table["true_class"].astype(str).to_numpy()
+    truth = (true[:, None] == np.array(labels)).astype(float)
+    truth[table["true_class"].isna()] = UNKNOWN_LABEL
+    return truth, scores
+
+
+__all__ = ["CURVES", "CURVE_PICTURES", "draw_curves"]

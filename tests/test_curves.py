@@ -1,0 +1,102 @@
+"""Reliability and precision-recall curves, against scikit-learn, and what their figures show."""
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from ecg_hf.curves import plot_precision_recall, plot_reliability, precision_recall_curves, reliability_curve
+from ecg_hf.metrics import calibration_metrics
+
+
+def made_up(num_labels=3, num_records=400):
+    """Labels with unknown cells, and probabilities with ties, none of them at the edge of one of 10 or 20 bins."""
+    rng = np.random.default_rng(0)
+    scores = (rng.integers(0, 100, (num_records, num_labels)) + 0.5) / 100
+    labels = (rng.random(scores.shape) < scores**2).astype(float)
+    labels[rng.random(scores.shape) < 0.2] = -100
+    return labels, scores
+
+
+@pytest.mark.parametrize("num_bins", [1, 10, 20])
+def test_reliability_is_that_of_scikit_learn(num_bins):
+    labels, scores = made_up()
+    known = labels != -100
+    curve = reliability_curve(labels, scores, num_bins)
+    share, mean = calibration_curve(labels[known], scores[known], n_bins=num_bins)
+    np.testing.assert_allclose(curve.share_positive, share)
+    np.testing.assert_allclose(curve.mean_probability, mean)
+    assert curve.count.sum() == known.sum()
+    if num_bins == 10:
+        expected = calibration_metrics(labels, scores, 2)["calibration_error"]["value"]
+        assert curve.calibration_error == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_empty_bin_is_empty_and_a_single_label_may_be_a_vector():
+    curve = reliability_curve([1, 0, -100], [0.95, 0.05, 0.5])
+    assert curve.count.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert np.isnan(curve.share_positive[1:-1]).all() and curve.calibration_error == pytest.approx(0.05)
+
+
+def test_precision_and_recall_are_those_of_scikit_learn():
+    labels, scores = made_up()
+    labels[:, 2] = 0
+    curves = precision_recall_curves(labels, scores, ["a", "b", "c"])
+    assert curves["c"] is None
+    for column, name in enumerate("ab"):
+        known = labels[:, column] != -100
+        truth, of_label = labels[known, column], scores[known, column]
+        curve = curves[name]
+        assert curve.average_precision == pytest.approx(average_precision_score(truth, of_label), abs=1e-12)
+        precision, recall, _ = precision_recall_curve(truth, of_label)
+        np.testing.assert_allclose(curve.recall, recall[::-1])
+        np.testing.assert_allclose(curve.precision[1:], precision[-2::-1])
+        assert (curve.num_positive, curve.num_known) == (truth.sum(), known.sum())
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_figures_say_what_they_show(tmp_path, suffix):
+    labels, scores = made_up(num_labels=15)
+    labels[:, 14] = 0
+    after = reliability_curve(labels, scores**2)
+    path = tmp_path / f"figure.{suffix}"
+    figure = plot_reliability({"before": reliability_curve(labels, scores), "after": after}, path, "$ of $")
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend[0] == "perfect" and legend[2] == f"after: calibration error {after.calibration_error:.3f}"
+    first = path.read_bytes()
+    plot_reliability({"before": reliability_curve(labels, scores), "after": after}, path, "$ of $")
+    assert path.read_bytes() == first and (suffix == "svg" or imread(path).std() > 0)
+    figure = plot_precision_recall(precision_recall_curves(labels, scores))
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(legend) == 13 and legend[-1] == "and 3 more labels, not drawn"
+    known = int((labels[:, 0] != -100).sum())
+    assert any(text.endswith(f"({int((labels[:, 0] == 1).sum())} of {known})") for text in legend)
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([[1, 0]], [[0.5]], r"one shape.*got \(1, 2\) and \(1, 1\)"),
+        ([], [], "one shape"),
+        ([-100], [0.5], "None of the labels of 1 records is known"),
+        ([2], [0.5], "0, 1 or -100"),
+        ([1], [float("nan")], "must be finite, but 1 of 1"),
+        ([1], [1.5], r"lie in \[0, 1\], but 1 of 1"),
+    ],
+)
+def test_what_is_no_label_or_probability_is_refused(labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        reliability_curve(labels, scores)
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ValueError, match="`num_bins` must be at least 1, got 0"):
+        reliability_curve([1], [0.5], 0)
+    with pytest.raises(ValueError, match="2 different names, got"):
+        precision_recall_curves([[1, 0]], [[0.1, 0.2]], ["a", "a"])
+    with pytest.raises(ValueError, match="0 curves to draw"):
+        plot_precision_recall(precision_recall_curves([[1], [1]], [[0.1], [0.2]]))
+    with pytest.raises(ValueError, match="0 curves to draw"):
+        plot_reliability({})
