@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from accelerate import DistributedType, PartialState
 from forked import launch_forked
 from small_models import LABELS
 from test_post_training import extractor, make_trainer, small_model, weights_of
+from transformers import AutoModelForSequenceClassification
 
 from ecg_hf import load_ptbxl, name_labels
 
@@ -161,7 +165,7 @@ def test_two_processes_hand_over_without_a_jump(two):
     assert start["eval_loss"] == pytest.approx(seen["results"]["probe_eval_loss"], abs=1e-5)
 
 
-def resumable_run(folder, cache, output, kill):
+def resumable_run(folder, cache, output, kill, **fields):
     steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(
         splits_of(folder, cache),
@@ -170,6 +174,7 @@ def resumable_run(folder, cache, output, kill):
         per_device_train_batch_size=16,
         stages=["finetune"],
         **steps,
+        **fields,
     )
     if kill:
         step = trainer.training_step
@@ -197,6 +202,59 @@ def test_two_killed_processes_end_with_the_bits_of_two_left_alone(simulated_fold
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "ECGTransformerLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+def sharded_run(folder, cache, output, state, kill):
+    """FSDP2 by gloo: accelerate, which shards on accelerators alone, is told that these processes have some."""
+    os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE=state)
+    begin = PartialState.__init__
+
+    def disguised(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        if self._shared_state["distributed_type"] == DistributedType.MULTI_CPU:
+            self._shared_state["distributed_type"] = DistributedType.MULTI_NPU
+
+    PartialState.__init__ = disguised
+    resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
+
+
+def test_sharded_training_keeps_its_best_epoch_and_is_resumed(simulated_folder, simulated_cache, tmp_path):
+    """Killed and resumed with its state in shards, it ends with the bits of one left alone that gathers its state."""
+    stopped, alone = tmp_path / "stopped", tmp_path / "alone"
+
+    def run(output, state, kill):
+        places = (str(simulated_folder), str(simulated_cache), str(output))
+        processes = launch_forked(output, sharded_run, *places, state, kill)
+        return [process.wait() for process in processes], [process.stderr[-2000:] for process in processes]
+
+    assert run(stopped, "SHARDED_STATE_DICT", kill=True)[0] == [-signal.SIGKILL] * 2
+    checkpoint = stopped / "_stages/finetune/checkpoint-4"
+    assert (checkpoint / "pytorch_model_fsdp_0").is_dir()
+    written = (checkpoint / "trainer_state.json").stat().st_mtime_ns
+    for output, state in ((stopped, "SHARDED_STATE_DICT"), (alone, "FULL_STATE_DICT")):
+        codes, errors = run(output, state, kill=False)
+        assert codes == [0, 0], errors
+    assert (checkpoint / "trainer_state.json").stat().st_mtime_ns == written  # was not trained again
+    first, second = map(weights_of, (stopped, alone))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    best = json.loads((checkpoint.with_name("checkpoint-6") / "trainer_state.json").read_text())["best_global_step"]
+    epoch = weights_of(checkpoint.with_name(f"checkpoint-{best}"))
+    assert all(torch.equal(first[name], epoch[name]) for name in first)
+    model = type(small_model()).from_pretrained(stopped)
+    splits = splits_of(str(simulated_folder), str(simulated_cache))
+    logits = make_trainer(splits, tmp_path / "read", model=model).predict(splits["test"]).predictions
+    table = pd.read_csv(stopped / "test_predictions.csv").filter(like="prob_")
+    np.testing.assert_allclose(table, 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_runs_both_stages_in_bfloat16(simulated_splits, tmp_path):
@@ -207,20 +265,44 @@ def test_cuda_runs_both_stages_in_bfloat16(simulated_splits, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 1, reason="no CUDA device for FSDP2")
-def test_fsdp2_saves_a_folder_that_loads_and_resumes(simulated_folder, tmp_path):
+@pytest.mark.parametrize("state", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_fsdp2_saves_a_folder_that_loads_and_resumes(state, simulated_folder, tmp_path):
     root = pathlib.Path(__file__).parents[1]
-    count = str(torch.cuda.device_count())
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", count]
-    command = [*launcher, "--config_file", str(root / "training/launch/fsdp2.yaml"), str(root / "training/train.py")]
-    flags = ["--data_dir", str(simulated_folder), "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]
-    flags += ["--cache_dir", str(tmp_path / "cache")]
-    done = subprocess.run([*command, *flags], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert not type(small_model()).from_pretrained(tmp_path / "run").head_is_random
-    # Without its final files the run stands at its last checkpoint, whose state is in shards.
-    before = weights_of(tmp_path / "run")
-    (tmp_path / "run/config.json").unlink()
-    done = subprocess.run([*command, *flags, "--resume_from_checkpoint", "true"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    after = weights_of(tmp_path / "run")
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    settings = yaml.safe_load((root / "training/launch/fsdp2.yaml").read_text())
+    settings["fsdp_config"]["fsdp_state_dict_type"] = state
+    (tmp_path / "fsdp2.yaml").write_text(yaml.safe_dump(settings))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "fsdp2.yaml")]
+    launcher += ["--num_processes", str(torch.cuda.device_count()), str(root / "training/train.py")]
+    output = tmp_path / "run"
+    places = {"data_dir": simulated_folder, "cache_dir": tmp_path / "cache", "output_dir": output}
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    # Not the better stage: the weights compared below are to be those that were trained on.
+    fields = {**places, **steps, "save_total_limit": 5, "logging_steps": 1, "keep_best_stage": False}
+    fields |= {"per_device_train_batch_size": 8, "load_best_model_at_end": False}
+    command = [*launcher, *(str(part) for name, value in fields.items() for part in (f"--{name}", value))]
+
+    def train(*flags) -> tuple[dict, list[float], np.ndarray]:
+        done = subprocess.run([*command, *flags], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert "is ignored" not in done.stdout + done.stderr
+        history = json.loads((output / "log_history.json").read_text())
+        losses = [entry["loss"] for entry in history if entry["stage"] == "finetune" and "loss" in entry]
+        return weights_of(output), losses, pd.read_csv(output / "test_predictions.csv").filter(like="prob_").to_numpy()
+
+    before, losses, scores = train()
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    assert not model.head_is_random
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    checkpoints = output / "_stages/finetune"
+    assert (checkpoints / "checkpoint-2/pytorch_model_fsdp_0").is_dir() == (state == "SHARDED_STATE_DICT")
+    # As if it had been killed after step 2: the last two steps are trained from the state in the checkpoint.
+    shutil.rmtree(checkpoints / "checkpoint-4")
+    (output / "config.json").unlink()
+    written = (checkpoints / "checkpoint-2/trainer_state.json").stat().st_mtime_ns
+    after, again, scores_again = train("--resume_from_checkpoint", "true")
+    assert (checkpoints / "checkpoint-2/trainer_state.json").stat().st_mtime_ns == written
+    # Attention on a GPU does not sum in a fixed order.
+    np.testing.assert_allclose(again, losses, rtol=1e-2)
+    np.testing.assert_allclose(scores_again, scores, atol=1e-2)
+    moved = torch.cat([(after[name] - before[name]).abs().flatten() for name in before])
+    assert moved.mean() < 5e-5
