@@ -355,7 +355,7 @@ def test_from_a_folder_to_a_card_and_an_evaluation(tmp_path):
     assert config["label_names"] == {"AF": "atrial fibrillation", "NSR": "sinus rhythm"}
     card = (run / "README.md").read_text()
     name = "PhysioNet/CinC Challenge 2021 (PTB-XL, Georgia)"
-    assert f"**Data**: {name} (https://physionet.org/content/challenge-2021" in card
+    assert f"\n{name} (https://physionet.org/content/challenge-2021" in card
     assert "licence: CC BY 4.0" in card and "Please cite Reyna et al. 2021" in card
     assert "Not known: it was pre-trained on 17,418 records of PTB-XL's folds 1 to 8" in card
     assert str(tmp_path) not in card

@@ -337,7 +337,7 @@ def run(folder, tmp_path, **given):
 def test_from_the_files_to_a_card_and_an_evaluation(folder, tmp_path):
     config, card = run(folder, tmp_path)
     assert config["label_names"] == code15.LABELS
-    assert "**Data**: CODE-15 %, " in card and "licence: not stated" in card and str(tmp_path) not in card
+    assert "\nCODE-15 %, " in card and "licence: not stated" in card and str(tmp_path) not in card
     assert "No: it was pre-trained on 17,418 records of PTB-XL's folds 1 to 8." in card
 
 

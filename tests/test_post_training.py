@@ -44,8 +44,12 @@ FINAL_FILES = {
     "README.md",
     "label_metrics.png",
     "metrics.json",
+    "precision_recall.png",
+    "precision_recall.svg",
     "preprocessor_config.json",
     "recipe.yaml",
+    "reliability.png",
+    "reliability.svg",
     "test_predictions.csv",
     "_stages",
 }

@@ -14,7 +14,8 @@ import torch
 from forked import launch_forked
 from small_models import stopped_at
 from test_distributed import steps_of
-from test_pretraining import Killed, challenge_copy, make_trainer, own_records, weights_of
+from test_pretraining import Killed, make_trainer, own_records, weights_of
+from test_seen_folds import challenge_copy
 
 from ecg_hf import cli
 from ecg_hf.pretraining import prepare as prepare_module
