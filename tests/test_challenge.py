@@ -356,7 +356,7 @@ def test_from_a_folder_to_a_card_and_an_evaluation(tmp_path):
     card = (run / "README.md").read_text()
     name = "PhysioNet/CinC Challenge 2021 (PTB-XL, Georgia)"
     assert f"\n{name} (https://physionet.org/content/challenge-2021" in card
-    assert "licence: CC BY 4.0" in card and "Please cite Reyna et al. 2021" in card
+    assert "licence: CC BY 4.0" in card and "The data: Reyna et al. 2021" in card
     assert "Not known: it was pre-trained on 17,418 records of PTB-XL's folds 1 to 8" in card
     assert str(tmp_path) not in card
     metrics = cli.evaluate(flags(model_name_or_path=run, output_dir=tmp_path / "evaluation", use_cpu=True, **shared))
