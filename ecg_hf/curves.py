@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
-from .files import whole_file
-from .plotting import AXES_GRID_COLOR, BEST_EPOCH_COLOR, DOTS_PER_INCH
+from .plotting import AXES_GRID_COLOR, BEST_EPOCH_COLOR, DOTS_PER_INCH, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -203,15 +202,6 @@ def _finished(figure: Figure, grids: Sequence[Axes], legend_of: Axes, path, titl
     return figure
 
 
-def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Write a figure in the format of the suffix, whole or not at all; an SVG has the same bytes each time."""
-    import matplotlib
-
-    with whole_file(path) as unfinished, matplotlib.rc_context({"svg.hashsalt": "ecg_hf"}):
-        kind = unfinished.suffix[1:] or "png"
-        figure.savefig(unfinished, format=kind, metadata={"Date": None} if kind == "svg" else None)
-
-
 def _check(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 (records, labels)."""
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
@@ -242,5 +232,4 @@ __all__ = [
     "precision_recall_curves",
     "reliability_bins",
     "reliability_curve",
-    "save_figure",
 ]

@@ -143,7 +143,7 @@ def plot_ecg(
         _draw_scale_of_marks(axes, np.asarray(marks), marks_unit, footer - FOOTER_LINE)
     _draw_texts(axes, title, note, sampling_rate, height)
     if path is not None:
-        _save(figure, path)
+        save_figure(figure, path)
     return figure
 
 
@@ -181,7 +181,7 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -
         axes.set_ylabel(name)
     handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
     return figure
 
 
@@ -220,7 +220,7 @@ def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike
     grid[0].set_ylim(len(names) - 0.4, -0.6)
     num_known = max(values["num_known"] for values in per_label.values())
     figure.suptitle(f"Labels{f' on the {split} records' if split else ''} (positives of {num_known})", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
     return figure
 
 
@@ -462,9 +462,13 @@ def _stage_title(stage: str, entries: list[dict]) -> str:
     return title
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, format=unfinished.suffix[1:] or "png")
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure in the format of the suffix, whole or not at all; an SVG has the same bytes each time."""
+    import matplotlib
+
+    with whole_file(path) as unfinished, matplotlib.rc_context({"svg.hashsalt": "ecg_hf"}):
+        kind = unfinished.suffix[1:] or "png"
+        figure.savefig(unfinished, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
-__all__ = ["plot_ecg", "plot_label_metrics", "plot_learning_curves"]
+__all__ = ["plot_ecg", "plot_label_metrics", "plot_learning_curves", "save_figure"]

@@ -14,9 +14,8 @@ from ..curves import (
     plot_precision_recall,
     plot_reliability,
     precision_recall_curves,
-    save_figure,
 )
-from ..plotting import AXES_GRID_COLOR, BEST_EPOCH_COLOR, DOTS_PER_INCH, plot_label_metrics
+from ..plotting import AXES_GRID_COLOR, BEST_EPOCH_COLOR, DOTS_PER_INCH, plot_label_metrics, save_figure
 from .measures import Areas, Errors
 
 if TYPE_CHECKING:

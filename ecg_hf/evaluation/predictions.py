@@ -17,7 +17,7 @@ from ..ecg_transformer.targets_ecg_transformer import aggregated_windows
 from ..intervals import number_groups
 from ..post_training import PostTrainer
 from ..post_training.checks import in_order
-from ..post_training.evaluation import patients_of, probabilities
+from ..post_training.evaluation import logits_of_windows, patients_of, probabilities
 from .changes import Change, ChangedWindows
 
 
@@ -87,9 +87,7 @@ def predict(judge: Judge, dataset: datasets.Dataset, title: str) -> Predictions:
     for inputs in tqdm(loader, desc=title, disable=silent):
         labels, mask = inputs.pop("labels"), inputs.pop("window_mask")
         with torch.no_grad(), judge.compute_loss_context_manager():
-            rows = model(**{name: values[mask] for name, values in inputs.items()}).logits.float()
-        logits = rows.new_zeros((*mask.shape, rows.shape[-1]))
-        logits[mask] = rows
+            logits = logits_of_windows(model, inputs, mask)
         losses = judge.target.record_losses(logits, mask, labels)
         # Processes may hold records of different numbers of windows.
         padded = accelerator.pad_across_processes((logits, mask.long()), dim=1)

@@ -44,6 +44,17 @@ def record_losses(
     return losses.sum(dim=1) / (window_mask.sum(dim=1) * num_known)
 
 
+def logits_of_windows(
+    model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], window_mask: torch.Tensor
+) -> torch.Tensor:
+    """Float32 logits (records, windows, labels) of a batch of [`EvaluationWindows`], with inputs (records, windows,
+    ...); 0 where `window_mask` (records, windows) says that a record has no window."""
+    rows = model(**{name: values[window_mask] for name, values in inputs.items()}).logits.float()
+    window_logits = rows.new_zeros((*window_mask.shape, rows.shape[-1]))
+    window_logits[window_mask] = rows
+    return window_logits
+
+
 def evaluation_metrics(labels: np.ndarray, logits: np.ndarray, losses: np.ndarray) -> dict[str, float]:
     """`loss` (mean of the records' losses), `macro_auroc`, `macro_auprc`, `f_max` and `num_undefined`.
 
@@ -146,6 +157,7 @@ __all__ = [
     "DivergenceError",
     "choosing_metric",
     "evaluation_metrics",
+    "logits_of_windows",
     "metrics_with_intervals",
     "patients_of",
     "predictions_table",

@@ -42,7 +42,7 @@ from .checks import (
     labels_of,
     warn_of_leaks,
 )
-from .evaluation import DivergenceError, choosing_metric, splits_table
+from .evaluation import DivergenceError, choosing_metric, logits_of_windows, splits_table
 from .features import CachedFeatures, cache_features, forget_features
 from .lora import ADAPTER_FOLDER, adapted, num_trained_parameters, write_adapter
 from .mixing import check_soft_targets, fingerprint_of_teachers, read_teachers, soft_windows
@@ -371,9 +371,7 @@ class PostTrainer(RunTrainer):
         """(None, (logits (records, labels), losses (records,)), labels): one row for each record."""
         labels, window_mask = inputs.pop("labels"), inputs.pop("window_mask")
         with torch.no_grad(), self.compute_loss_context_manager():
-            rows = model(**{name: values[window_mask] for name, values in inputs.items()}).logits.float()
-        window_logits = rows.new_zeros((*window_mask.shape, rows.shape[-1]))
-        window_logits[window_mask] = rows
+            window_logits = logits_of_windows(model, inputs, window_mask)
         losses = self.target.record_losses(window_logits, window_mask, labels)
         return None, (self._aggregate_windows(window_logits, window_mask), losses), labels
 
