@@ -10,6 +10,7 @@ import pandas as pd
 
 from .curves import plot_precision_recall, plot_reliability, precision_recall_curves, reliability_curve
 from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from .plotting import save_figure
 
 CURVES = ("reliability", "precision_recall")
 FORMATS = (".png", ".svg")
@@ -24,13 +25,18 @@ def draw_curves(folder: Path, split: str, labels: Sequence[str]) -> list[str]:
     predictions = folder / f"{split}_predictions.csv"
     if predictions.is_file():
         truth, scores = _columns(pd.read_csv(predictions), labels)
-        reliability = {f"all {len(labels)} labels": reliability_curve(truth, scores)}
+        curve = reliability_curve(truth, scores)
+        figures = {
+            "reliability": plot_reliability(
+                {f"all {len(labels)} labels": curve}, title=f"Reliability on the {split} records"
+            )
+        }
         recall = precision_recall_curves(truth, scores, labels)
-        for ending in FORMATS:
-            plot_reliability(reliability, folder / f"reliability{ending}", f"Reliability on the {split} records")
-            if any(curve is not None for curve in recall.values()):
-                title = f"Precision and recall on the {split} records"
-                plot_precision_recall(recall, folder / f"precision_recall{ending}", title)
+        if any(curve is not None for curve in recall.values()):
+            title = f"Precision and recall on the {split} records"
+            figures["precision_recall"] = plot_precision_recall(recall, title=title)
+        for name, figure in figures.items():
+            save_figure(figure, *(folder / f"{name}{ending}" for ending in FORMATS))
     return [name for name in CURVES if all((folder / f"{name}{ending}").is_file() for ending in FORMATS)]
 
 

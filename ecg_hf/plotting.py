@@ -462,13 +462,18 @@ def _stage_title(stage: str, entries: list[dict]) -> str:
     return title
 
 
-def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Write a figure in the format of the suffix, whole or not at all; an SVG has the same bytes each time."""
+def save_figure(figure: Figure, *paths: str | os.PathLike) -> None:
+    """Write a figure in the formats of the suffixes, each file whole or not at all; an SVG always has the same bytes.
+
+    The figure is laid out once, which takes longer than drawing it, and keeps that layout.
+    """
     import matplotlib
 
-    with whole_file(path) as unfinished, matplotlib.rc_context({"svg.hashsalt": "ecg_hf"}):
-        kind = unfinished.suffix[1:] or "png"
-        figure.savefig(unfinished, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    for path in paths:
+        with whole_file(path) as unfinished, matplotlib.rc_context({"svg.hashsalt": "ecg_hf"}):
+            kind = unfinished.suffix[1:] or "png"
+            figure.savefig(unfinished, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        figure.set_layout_engine("none")
 
 
 __all__ = ["plot_ecg", "plot_label_metrics", "plot_learning_curves", "save_figure"]

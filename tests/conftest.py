@@ -46,6 +46,17 @@ def ptbxl_500hz(request):
     return _real_records(request, "ECG_HF_PTBXL_500HZ", "ptbxl")
 
 
+@pytest.fixture(scope="module")
+def pictures_not_drawn():
+    """For modules of many runs that look at no picture: figures are made and their files written, but nothing is
+    rendered, which is a third of the time of a small run."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, path, **kwargs: pathlib.Path(path).touch())
+        yield
+
+
 @pytest.fixture(scope="session")
 def simulated_folder(tmp_path_factory):
     """160 simulated records at 100 Hz in PTB-XL's layout: 128 for training, 16 for validation, 16 for the test."""

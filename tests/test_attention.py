@@ -12,6 +12,8 @@ from ecg_hf import ECGTransformerForMultiLabel
 from ecg_hf.cli import main
 from ecg_hf.runs.attention import set_attention
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 COMMAND = ["train", "--use_cpu", "true", "--max_steps", "2", "--stages", "finetune", "--report_to", "none"]
 COMMAND += ["--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"]
 COMMAND += ["--metric_for_best_model", "loss", "--per_device_train_batch_size", "16"]

@@ -16,6 +16,8 @@ from ecg_hf.ptbxl.label_order import label_names_of
 from ecg_hf.seen_data import saw
 from ecg_hf.tables.snomed import code_of, diagnoses, label_of, names_in_words
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 SHIPPED = Path(__file__).parents[1] / "hub_cards/ecg-transformer-ptbxl-100hz"
 REAL = SHARED / "data/challenge2021"
 

@@ -15,6 +15,8 @@ from ecg_hf.readers import formats
 from ecg_hf.tables import code15
 from ecg_hf.tables.code15 import is_code15_folder
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 SHIPPED = Path(__file__).parents[1] / "hub_cards/ecg-transformer-ptbxl-100hz"
 
 COLUMNS = ["exam_id", "age", "is_male", "nn_predicted_age", *code15.LABELS, "patient_id", "death", "timey"]

@@ -35,6 +35,8 @@ from ecg_hf.conversion import FAMILIES, convert_checkpoint
 from ecg_hf.conversion.ecg_fm import parse_layers
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 # Largest absolute deviations in float32 on a CPU.
 POOLED, TOKENS = 1e-5, 2e-5
 

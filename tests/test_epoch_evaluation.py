@@ -9,6 +9,8 @@ from test_post_training import make_trainer
 
 from ecg_hf.runs.windows import EvaluationWindows
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 FIELDS = {"eval_overlap": False, "stages": ["finetune"], "num_train_epochs": 3}
 
 

@@ -16,6 +16,8 @@ from ecg_hf.inference import export as export_module
 from ecg_hf.metrics import multilabel_metrics
 from ecg_hf.runs.windows import EvaluationWindows
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")

@@ -17,6 +17,8 @@ from ecg_hf import ECGTransformerForMultiLabel, cli
 from ecg_hf.ptbxl.label_order import label_names_of, name_labels
 from ecg_hf.ptbxl.parquet import load_ptbxl_parquet, write_ptbxl_parquet
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 ORDER = [3, 0, 4, 2, 1]  # not alphabetical
 OTHER = [LABELS[index] for index in ORDER]
 

@@ -21,6 +21,8 @@ from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.pretraining.run import RecordArguments
 from ecg_hf.synthetic import simulate_ecg
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 SHIPPED = pathlib.Path(__file__).parents[1] / "hub_cards/ecg-transformer-ptbxl-100hz"
 # Files of public encoders by what their leads are.
 CHANNELS = [

@@ -10,6 +10,8 @@ from test_post_training import make_resumable, same_weights, weights_of
 
 from ecg_hf.runs.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 
 def waiting_run(splits, output):
     trainer = make_resumable(splits, output, stages=["finetune"], dataloader_num_workers=1)

@@ -20,6 +20,8 @@ from test_tables import write_record
 from ecg_hf import cli, load_ecg_dataset
 from ecg_hf.ptbxl.label_order import label_names_of
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 NUM_RECORDS = 30
 
 

@@ -14,6 +14,8 @@ from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.pretraining.records import folder_files, load_records
 from ecg_hf.synthetic import simulate_ecg
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 QUICK = {
     "architecture": "ptbxl_100hz",
     "max_steps": 2,

@@ -35,6 +35,8 @@ from ecg_hf.post_training.evaluation import record_losses
 from ecg_hf.runs.folder import last_complete_checkpoint
 from ecg_hf.runs.windows import EpochSampler, EvaluationWindows, TrainingWindows, identity_collate
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 FINAL_FILES = {
     "all_results.json",
     "config.json",

@@ -20,6 +20,8 @@ from ecg_hf.runs import prepared
 from ecg_hf.runs.windows import EvaluationWindows, TrainingWindows
 from ecg_hf.synthetic import simulate_ecg, simulate_ptbxl
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 TOLERANCE = 1e-3  # mV
 
 

@@ -38,6 +38,8 @@ from ecg_hf.runs.arguments import ModelArguments
 from ecg_hf.runs.windows import EpochSampler
 from ecg_hf.synthetic import simulate_ptbxl
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
 

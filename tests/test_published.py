@@ -7,6 +7,8 @@ import pytest
 from test_post_training import make_trainer, same_weights, weights_of
 from transformers import AutoModelForSequenceClassification
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep):

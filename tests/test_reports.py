@@ -31,6 +31,8 @@ from ecg_hf.pretraining.records import table_files
 from ecg_hf.pretraining.run import RecordArguments, load_training_records
 from ecg_hf.pretraining.words import ReportWords, word_loss, words_of
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 SENTINEL = "klabusterbeere"
 
 

@@ -8,6 +8,8 @@ from transformers import TrainerCallback
 
 from ecg_hf.pretraining.run import RecordArguments, load_training_records
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 QUICK = {"num_train_epochs": 1, "save_strategy": "steps", "save_steps": 1}
 
 

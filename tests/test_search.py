@@ -11,6 +11,8 @@ from test_post_training import arguments, extractor, same_weights
 
 from ecg_hf import PostTrainer
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 RATES = [1e-3, 3e-3, 1e-2]
 
 

@@ -14,6 +14,8 @@ from transformers import AutoModel, HfArgumentParser
 from ecg_hf import ECGTransformerFeatureExtractor, ECGTransformerForMultiLabel
 from ecg_hf.pretraining.run import RecordArguments, load_training_records
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 
 def folds_of(folder) -> dict[int, int]:
     return pd.read_csv(folder / "ptbxl_database.csv")["strat_fold"].value_counts().to_dict()

@@ -12,6 +12,8 @@ from transformers import TrainerCallback
 from ecg_hf import PostTrainer, PostTrainingArguments
 from ecg_hf.runs.windows import TrainingWindows
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 
 def make_trainer(splits, folder, model=None, **fields) -> PostTrainer:
     defaults = {

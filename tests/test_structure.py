@@ -38,7 +38,7 @@ ALLOWED = {
     "synthetic": {"ecg_transformer", "files", "ptbxl"},
     "conversion": {"ecg_transformer", "ptbxl"},
     "card_text": set(),
-    "card_curves": {"curves", "ecg_transformer"},
+    "card_curves": {"curves", "ecg_transformer", "plotting"},
     "card_stages": set(),
     "card_targets": {"ecg_transformer"},
     "seen_data": set(),

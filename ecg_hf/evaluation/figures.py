@@ -43,8 +43,7 @@ def draw_figures(
     drawn = []
 
     def keep(name: str, figure: Figure) -> None:
-        for suffix in FORMATS:
-            save_figure(figure, folder / f"{name}.{suffix}")
+        save_figure(figure, *(folder / f"{name}.{suffix}" for suffix in FORMATS))
         drawn.append(name)
 
     split, metrics = report["split"], report["metrics"]
