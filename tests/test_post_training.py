@@ -780,7 +780,8 @@ def test_the_recipe_has_the_batch_size_that_was_found_and_the_precision_of_the_l
     simulated_splits, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    trainer = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    fields = {"auto_find_batch_size": True, "num_train_epochs": 1, "per_device_train_batch_size": 18}
+    trainer = make_trainer(simulated_splits, tmp_path / "run", **fields)
     training_step = trainer.training_step
 
     def step(model, inputs, *args):
@@ -794,10 +795,10 @@ def test_the_recipe_has_the_batch_size_that_was_found_and_the_precision_of_the_l
     found = recipe["per_device_train_batch_size"]
     assert found <= 16 and trainer.state.max_steps == -(-len(simulated_splits["train"]) // found)
     assert recipe["bf16"] and not recipe["fp16"]
-    again = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    again = make_trainer(simulated_splits, tmp_path / "run", **fields)
     assert again.post_train(resume_from_checkpoint=True)["kept_stage"]
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    other = make_trainer(simulated_splits, tmp_path / "run", auto_find_batch_size=True, num_train_epochs=1)
+    other = make_trainer(simulated_splits, tmp_path / "run", **fields)
     with pytest.raises(ValueError, match="`recipe.bf16` was True, now False"):
         other.post_train(resume_from_checkpoint=True)
 
