@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +42,21 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def share_as_usual(folder: str | os.PathLike) -> None:
+    """Give the files of a folder the permissions that the process gives to new files.
+
+    safetensors (0.8) and temporary files are readable by their owner alone, whatever the umask says: those who share
+    the disk of a cluster could not load a checkpoint.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "file"
+        file.touch()
+        usual = stat.S_IMODE(file.stat().st_mode)
+    for file in Path(folder).rglob("*"):
+        if file.is_file() and stat.S_IMODE(file.stat().st_mode) == stat.S_IRUSR | stat.S_IWUSR:
+            file.chmod(usual)
+
+
 def read_text(path: str | os.PathLike) -> str:
     """The text of a file in UTF-8; `ValueError` names a file in another encoding."""
     try:
@@ -56,4 +73,4 @@ def write_atomic(path: str | os.PathLike, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-__all__ = ["read_text", "whole_file", "whole_folder", "write_atomic"]
+__all__ = ["read_text", "share_as_usual", "whole_file", "whole_folder", "write_atomic"]

@@ -33,6 +33,7 @@ from safetensors.torch import load_file, save_file
 
 from .cards import CARD, CURVE_PICTURES, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
+from .files import share_as_usual
 
 # What a push publishes besides the code and the weights. Predictions are not published: they contain record ids.
 PUBLISHED_FILES = (
@@ -155,6 +156,7 @@ def write_release(
     for name, content in contents.items():
         (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
+    share_as_usual(target)
     write_model_card(target)
     return target
 

@@ -189,6 +189,10 @@ def test_a_release_with_code_loads_without_the_package(classifier, tmp_path):
     """The folder is taken by the library alone, as its card says; without code the card imports `ecg_hf`."""
     cli.release([str(classifier), "--output_dir", str(tmp_path / "bare")])
     cli.release([str(classifier), "--output_dir", str(tmp_path / "whole"), "--with_code"])
+    (tmp_path / "new").touch()
+    for folder in (classifier, tmp_path / "bare", tmp_path / "whole"):  # colleagues can read what they may read
+        modes = {file.stat().st_mode for file in folder.iterdir() if file.is_file()}
+        assert modes == {(tmp_path / "new").stat().st_mode}
     assert not list((tmp_path / "bare").glob("*.py"))
     assert "import ecg_hf" in snippets(tmp_path / "bare", "python")[0]
     (code,) = snippets(tmp_path / "whole", "python")

@@ -53,7 +53,7 @@ ALLOWED = {
         "seen_data",
         "version",
     },
-    "hub": {"cards", "ecg_transformer"},
+    "hub": {"cards", "ecg_transformer", "files"},
     "command": {"ecg_transformer"},
     "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl", "readers"},
     "post_training": {

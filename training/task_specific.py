@@ -37,6 +37,9 @@ from ecg_hf.runs.arguments import ModelArguments
 from ecg_hf.runs.windows import EpochSampler, EvaluationWindows, TrainingWindows
 
 CHECKPOINT = "checkpoint.pt"
+EVALUATIONS = 10
+"""At most so many epochs are evaluated, the last among them: as many as of the Transformers by `eval_steps: 0.1`, so
+that none chooses its best epoch from more."""
 WIDTHS = (64, 64, 128, 128, 256, 256)
 
 
@@ -165,6 +168,20 @@ class _Run:
         arrays = [torch.cat(parts).numpy() for parts in (logits, labels, losses)]
         return PredictionOutput(arrays[0], arrays[1], {}), arrays[2]
 
+    def evaluate(self, epoch: int, train_loss: float) -> None:
+        """Note the figures of an epoch, and its weights where they are the best so far."""
+        output, losses = self.predict("validation")
+        metrics = evaluation_metrics(output.label_ids, output.predictions, losses)
+        steps = (epoch + 1) * len(self.batches(epoch))
+        self.history.append({"epoch": epoch + 1, "step": steps, "train_loss": train_loss, **metrics})
+        if not self.best or metrics["macro_auroc"] > self.best["macro_auroc"]:
+            state = {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
+            self.best = {"macro_auroc": metrics["macro_auroc"], "network": state}
+        tqdm.write(
+            f"Epoch {epoch + 1}: training loss {train_loss:.4f}, validation macro AUROC {metrics['macro_auroc']:.4f}, "
+            f"AUPRC {metrics['macro_auprc']:.4f}"
+        )
+
     def facts(self) -> dict:
         return {"arguments": dataclasses.asdict(self.args), "num_records": len(self.splits["train"])}
 
@@ -194,6 +211,10 @@ class _Run:
         return state["epoch"] + 1
 
 
+def _is_evaluated(epoch: int, num_epochs: int) -> bool:
+    return (epoch + 1) * EVALUATIONS // num_epochs > epoch * EVALUATIONS // num_epochs
+
+
 def train_task_specific(
     output_dir: str | pathlib.Path,
     data_dir: str | pathlib.Path,
@@ -204,7 +225,7 @@ def train_task_specific(
 ) -> dict[str, float]:
     """Train the network, or go on where a run in `output_dir` was stopped -> what its `all_results.json` holds.
 
-    Leaves `metrics.json` in the form of a post-training run's, `model.pt`, `curve.json` (validation after each epoch)
+    Leaves `metrics.json` in the form of a post-training run's, `model.pt`, `curve.json` (validation of ten epochs)
     and `predictions_<split>.csv` of the splits in `predict`. The test fold is read only where `predict` names it.
     `settings` are fields of [`TaskSpecificArguments`]. Raises `ValueError` for settings unlike those of the folder.
     """
@@ -225,18 +246,9 @@ def train_task_specific(
     started = time.perf_counter()
     for epoch in range(run.resume(), args.num_epochs):
         loss = run.train_epoch(epoch)
-        output, losses = run.predict("validation")
-        metrics = evaluation_metrics(output.label_ids, output.predictions, losses)
-        steps = (epoch + 1) * len(run.batches(epoch))
-        run.history.append({"epoch": epoch + 1, "step": steps, "train_loss": loss, **metrics})
-        if not run.best or metrics["macro_auroc"] > run.best["macro_auroc"]:
-            state = {name: value.cpu().clone() for name, value in run.network.state_dict().items()}
-            run.best = {"macro_auroc": metrics["macro_auroc"], "network": state}
+        if _is_evaluated(epoch, args.num_epochs):
+            run.evaluate(epoch, loss)
         run.save(epoch)
-        tqdm.write(
-            f"Epoch {epoch + 1}: training loss {loss:.4f}, validation macro AUROC {metrics['macro_auroc']:.4f}, "
-            f"AUPRC {metrics['macro_auprc']:.4f}"
-        )
     run.network.load_state_dict(run.best["network"])
     return _finish(run, predict, time.perf_counter() - started)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
+from ..ecg_transformer.configuration_ecg_transformer import WINDOW_AGGREGATIONS
 from ..runs.arguments import RunArguments, check_at_least, check_numbers
 
 logger = logging.get_logger(__name__)
@@ -128,6 +129,14 @@ class PostTrainingArguments(RunArguments):
             "probe, thresholds and final metrics use all windows either way."
         },
     )
+    window_aggregation: str | None = field(
+        default=None,
+        metadata={
+            "help": "How the outputs of a record's windows become one: `mean_logit`, `mean_probability` or "
+            "`max_probability`. By default the model's, `mean_logit` with a new head. Training stays the same, but "
+            "not the figures of records. Kept in the checkpoint."
+        },
+    )
     num_bootstrap_resamples: int = field(
         default=1000, metadata={"help": "Resamples of the confidence intervals of the test metrics."}
     )
@@ -173,6 +182,8 @@ class PostTrainingArguments(RunArguments):
         if self.label_names != ["labels"]:
             raise ValueError("`label_names` must be `labels`: so the column of a data set's labels is called.")
         check_choice("metric_for_best_model", self.metric_for_best_model.removeprefix("eval_"), EVALUATION_METRICS)
+        if self.window_aggregation is not None:
+            check_choice("window_aggregation", self.window_aggregation, WINDOW_AGGREGATIONS)
         self._check_direction()
         self.greater_is_better = not self._lower_is_better
         if self.push_to_hub and self.hub_strategy not in ("end", "every_save"):

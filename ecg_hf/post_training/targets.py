@@ -52,18 +52,27 @@ class MultiLabel:
         self.config = config
 
     def prepare(self, args: PostTrainingArguments, train_labels: np.ndarray | None) -> None:
-        """Settle the metric that chooses the epoch, where it was left open, and the scale of the targets.
+        """Settle the metric that chooses the epoch, where it was left open, the rule for a record's windows, and the
+        scale of the targets.
 
-        `train_labels` is (records, labels), None without training records. Raises `ValueError` for a metric of other
-        targets, and for a target that no training record has.
+        `train_labels` is (records, labels), None without training records. Raises `ValueError` for a metric or a rule
+        of other targets, and for a target that no training record has.
         """
         if args.metric_is_open:
             args.choose_by(self.choosing[0])
         self.check_metric(args)
+        if args.window_aggregation is not None:
+            self.config.window_aggregation = args.window_aggregation
+            self.config.validate_targets()
 
     def check_is_prepared(self, args: PostTrainingArguments) -> None:
         """`ValueError` where what `prepare` settles is not; for models that a `model_init` makes."""
         self.check_metric(args)
+        if args.window_aggregation not in (None, self.config.window_aggregation):
+            raise ValueError(
+                f"`window_aggregation` is `{args.window_aggregation}`, but that of the models of `model_init` is "
+                f"`{self.config.window_aggregation}`: set `config.window_aggregation` there."
+            )
 
     def check_metric(self, args: PostTrainingArguments) -> None:
         """`ValueError` for a metric of other targets."""

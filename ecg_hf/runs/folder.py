@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..files import write_atomic
+from ..files import share_as_usual, write_atomic
 
 try:
     import fcntl
@@ -187,6 +187,7 @@ class RunFolder:
 
     def publish(self, folder: pathlib.Path) -> None:
         """Move the files of `folder` to where users look for them; `config.json` comes last and ends the run."""
+        share_as_usual(folder)
         for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
             target = self.path / file.name
             if target.is_dir():  # left by a process that was stopped in this loop
