@@ -1,4 +1,5 @@
 import copy
+import gc
 import json
 import os
 import pathlib
@@ -6,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 
 import datasets
 import numpy as np
@@ -24,7 +26,10 @@ from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS
 from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ecg_hf.ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel, ECGTransformerModel
-from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
+from ecg_hf.ecg_transformer.pipeline_ecg_classification import (
+    ECGClassificationPipeline,
+    ECGFeatureExtractionPipeline,
+)
 from ecg_hf.ecg_transformer.wfdb_ecg_transformer import read_record
 from ecg_hf.readers.reading import read_leads
 
@@ -212,6 +217,96 @@ def test_a_column_of_a_dataset_is_a_list_of_records(classifier, signal, record):
 def test_generators_are_read_as_the_answers_are(classifier, signal):
     answers = classifier(({"signal": signal, **RECORDING} for _ in range(3)), batch_size=4)
     assert [len(findings) for findings in answers] == [5, 5, 5]
+
+
+# ---- Files that are read ahead ----
+
+
+@pytest.fixture
+def paths(signal, tmp_path) -> list[str]:
+    """Eight WFDB records of 3 windows each, all different."""
+    return [str(write_record(tmp_path, f"r{number}", signal * (1 - number / 10))) for number in range(8)]
+
+
+@pytest.fixture
+def readers(monkeypatch) -> list[str]:
+    """The names of the threads that read a file, one for each file."""
+    names, read_file = [], ECGClassificationPipeline.read_file
+
+    def read(*arguments):
+        names.append(threading.current_thread().name)
+        return read_file(*arguments)
+
+    monkeypatch.setattr(ECGClassificationPipeline, "read_file", staticmethod(read))
+    return names
+
+
+def test_files_read_ahead_have_the_answers_of_arrays(classifier, paths, readers):
+    arrays = [classifier.recording_of(path) for path in paths]
+    readers.clear()
+    expected = classifier(arrays, batch_size=7)
+    assert readers == []
+    assert classifier(paths, batch_size=7) == expected
+    assert classifier((pathlib.Path(path) for path in paths), batch_size=7).__next__() == expected[0]
+    assert classifier([*paths[:3], arrays[3], *paths[4:]], batch_size=7) == expected
+    assert {name.partition("_")[0] for name in readers} == {"ecg-reader"}
+    features = ECGFeatureExtractionPipeline(
+        model=classifier.model, feature_extractor=classifier.feature_extractor, device="cpu"
+    )
+    assert features(paths, batch_size=7) == features(arrays, batch_size=7)
+
+
+def test_a_thread_reads_only_batches_of_several_records(classifier, paths, readers):
+    here = threading.current_thread().name
+    classifier(paths[0])
+    classifier(paths, batch_size=1)
+    assert set(readers) == {here}
+
+
+def test_a_generator_is_read_ahead_by_a_batch_at_most(classifier, paths, readers):
+    drawn = []
+    answers = classifier((drawn.append(path) or path for path in paths * 10), batch_size=6)
+    assert len(drawn) <= 1  # which the library looks at
+    next(answers)
+    assert len(drawn) <= 6  # two batches of two records, the one before, and the one that is asked for
+    del answers
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ecg-reader")]
+
+
+def test_a_generator_may_use_its_memory_again(classifier, signal, paths):
+    def records():
+        buffer = np.empty_like(signal)
+        for gain in (1.0, 0.5, 0.1):
+            buffer[:] = signal * gain
+            yield {"signal": buffer, **RECORDING}
+            yield paths[0]
+
+    expected = [classifier({"signal": signal * gain, **RECORDING}, batch_size=5) for gain in (1.0, 0.5, 0.1)]
+    for found, one in zip(list(classifier(records(), batch_size=5))[::2], expected, strict=True):
+        assert scores(found) == pytest.approx(scores(one), abs=1e-6)
+
+
+def test_a_damaged_file_is_named_when_it_is_its_turn(classifier, paths):
+    pathlib.Path(f"{paths[4]}.dat").write_bytes(b"\0" * 100)
+    answers = classifier((path for path in paths), batch_size=3)  # of one record each
+    before = [next(answers) for _ in range(4)]
+    assert before == classifier(paths[:4], batch_size=3)
+    with pytest.raises(ValueError, match="r4"):
+        next(answers)
+    assert list(answers) == classifier(paths[5:], batch_size=3)
+
+
+def test_an_interrupt_while_files_are_read_ahead_leaves_no_thread(classifier, paths, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(classifier, "_output", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        classifier(paths, batch_size=3)
+    monkeypatch.undo()
+    gc.collect()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ecg-reader")]
+    assert len(classifier(paths, batch_size=3)) == len(paths)
 
 
 def test_unclear_inputs_are_refused(classifier, signal):

@@ -1,8 +1,11 @@
 """Pipelines of raw ECG records: `ecg-classification` gives their findings, `feature-extraction` a vector for each."""
 
 import numbers
+import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -35,7 +38,8 @@ class ECGRecordPipeline(ChunkPipeline):
       `sampling_rate`, `lead_names` and, of integers, `units`.
 
     Several records are a list of these, an array (records, leads, samples), a `datasets.Dataset` or a column of one
-    (or a generator, which is read as the answers are). `batch_size` counts windows.
+    (or a generator, which is read as the answers are). `batch_size` counts windows. While the model works at a batch,
+    a thread reads the files of the next one, unless `batch_size` is 1 or `num_workers` is given.
 
     Arguments, of the pipeline or of a call:
         sampling_rate, lead_names, units:
@@ -94,8 +98,17 @@ class ECGRecordPipeline(ChunkPipeline):
         }
         return _without_none(preprocess), {}, {}
 
+    def get_iterator(self, inputs, num_workers: int, batch_size: int, preprocess_params: dict, *params):
+        """As in the library, with files read ahead."""
+        if num_workers == 0 and batch_size > 1 and operator.length_hint(inputs, 2) > 1:
+            inputs = _ReadAhead(inputs, lambda path: list(self.preprocess(path, **preprocess_params)), batch_size)
+        return super().get_iterator(inputs, num_workers, batch_size, preprocess_params, *params)
+
     def preprocess(self, record, missing_leads: str = "zero", **recording):
-        """Yield the windows of one record."""
+        """Yield the windows of one record, or those of a file that was read ahead."""
+        if isinstance(record, Future):
+            yield from record.result()
+            return
         name = _name_of(record)
         features = self.windows_of(record, self.recording_of(record, **recording), missing_leads=missing_leads)
         num_windows = len(features["input_values"])
@@ -175,6 +188,42 @@ class ECGRecordPipeline(ChunkPipeline):
     def _output(self, windows: dict[str, torch.Tensor]) -> torch.Tensor:
         """(windows, values): what the answers are made of."""
         raise NotImplementedError
+
+
+class _ReadAhead:
+    """Records, with the `Future` of its windows in place of each file: a thread reads as many as fill a batch.
+
+    An error of a file is raised where its windows are asked for. Other records are passed on before the next one is
+    drawn: a generator may write that into the same memory.
+    """
+
+    def __init__(self, records: Iterable, read: Callable[[str | os.PathLike], list], batch_size: int):
+        self.records, self.read, self.batch_size = records, read, batch_size
+        self.num_ahead = 1
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator:
+        reader, waiting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ecg-reader"), deque()
+        try:
+            for record in self.records:
+                is_file = isinstance(record, (str, os.PathLike))
+                if is_file:
+                    waiting.append(reader.submit(self._read, record))
+                while len(waiting) > (self.num_ahead if is_file else 0):
+                    yield waiting.popleft()
+                if not is_file:
+                    yield record
+            yield from waiting
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+    def _read(self, path: str | os.PathLike) -> list:
+        windows = self.read(path)
+        # As long as the last record, the next ones fill a batch: memory does not grow with the length of records.
+        self.num_ahead = max(1, self.batch_size // max(1, len(windows)))
+        return windows
 
 
 class ECGClassificationPipeline(ECGRecordPipeline):
