@@ -4,7 +4,7 @@ import numbers
 import operator
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -101,7 +101,9 @@ class ECGRecordPipeline(ChunkPipeline):
     def get_iterator(self, inputs, num_workers: int, batch_size: int, preprocess_params: dict, *params):
         """As in the library, with files read ahead."""
         if num_workers == 0 and batch_size > 1 and operator.length_hint(inputs, 2) > 1:
-            inputs = _ReadAhead(inputs, lambda path: list(self.preprocess(path, **preprocess_params)), batch_size)
+            ahead = _ReadAhead(inputs, lambda path: list(self.preprocess(path, **preprocess_params)), batch_size)
+            # What can be drawn only once goes on where it stopped.
+            inputs = ahead if isinstance(inputs, Sized) else iter(ahead)
         return super().get_iterator(inputs, num_workers, batch_size, preprocess_params, *params)
 
     def preprocess(self, record, missing_leads: str = "zero", **recording):
