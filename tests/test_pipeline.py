@@ -265,11 +265,11 @@ def test_a_thread_reads_only_batches_of_several_records(classifier, paths, reade
 
 def test_a_generator_is_read_ahead_by_a_batch_at_most(classifier, paths, readers):
     drawn = []
-    answers = classifier((drawn.append(path) or path for path in paths * 10), batch_size=6)
+    answers = classifier((drawn.append(path) or path for path in paths * 3), batch_size=6)
     assert len(drawn) == 1  # which the library looks at
     first = next(iter(answers))
     assert 2 < len(drawn) <= 4  # batches of two records
-    assert [first, *answers] == classifier(paths * 10, batch_size=6)
+    assert [first, *answers] == classifier(paths * 3, batch_size=6)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ecg-reader")]
 
 
