@@ -14,6 +14,7 @@ import pytest
 import torch
 import wfdb
 import yaml
+from benchmark_rows.models import PlainEncoder
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor
 
@@ -22,6 +23,7 @@ from ecg_hf.post_training.run import TaskArguments, load_splits
 from ecg_hf.synthetic import simulate_ptbxl
 
 TRAINING = pathlib.Path(__file__).parents[1] / "training"
+CARDS = TRAINING.parent / "hub_cards"
 OTHERS = ("pretrain_", "public_", "study")
 RECIPES = sorted(path.name for path in (TRAINING / "configs").glob("*.yaml") if not path.name.startswith(OTHERS))
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(TRAINING / "launch/single.yaml")]
@@ -256,6 +258,45 @@ def test_the_benchmark_compares_a_trainer_with_a_bare_loop(simulated_folder, sim
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_records"] == 64
     with pytest.raises(ValueError, match="fewer than `num_records` asks for"):
         benchmark.main([script, *quick, "--num_records", "100000"])
+
+
+def test_the_benchmark_prints_a_table_and_writes_it(simulated_folder, tmp_path, capsys):
+    output = tmp_path / "speed.json"
+    data = flags(data_dir=simulated_folder, num_records=32, num_rounds=1)
+    rows = benchmark.main(["--only", "pipeline", "reading", "--output", str(output), *data])
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == "| row | what | before | aim | measured |" and len(table) == 2 + len(rows)
+    assert [row["name"] for row in rows] == ["reading", "pipeline"]
+    written = json.loads(output.read_text())
+    assert written["rows"] == rows and written["versions"]["torch"] == torch.__version__
+    assert written["machine"]["cores"] and written["num_records"] == 32
+    for row, line in zip(rows, table[2:], strict=True):
+        assert line.endswith(f"| {row['before']:g} | {row['aim']:g} | {row['measured']:.2f} |")
+        assert row["reached"] == ((row["measured"] >= row["aim"]) == (row["name"] == "reading"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--only", "redaing"], "invalid choice: 'redaing'"),
+        (["--num_rounds", "0"], "at least 1"),
+        (["--output", "nowhere/speed.json"], "the folder nowhere does not exist"),
+        (["preytrain"], "unrecognized arguments: preytrain"),
+    ],
+)
+def test_arguments_of_the_table_that_are_wrong_end_before_it(wrong, message, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(wrong)
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.out == ""
+
+
+def test_the_benchmarks_encoders_are_of_one_size():
+    config = ECGTransformerModel.from_pretrained(CARDS / "ecg-transformer-ptbxl-100hz").config
+    plain = PlainEncoder(config)
+    assert plain(torch.zeros(2, 12, 250)).shape == (2, config.hidden_size)
+    own = sum(weight.numel() for weight in ECGTransformerModel(config).layers.parameters())
+    assert sum(weight.numel() for weight in plain.encoder.parameters()) == own
 
 
 def test_classify_answers_for_the_others_when_a_record_is_broken(trained, simulated_folder, tmp_path, capsys):

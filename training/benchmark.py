@@ -1,128 +1,83 @@
-"""Records per second through a trainer and through a bare loop over its model, measured in turn in one run.
+"""How fast the package is, each figure a ratio that is measured in turn in one run.
 
-The first word is `pretrain` or `train`; the other flags are those of that command and of `BenchmarkArguments`.
+`benchmark.py` alone measures all rows of `benchmark_rows/table.py` and prints them as a table. One measurement with
+flags of its own is `benchmark.py NAME ...`, where NAME is
+
+  pretrain, train   a trainer beside a bare loop over its model; the flags are those of `ecg-hf NAME`
+  reading           file formats beside their libraries, and how reading grows
+  steps             prepared records, ways of attention, evaluation between epochs
+  cold              cold processes, also beside another checkout
+  growth            how cost grows with the number of records
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
-import statistics
+import os
+import pathlib
+import platform
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from importlib.metadata import version
 
-import torch
-from transformers import Trainer, TrainerCallback
+from benchmark_rows.table import ROWS, Row, Setting, measure_rows
 
-from ecg_hf.cli import parse_arguments, post_training_arguments, pretraining_arguments
-from ecg_hf.post_training.run import make_trainer as post_training_trainer
-from ecg_hf.pretraining.run import make_trainer as pretraining_trainer
+from ecg_hf.files import write_atomic
 
-WARM_UP_STEPS = 2
+OWN_FLAGS = ("reading", "steps", "cold", "growth")
+PACKAGES = ("torch", "transformers", "datasets", "numpy", "scipy", "wfdb")
 
 
-@dataclass
-class BenchmarkArguments:
-    """How much to measure."""
-
-    num_records: list[int] = field(default_factory=lambda: [1000, 16000], metadata={"help": "Records to train on."})
-    num_steps: int = field(default=10, metadata={"help": "Optimizer steps of one measurement."})
-    num_rounds: int = field(default=5, metadata={"help": "Measurements of each loop; their median counts."})
-
-    def __post_init__(self):
-        if self.num_steps < 1 or self.num_rounds < 1:
-            raise ValueError("`num_steps` and `num_rounds` must be at least 1.")
-
-
-def run_benchmark(trainer: Trainer, benchmark_args: BenchmarkArguments) -> Iterator[dict[str, float]]:
-    """Yields, for each number of records, `num_records`, both loops' `*_records_per_second`, and their `ratio`.
-
-    The bare loop has the same model, precision and optimizer, and one batch that is ready in memory.
-
-    Raises `ValueError` where there are fewer records than asked for.
-    """
-    records = trainer.train_dataset
-    if max(benchmark_args.num_records) > len(records):
-        raise ValueError(
-            f"There are {len(records)} records, fewer than `num_records` asks for ({max(benchmark_args.num_records)})."
-        )
-    trainer.args.max_steps = WARM_UP_STEPS + benchmark_args.num_steps
-    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
-    clock = _Clock()
-    trainer.add_callback(clock)
-    for num_records in benchmark_args.num_records:
-        trainer.train_dataset = records.select(range(num_records))
-        yield {"num_records": num_records, **_measure(trainer, clock, benchmark_args)}
-
-
-def _measure(trainer: Trainer, clock: _Clock, benchmark_args: BenchmarkArguments) -> dict[str, float]:
-    steps = benchmark_args.num_steps
-    batch = next(iter(trainer.get_train_dataloader()))
-    records = steps * trainer.args.train_batch_size
-    rates = {"trainer_records_per_second": [], "bare_records_per_second": []}
-    for _ in range(benchmark_args.num_rounds):
-        trainer.train()
-        rates["trainer_records_per_second"].append(records / clock.seconds)
-        rates["bare_records_per_second"].append(records / _bare_loop(trainer, batch, steps))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    pairs = zip(*rates.values(), strict=True)
-    return {**medians, "ratio": statistics.median(trained / bare for trained, bare in pairs)}
-
-
-def _bare_loop(trainer: Trainer, batch: dict[str, torch.Tensor], steps: int) -> float:
-    """Seconds of the loop that one would write by hand."""
-    args = trainer.args
-    model = trainer.accelerator.unwrap_model(trainer.model).train()
-    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
-    for step in range(WARM_UP_STEPS + steps):
-        if step == WARM_UP_STEPS:
-            started = _now()
-        with torch.autocast(args.device.type, torch.bfloat16) if args.bf16 else nullcontext():
-            loss = model(**batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-    return _now() - started
-
-
-class _Clock(TrainerCallback):
-    """Seconds from the end of the warm-up to the last step."""
-
-    seconds = 0.0
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == WARM_UP_STEPS:
-            self.started = _now()
-        elif state.global_step == state.max_steps:
-            self.seconds = _now() - self.started
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
+def main(argv: Sequence[str] | None = None) -> list[dict] | None:
     argv = sys.argv[1:] if argv is None else list(argv)
-    if not argv or argv[0] not in ("pretrain", "train"):
-        raise SystemExit("usage: benchmark.py {pretrain,train} ...   (`benchmark.py train --help` lists the flags)")
-    kinds = pretraining_arguments() if argv[0] == "pretrain" else post_training_arguments()
+    if argv and argv[0] in ("pretrain", "train"):
+        return importlib.import_module("benchmark_rows.trainer").main(argv)
+    if argv and argv[0] in OWN_FLAGS:
+        return importlib.import_module(f"benchmark_rows.{argv[0]}").main(argv[1:])
+    return _table(argv)
+
+
+def _table(argv: Sequence[str]) -> list[dict]:
+    """Measure rows, print the table, and write the file if one is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [row.name for row in ROWS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--output", type=pathlib.Path, help="JSON with machine, versions and rows")
+    parser.add_argument("--data_dir", help="PTB-XL with files of 100 Hz; simulated by default")
+    parser.add_argument("--data_dir_500hz", help="PTB-XL with files of 500 Hz; simulated by default")
+    parser.add_argument("--num_records", type=int, default=256)
+    parser.add_argument("--num_rounds", type=int, default=3, help="repetitions in turn, of which the median counts")
+    options = vars(parser.parse_args(argv))
+    if options["num_rounds"] < 1 or options["num_records"] < 32:
+        parser.error("`num_rounds` must be at least 1 and `num_records` at least 32.")
+    only, output = options.pop("only"), options.pop("output")
+    if output is not None and not output.parent.is_dir():
+        parser.error(f"`output`: the folder {output.parent} does not exist.")
+    rows = []
+    print("| row | what | before | aim | measured |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--output_dir", folder, *argv[1:], *(["--probe_every", "0"] if argv[0] == "pretrain" else [])]
-        benchmark_args, *arguments = parse_arguments(flags, BenchmarkArguments, *kinds)
-        if getattr(arguments[-1], "report_column", None) is not None:
-            raise SystemExit("benchmark.py: the loop by hand has no words of reports: leave `--report_column` out.")
-        trainer = (pretraining_trainer if argv[0] == "pretrain" else post_training_trainer)(*arguments)
-        measured = []
-        for row in run_benchmark(trainer, benchmark_args):
-            print(json.dumps({name: round(value, 3) for name, value in row.items()}), flush=True)
-            measured.append(row)
-    return measured
+        for row, measured in measure_rows(only, Setting(pathlib.Path(folder), **options)):
+            print(f"| {row.name} | {row.what} | {row.before:g} | {row.aim:g} | {measured:.2f} |", flush=True)
+            rows.append(_as_dict(row, measured))
+    if output is not None:
+        write_atomic(output, json.dumps({**_machine(), **options, "rows": rows}, indent=1) + "\n")
+    return rows
+
+
+def _as_dict(row: Row, measured: float) -> dict:
+    reached = measured >= row.aim if row.more else measured <= row.aim
+    names = {name: getattr(row, name) for name in ("name", "what", "before", "aim")}
+    return {**names, "measured": round(measured, 4), "reached": reached}
+
+
+def _machine() -> dict:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    machine = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(), "load": load}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"machine": machine, "versions": versions}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def set_attention(model: PreTrainedModel, given: str | None, args: RunArguments)
     library's choice) is made for long sequences, and for more tokens the weights of `eager` fill the memory. Weights
     after training differ by rounding, and the saved configuration names neither. Seconds of a training step with
     `sdpa` over those with `eager`, of the encoder `ptbxl_100hz` on one core of an AMD EPYC with AVX512 and native
-    bfloat16, PyTorch 2.13, by `python training/benchmark_steps.py attention`:
+    bfloat16, PyTorch 2.13, by `python training/benchmark.py steps attention`:
 
     | tokens | 25 | 50 | 100 | 200 | 400 | 800 |
     |---|---|---|---|---|---|---|

@@ -1,6 +1,6 @@
 """Seconds of cold processes, each against `import torch` in the same run: help, importing, the findings of a record.
 
-`python training/benchmark_cold.py CHECKPOINT RECORD [--against FOLDER]`; FOLDER is another checkout, such as one from
+`python training/benchmark.py cold CHECKPOINT RECORD [--against FOLDER]`; FOLDER is another checkout, such as one from
 before a change, with which each row is then compared. A line of JSON a row: medians of alternating processes.
 """
 
@@ -15,14 +15,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 REFERENCES = {
     "python": ["-c", "pass"],
     "import torch": ["-c", "import torch"],
     "import PreTrainedModel": ["-c", "from transformers.modeling_utils import PreTrainedModel"],
+    "import the libraries": ["-c", "import datasets\nfrom transformers import Pipeline, Trainer"],
 }
 """What the rows may be compared with: the same in every checkout."""
 
@@ -73,16 +75,12 @@ def benchmark(checkpoint: str, record: str, against: str | None, repetitions: in
     return table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser("benchmark.py cold", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="folder of a post-trained classifier")
     parser.add_argument("record", help="a WFDB record")
     parser.add_argument("--against", help="another checkout of the project")
     parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for row in benchmark(**vars(arguments)):
         print(json.dumps({name: round(value, 3) if name != "row" else value for name, value in row.items()}))
-
-
-if __name__ == "__main__":
-    main()

@@ -24,6 +24,7 @@ import numpy as np
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.synthetic import simulate_ecg
 
+BENCHMARK = pathlib.Path(__file__).resolve().parents[1] / "benchmark.py"
 RATE, SECONDS = 500, 10
 CODES = dict(zip(LEAD_NAMES, (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), strict=True))
 FORMATS = ("challenge", "wfdb", "edf", "dicom")
@@ -187,7 +188,15 @@ def growth(num_records: Sequence[int], num_proc: int) -> list[dict]:
                 for ending in (".hea", ".mat"):
                     name = f"r{index % 20:06}{ending}"
                     os.link(originals / name, target / name)
-            command = [sys.executable, __file__, "store", str(records), "--num_proc", str(num_proc)]
+            command = [
+                sys.executable,
+                os.path.abspath(sys.argv[0]),
+                "reading",
+                "store",
+                str(records),
+                "--num_proc",
+                str(num_proc),
+            ]
             answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
             rows.append({"num_records": count, **json.loads(answer.stdout)})
             print(json.dumps(rows[-1]), flush=True)
@@ -214,8 +223,8 @@ def store(folder: str, num_proc: int) -> dict:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser("benchmark.py reading", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     formats = commands.add_parser("formats", help="each format against its library")
     formats.add_argument("--only", nargs="+", choices=FORMATS, default=list(FORMATS))
@@ -235,7 +244,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         growth(arguments.num_records, arguments.num_proc)
     else:
         print(json.dumps(store(arguments.folder, arguments.num_proc)))
-
-
-if __name__ == "__main__":
-    main()

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+BENCHMARK = pathlib.Path(__file__).resolve().parents[1] / "benchmark.py"
 SECONDS = 10
 NUM_FILES = 20
 
@@ -107,8 +108,10 @@ def measure(table: pathlib.Path, rate: int, num_proc: int, shard_size: int) -> d
     return figures
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "benchmark.py growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num_records", type=int, nargs="+", default=[2000, 8000, 20000])
     parser.add_argument("--rate", type=int, choices=(100, 500), default=100, help="Hz of the records")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that write shards")
@@ -118,14 +121,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for num_records in arguments.num_records:
         if not arguments.one:
             flags = ["--rate", arguments.rate, "--num_proc", arguments.num_proc, "--shard_size", arguments.shard_size]
-            command = [sys.executable, __file__, "--one", "--num_records", num_records, *flags]
+            command = [sys.executable, BENCHMARK, "growth", "--one", "--num_records", num_records, *flags]
             subprocess.run([str(word) for word in command], check=True)
             continue
         with tempfile.TemporaryDirectory() as folder:
             table = write_table(pathlib.Path(folder), num_records, arguments.rate)
             figures = measure(table, arguments.rate, arguments.num_proc, arguments.shard_size)
         print(json.dumps(figures), flush=True)
-
-
-if __name__ == "__main__":
-    main()

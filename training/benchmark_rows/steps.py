@@ -14,7 +14,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import datasets
@@ -84,7 +84,7 @@ def our_epoch(dataset: datasets.Dataset, cache: str | None, epoch: int, kept: li
         kept[0].__getitems__([(epoch, int(row)) for row in rows])
 
 
-def prepared(data_dir: str, rate: int, num_rounds: int) -> None:
+def prepared(data_dir: str, rate: int, num_rounds: int) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as folder:
         dataset = _splits(data_dir, rate, folder)["train"]
         plain_epoch(dataset, rate, 0)  # warms the files up
@@ -97,7 +97,7 @@ def prepared(data_dir: str, rate: int, num_rounds: int) -> None:
             rows["first"].append(seconds(lambda: our_epoch(dataset, cache, 0, kept)))  # noqa: B023
             rows["later"].append(seconds(lambda: our_epoch(dataset, cache, 1, kept)))  # noqa: B023
             rows["today"].append(seconds(lambda: our_epoch(dataset, None, 1, without)))
-    show(
+    yield (
         {
             "row": "prepared",
             "num_records": len(dataset),
@@ -110,7 +110,7 @@ def prepared(data_dir: str, rate: int, num_rounds: int) -> None:
 # ---- Attention ----
 
 
-def attention(tokens: Sequence[int], num_rounds: int, num_rows: int) -> None:
+def attention(tokens: Sequence[int], num_rounds: int, num_rows: int) -> Iterator[dict]:
     for count in tokens:
         config = ECGTransformerConfig.from_preset("ptbxl_100hz", num_samples=10 * count)
         model = ECGTransformerForMultiLabel(config).train()
@@ -131,7 +131,7 @@ def attention(tokens: Sequence[int], num_rounds: int, num_rows: int) -> None:
                 for way, taken in times.items():
                     taken.append(seconds(lambda: step(way, dtype)))  # noqa: B023
             ratio = middle(np.divide(times["sdpa"][1:], times["eager"][1:]))  # the first round warms up
-            show({"row": "attention", "tokens": count, "dtype": str(dtype), "sdpa_over_eager": ratio})
+            yield {"row": "attention", "tokens": count, "dtype": str(dtype), "sdpa_over_eager": ratio}
 
 
 # ---- Evaluation between epochs ----
@@ -159,7 +159,9 @@ class _Compare(TrainerCallback):
             self.metrics[overlap].append(trainer.target.evaluation_metrics(labels, logits, losses)["macro_auroc"])
 
 
-def evaluation(data_dir: str, rate: int, model_dir: str, num_epochs: int, seeds: Sequence[int], limit: int) -> None:
+def evaluation(
+    data_dir: str, rate: int, model_dir: str, num_epochs: int, seeds: Sequence[int], limit: int
+) -> Iterator[dict]:
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             splits = _splits(data_dir, rate, folder)
@@ -191,7 +193,7 @@ def evaluation(data_dir: str, rate: int, model_dir: str, num_epochs: int, seeds:
             trainer.add_callback(compare)
             trainer.train()
         best = {overlap: int(np.argmax(values)) + 1 for overlap, values in compare.metrics.items()}
-        show(
+        yield (
             {
                 "row": "evaluation",
                 "seed": seed,
@@ -203,8 +205,10 @@ def evaluation(data_dir: str, rate: int, model_dir: str, num_epochs: int, seeds:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "benchmark.py steps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     rows = parser.add_subparsers(dest="row", required=True)
     one = rows.add_parser("prepared")
     two = rows.add_parser("attention")
@@ -221,8 +225,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     three.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     three.add_argument("--limit", type=int, default=500, help="records for training and for validation")
     options = vars(parser.parse_args(argv))
-    {"prepared": prepared, "attention": attention, "evaluation": evaluation}[options.pop("row")](**options)
-
-
-if __name__ == "__main__":
-    main()
+    functions = {"prepared": prepared, "attention": attention, "evaluation": evaluation}
+    for found in functions[options.pop("row")](**options):
+        show(found)
