@@ -25,8 +25,8 @@ CARDS = ROOT / "hub_cards"
 ENCODER = "ecg-transformer-ptbxl-100hz"
 FOLDERS = sorted(path for path in CARDS.iterdir() if path.is_dir())
 
-PROMISED = {DEFAULT_CLASSIFIER: ("all", 0.918, 0.360), f"{ENCODER}-superdiagnostic": ("superdiagnostic", 0.930, 0.825)}
-"""Task, and the least macro AUROC and AUPRC on fold 10. The aim for all statements, .930 and .375, was not reached."""
+PROMISED = {DEFAULT_CLASSIFIER: ("all", 0.930, 0.375), f"{ENCODER}-superdiagnostic": ("superdiagnostic", 0.930, 0.825)}
+"""Task, and the least macro AUROC and AUPRC on fold 10."""
 
 
 def default_classifier(folder: pathlib.Path) -> pathlib.Path:
