@@ -524,7 +524,8 @@ def _decode_with_wfdb(file: _SignalFile, num_frames: int) -> np.ndarray:
 
 
 def _check_samples(digital: np.ndarray, leads: list[_Channel]) -> None:
-    sums = (digital.sum(axis=1, dtype=np.int64) % 2**16).tolist()
+    # In the type of the samples, which may wrap around: of 16 bits at least, it keeps the 16 that count.
+    sums = [value % 2**16 for value in digital.sum(axis=1, dtype=digital.dtype).tolist()]
     invalid = []
     for lead, samples, found, lowest in zip(leads, digital, sums, digital.min(axis=1).tolist(), strict=True):
         # Writers differ in the sign of the 16 bits.
