@@ -7,7 +7,6 @@ files.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
@@ -47,6 +46,9 @@ _SCHEMA = pa.schema(
 )
 
 _ALL_FLAT = "it is flat in all leads."
+
+_source: Source
+"""Of a process that reads."""
 
 # To be raised whenever the same source gives other rows than before.
 _VERSION = "1"
@@ -237,14 +239,22 @@ def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, i
         for part, path in todo:
             yield _write(source, part, path, bar.update), 0
         return
-    with ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context(), end_with_parent) as pool:
+    pool = ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context(), _begin_process, (source,))
+    with pool:
         try:
             yield from (
                 (notes, part.stop - part.start)
-                for notes, (part, _) in zip(pool.map(functools.partial(_write_part, source), todo), todo, strict=True)
+                for notes, (part, _) in zip(pool.map(_write_part, todo), todo, strict=True)
             )
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin_process(source: Source) -> None:
+    """Each process gets the source once: sent with every part, all paths of many records would cost more than they."""
+    global _source
+    _source = source
+    end_with_parent()
 
 
 def end_with_parent() -> None:
@@ -257,8 +267,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_part(source: Source, item: tuple[_Part, Path]) -> dict:
-    return _write(source, *item, progress=lambda count: None)
+def _write_part(item: tuple[_Part, Path]) -> dict:
+    return _write(_source, *item, progress=lambda count: None)
 
 
 def _write(source: Source, part: _Part, path: Path, progress) -> dict:
