@@ -2,8 +2,8 @@
 
 - `--way shards`: `ecg-hf prepare` into shards, and an epoch of crops streamed from them. The records are rows of a
   table that name the same twenty simulated files again and again, so that nothing but the shards grows.
-- `--way challenge`: `load_challenge` of one folder of headers and MATLAB files, which are links to twenty: `load` into
-  new Arrow files, and `again` from these.
+- `--way challenge`: `load_challenge` of one folder of headers and MATLAB files, `load` into new Arrow files, `again`
+  from these.
 
 Each number of records is measured in a process of its own; one line of JSON each:
 
@@ -58,19 +58,18 @@ def write_table(folder: pathlib.Path, num_records: int, rate: int) -> pathlib.Pa
 
 
 def write_challenge(folder: pathlib.Path, num_records: int, rate: int) -> pathlib.Path:
-    """A folder of records as the PhysioNet/CinC Challenges have them, named as Georgia's; signals are links."""
+    """A folder of records as the PhysioNet/CinC Challenges have them, no two of them equal."""
     records = folder / "records"
     records.mkdir()
     signals = list(simulated(rate))
-    for index, signal in enumerate(signals):
+    for index in range(num_records):
+        name, turn = f"E{index:06}", index // NUM_FILES
+        signal = np.roll(signals[index % NUM_FILES], turn, axis=1) + turn // (SECONDS * rate)
         # MATLAB 4: type 30 (int16), rows, columns, no imaginary part, length of the name.
         head = np.array([30, *signal.shape, 0, 4], "<i4").tobytes() + b"val\0"
-        (folder / f"{index}.mat").write_bytes(head + signal.astype("<i2").tobytes(order="F"))
-    for index in range(num_records):
-        name = f"E{index:06}"
-        header = _header(name, f"{name}.mat 16+24", signals[index % NUM_FILES], rate)
+        (records / f"{name}.mat").write_bytes(head + signal.astype("<i2").tobytes(order="F"))
+        header = _header(name, f"{name}.mat 16+24", signal, rate)
         (records / f"{name}.hea").write_text(f"{header}# Age: 60\n# Sex: Female\n# Dx: {CODES[index % len(CODES)]}\n")
-        os.link(folder / f"{index % NUM_FILES}.mat", records / f"{name}.mat")
     return records
 
 
@@ -148,7 +147,7 @@ def measure_challenge(folder: pathlib.Path, num_records: int, rate: int, num_pro
     """The figures of `--way challenge` for one number of records, in this process."""
     from ecg_hf import load_challenge
 
-    logging.getLogger("ecg_hf").setLevel(logging.ERROR)  # the recordings are there many times
+    logging.getLogger("ecg_hf").setLevel(logging.ERROR)
     warm, cold = folder / "warm", folder / "cold"
     warm.mkdir(), cold.mkdir()
     load_challenge(write_challenge(warm, 100, rate), cache_dir=warm)  # imports, and what Arrow keeps
