@@ -527,8 +527,8 @@ def _decode_with_wfdb(file: _SignalFile, num_frames: int) -> np.ndarray:
 
 
 def _check_samples(digital: np.ndarray, leads: list[_Channel]) -> None:
-    # In the type of the samples, which may wrap around: of 16 bits at least, it keeps the 16 that count.
-    sums = [value % 2**16 for value in digital.sum(axis=1, dtype=digital.dtype).tolist()]
+    # In integers of the samples' size, which may wrap around: of 16 bits at least, they keep the 16 that count.
+    sums = [value % 2**16 for value in digital.sum(axis=1, dtype=f"i{digital.itemsize}").tolist()]
     invalid = []
     for lead, samples, found, lowest in zip(leads, digital, sums, digital.min(axis=1).tolist(), strict=True):
         # Writers differ in the sign of the 16 bits.
