@@ -1,6 +1,8 @@
 """Own records: tables in the forms that people keep them, their labels, and the splits that are made of them."""
 
 import multiprocessing
+import os
+import signal
 
 import datasets
 import numpy as np
@@ -8,9 +10,10 @@ import pandas as pd
 import pytest
 import wfdb
 
-from ecg_hf import load_ecg_dataset
+from ecg_hf import load_ecg_dataset, read_ecg
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ptbxl.label_order import label_names_of
+from ecg_hf.readers.channels import Said
 from ecg_hf.tables import store
 from ecg_hf.tables.split import split_by_patient
 
@@ -379,6 +382,29 @@ def test_a_cache_that_was_interrupted_goes_on_where_it_was(folder, tmp_path, mon
     assert not list(tmp_path.rglob(".*.arrow"))  # nothing half-written is left
 
 
+def test_a_cache_whose_process_was_killed_goes_on_where_it_was(folder, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "RECORDS_PER_FILE", 10)
+    read, original = [], store.read_leads
+    options = {"label_columns": ["AF"], "data_dir": folder}
+
+    def watched(path, said):
+        read.append(path)
+        if len(read) == 26 and multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(path, said)
+
+    monkeypatch.setattr(store, "read_leads", watched)
+    loading = {"args": (frame(),), "kwargs": {**options, "cache_dir": tmp_path}}
+    killed = multiprocessing.get_context("fork").Process(target=load_ecg_dataset, **loading)
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    splits = load_ecg_dataset(frame(), **options, cache_dir=tmp_path)
+    assert read == [str(folder / f"sig/r{index:02}") for index in range(20, 40)]
+    whole = load_ecg_dataset(frame(), **options, cache_dir=cache)
+    assert [row for part in splits.values() for row in part] == [row for part in whole.values() for row in part]
+
+
 def test_a_changed_record_is_read_again_and_its_old_content_comes_back(tmp_path):
     (tmp_path / "sig").mkdir()
     for index in range(NUM_RECORDS):
@@ -404,6 +430,39 @@ def test_several_processes_read_the_same(folder, cache, tmp_path, monkeypatch, m
     several = load_ecg_dataset(frame(), **options, cache_dir=tmp_path, num_proc=2)
     one = load_ecg_dataset(frame(), **options, cache_dir=cache)
     assert [row for part in several.values() for row in part] == [row for part in one.values() for row in part]
+
+
+class _NeverSent(store.Files):
+    def __reduce__(self):
+        raise AssertionError("sent to a process")
+
+
+def test_no_part_takes_the_list_of_all_records_along(folder, tmp_path, monkeypatch):
+    """Otherwise the time of a record would grow with their number."""
+    monkeypatch.setattr(store, "RECORDS_PER_FILE", 10)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: multiprocessing.context._concrete_contexts["fork"])
+    paths = [str(folder / f"sig/r{index:02}") for index in range(NUM_RECORDS)]
+    stored = store.store_records(_NeverSent(paths, [Said()] * NUM_RECORDS), tmp_path, num_proc=2)
+    assert len(stored.records) == NUM_RECORDS
+
+
+def test_records_of_all_lengths_are_stored_as_they_are_read(tmp_path, monkeypatch):
+    """Several to a batch, some of them larger than all before."""
+    monkeypatch.setattr(store, "_RECORDS_PER_BATCH", 4)
+    monkeypatch.setattr(store, "_VALUES_PER_BATCH", 5000)
+    paths, steps = [], (500, 700, 100, 2000, 300, 300, 300, 300, 300, 9000, 50, 60)
+    for index, length in enumerate(steps):
+        leads = LEAD_NAMES[: 1 + index % 3]
+        # Of a gain of 3000 a step is a fraction of 1 µV, which is kept until here.
+        signal = np.random.default_rng(index).normal(0, 0.2, (len(leads), length))
+        write_record(tmp_path, f"r{index}", signal, lead_names=leads, gain=3000.0 if index % 2 else 200.0)
+        paths.append(str(tmp_path / f"r{index}"))
+    stored = store.store_records(store.Files(paths, [Said()] * len(paths)), tmp_path / "cache")
+    for path, row in zip(paths, stored.records, strict=True):
+        record = read_ecg(path)
+        expected = np.rint(record.signal).astype(np.int16)
+        assert row["lead_names"] == list(record.lead_names) and row["sampling_rate"] == record.sampling_rate
+        assert row["signal"] == expected.reshape(-1).tolist()
 
 
 # ---- Bad input ----

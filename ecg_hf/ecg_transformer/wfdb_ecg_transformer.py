@@ -247,7 +247,7 @@ def _read_header(path: str) -> _Header:
     size = _file_size(path, f"its header {path}")
     if size > _MAX_HEADER_BYTES:
         raise RecordError(f"its header {path} has {size} bytes; a header has {_MAX_HEADER_BYTES} at most.")
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         content = file.read()
     try:
         text = content.decode("utf-8-sig")
@@ -497,7 +497,10 @@ def _read_frames(file: _SignalFile, num_frames: int) -> np.ndarray:
     decode = _SAMPLE_FORMATS[first.format].decode
     if decode is None:
         return _decode_with_wfdb(file, num_frames)
-    stored = np.fromfile(file.path, np.uint8, count=_size(file, num_frames) - first.offset, offset=first.offset)
+    stored = np.empty(_size(file, num_frames) - first.offset, np.uint8)
+    with open(file.path, "rb") as opened:  # faster than `np.fromfile`, which opens it twice
+        opened.seek(first.offset)
+        stored = stored[: opened.readinto(stored)]
     return decode(stored)[: num_frames * file.frame_samples].reshape(num_frames, file.frame_samples)
 
 
@@ -524,7 +527,8 @@ def _decode_with_wfdb(file: _SignalFile, num_frames: int) -> np.ndarray:
 
 
 def _check_samples(digital: np.ndarray, leads: list[_Channel]) -> None:
-    sums = (digital.sum(axis=1, dtype=np.int64) % 2**16).tolist()
+    # In integers of the samples' size, which may wrap around: of 16 bits at least, they keep the 16 that count.
+    sums = [value % 2**16 for value in digital.sum(axis=1, dtype=f"i{digital.itemsize}").tolist()]
     invalid = []
     for lead, samples, found, lowest in zip(leads, digital, sums, digital.min(axis=1).tolist(), strict=True):
         # Writers differ in the sign of the 16 bits.

@@ -125,6 +125,30 @@ def load_challenge(
     chosen = _chosen_labels(labels, join_equivalent)
     if min_records != 1 and (chosen is not None or min_records < 1):
         raise ValueError(f'`min_records` must be at least 1, and is for labels "{ALL_LABELS}"; got {min_records}.')
+    own, data_name, is_published = _own(folder, chosen, join_equivalent, min_records, lead_names)
+    splits = build_splits(
+        {"train": own},
+        data_name=data_name,
+        split_fractions=split_fractions,
+        seed=seed,
+        max_skipped=max_skipped,
+        num_proc=num_proc,
+        cache_dir=cache_dir,
+    )
+    if is_published:
+        note_source(splits, CHALLENGE_2021)
+    return splits
+
+
+def _own(
+    folder: str | os.PathLike,
+    chosen: list[str] | None,
+    join_equivalent: bool,
+    min_records: int,
+    lead_names: Sequence[str] | None,
+) -> tuple[Own, str, bool]:
+    """The records, their name, and whether all are published ones. The headers are forgotten: of very many records
+    they would take more memory than what is read."""
     headers = _records(folder)
     _warn_of_ptbxl(headers)
     _warn_of_patients(headers)
@@ -139,18 +163,7 @@ def load_challenge(
         None,
         _columns(headers),
     )
-    splits = build_splits(
-        {"train": own},
-        data_name=_data_name(headers),
-        split_fractions=split_fractions,
-        seed=seed,
-        max_skipped=max_skipped,
-        num_proc=num_proc,
-        cache_dir=cache_dir,
-    )
-    if all(header.source for header in headers):
-        note_source(splits, CHALLENGE_2021)
-    return splits
+    return own, _data_name(headers), all(header.source for header in headers)
 
 
 # ---- Headers ----

@@ -239,13 +239,15 @@ def _guarded(own: Own, stored: Stored, split: np.ndarray) -> Guarded:
         # Floats without a unit are mV in the rows of a data set.
         default = "mV" if isinstance(source, Rows) else None
         units = [source.said[row].units or default for row in rows]
+    folders: dict[tuple[str, ...], tuple[str, ...]] = {}  # each once, whatever the number of records in it
+    found = (_folders(source.paths[row]) if isinstance(source, Files) else () for row in rows)
     return Guarded(
         ids=[own.ids[row] for row in rows],
         patients=[own.patients[row] for row in rows],
         split=split[rows],
         labels=own.labels[rows],
         units=units,
-        folders=[_folders(source.paths[row]) if isinstance(source, Files) else () for row in rows],
+        folders=[folders.setdefault(each, each) for each in found],
         facts=facts_of(stored.files),
     )
 

@@ -7,15 +7,15 @@ files.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
+import stat
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,9 @@ _SCHEMA = pa.schema(
 )
 
 _ALL_FLAT = "it is flat in all leads."
+
+_source: Source
+"""Of a process that reads."""
 
 # To be raised whenever the same source gives other rows than before.
 _VERSION = "1"
@@ -236,14 +239,22 @@ def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, i
         for part, path in todo:
             yield _write(source, part, path, bar.update), 0
         return
-    with ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context(), end_with_parent) as pool:
+    pool = ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context(), _begin_process, (source,))
+    with pool:
         try:
             yield from (
                 (notes, part.stop - part.start)
-                for notes, (part, _) in zip(pool.map(functools.partial(_write_part, source), todo), todo, strict=True)
+                for notes, (part, _) in zip(pool.map(_write_part, todo), todo, strict=True)
             )
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin_process(source: Source) -> None:
+    """Each process gets the source once: sent with every part, all paths of many records would cost more than they."""
+    global _source
+    _source = source
+    end_with_parent()
 
 
 def end_with_parent() -> None:
@@ -256,8 +267,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_part(source: Source, item: tuple[_Part, Path]) -> dict:
-    return _write(source, *item, progress=lambda count: None)
+def _write_part(item: tuple[_Part, Path]) -> dict:
+    return _write(_source, *item, progress=lambda count: None)
 
 
 def _write(source: Source, part: _Part, path: Path, progress) -> dict:
@@ -266,18 +277,20 @@ def _write(source: Source, part: _Part, path: Path, progress) -> dict:
     other_channels: Counter[str] = Counter()
     with whole_file(path) as unfinished:
         with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
-            batch: list[Record] = []
+            batch = _Batch()
             for index in range(part.start, part.stop):
                 try:
-                    batch.append(usable_record(source, index))
-                    other_channels.update(batch[-1].other_channels)
+                    record = usable_record(source, index)
                 except (RecordError, OSError) as error:
                     skipped[index - part.start] = str(error)
+                else:
+                    batch.add(record)
+                    other_channels.update(record.other_channels)
                 progress(1)
-                if len(batch) == _RECORDS_PER_BATCH or sum(record.signal.size for record in batch) > _VALUES_PER_BATCH:
-                    writer.write_batch(batch_of(batch))
-                    batch = []
-            writer.write_batch(batch_of(batch))
+                if len(batch) == _RECORDS_PER_BATCH or batch.num_values > _VALUES_PER_BATCH:
+                    writer.write_batch(batch.rows())
+                    batch.clear()
+            writer.write_batch(batch.rows())
     notes = {"skipped": skipped, "other_channels": other_channels}
     write_atomic(path.with_suffix(".json"), json.dumps(notes))
     return notes
@@ -297,18 +310,56 @@ def _is_flat(signal: np.ndarray) -> bool:
     return bool((signal[:, ::97] == first).all() and (signal == first).all())
 
 
-def batch_of(records: list[Record]) -> pa.RecordBatch:
+class _Batch:
+    """Records that are written at once, in memory that is used again: to touch new memory costs more than to copy."""
+
+    def __init__(self):
+        self._values = np.empty(0, np.int16)
+        self.clear()
+
+    def clear(self) -> None:
+        self._rates: list[float] = []
+        self._lead_names: list[tuple[str, ...]] = []
+        self._ends = [0]
+
+    def __len__(self) -> int:
+        return len(self._rates)
+
+    @property
+    def num_values(self) -> int:
+        return self._ends[-1]
+
+    def add(self, record: Record) -> None:
+        start, end = self.num_values, self.num_values + record.signal.size
+        if end > len(self._values):
+            # Room for a batch of such records; what is never used of it costs nothing.
+            room = min(_RECORDS_PER_BATCH * record.signal.size, _VALUES_PER_BATCH)
+            grown = np.empty(max(start + room, end), np.int16)
+            grown[:start] = self._values[:start]
+            self._values = grown
+        self._values[start:end].reshape(record.signal.shape)[:] = whole_microvolts(record)
+        self._rates.append(float(record.sampling_rate))
+        self._lead_names.append(record.lead_names)
+        self._ends.append(end)
+
+    def rows(self) -> pa.RecordBatch:
+        """As they are stored. The samples are not copied, so the rows hold until the next record is added."""
+        # From one array, since Arrow would take a list of arrays apart value by value.
+        ends = pa.array(np.array(self._ends, np.int32))
+        columns = [
+            pa.array(self._rates, pa.float64()),
+            pa.array(self._lead_names, pa.list_(pa.string())),
+            pa.ListArray.from_arrays(ends, pa.array(self._values[: self.num_values])),
+        ]
+        return pa.record_batch(columns, schema=_SCHEMA)
+
+
+def batch_of(records: Iterable[Record]) -> pa.RecordBatch:
     """The rows of records as they are stored: `sampling_rate`, `lead_names` and `signal`, flat and in µV."""
-    signals = [whole_microvolts(record).reshape(-1) for record in records]
-    # From one array, since Arrow would take a list of arrays apart value by value.
-    ends = np.cumsum([0, *map(len, signals)], dtype=np.int32)
-    values = np.concatenate([np.empty(0, np.int16), *signals])
-    columns = [
-        pa.array([float(record.sampling_rate) for record in records], pa.float64()),
-        pa.array([list(record.lead_names) for record in records], pa.list_(pa.string())),
-        pa.ListArray.from_arrays(pa.array(ends), pa.array(values)),
-    ]
-    return pa.record_batch(columns, schema=_SCHEMA)
+    batch = _Batch()
+    for record in records:
+        batch.add(record)
+    return batch.rows()
 
 
 def _open(source: Source, parts: list[_Part], paths: list[Path], max_skipped: float) -> Stored:
@@ -386,10 +437,11 @@ def parts_of(path: str) -> list[str]:
 
 
 def _stamp(path: str) -> str:
-    if not os.path.isfile(path):
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # as of `os.path.isfile`: what cannot be looked at has no stamp
         return "-"
-    status = os.stat(path)
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}" if stat.S_ISREG(status.st_mode) else "-"
 
 
 __all__ = [

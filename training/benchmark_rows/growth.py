@@ -1,13 +1,17 @@
-"""How cost grows with the number of records: `ecg-hf prepare` into shards, and an epoch of crops streamed from them.
+"""How cost grows with the number of records, of two ways to training data, without any model.
 
-The records are rows of a table that name the same twenty simulated files again and again, so that nothing but the
-shards grows. Each number of records is measured in a process of its own; one line of JSON each:
+- `--way shards`: `ecg-hf prepare` into shards, and an epoch of crops streamed from them. The records are rows of a
+  table that name the same twenty simulated files again and again, so that nothing but the shards grows.
+- `--way challenge`: `load_challenge` of one folder of headers and MATLAB files, `load` into new Arrow files, `again`
+  from these.
 
-- `prepare`, `stream`: microseconds a record of wall time, and of CPU time (`_cpu`), which others on the machine
-  disturb less; without any model;
-- `anonymous_mebibytes`: the most memory beside that of files, in each of the two, after what Python and the libraries
-  take;
-- `disk_over_int16`: bytes of the shards over those of the samples as int16.
+Each number of records is measured in a process of its own; one line of JSON each:
+
+- `prepare`, `stream`, `load`, `again`: microseconds a record of wall time, and of CPU time (`_cpu`), which others on
+  the machine disturb less;
+- `anonymous_mebibytes`: the most memory beside that of files, in each of them, after what Python and the libraries
+  take; that of the processes of `--num_proc` is added;
+- `disk_over_int16`: bytes of the shards or Arrow files over those of the samples as int16.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -22,33 +27,61 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 BENCHMARK = pathlib.Path(__file__).resolve().parents[1] / "benchmark.py"
 SECONDS = 10
 NUM_FILES = 20
+CODES = ("426783006", "164889003", "426177001", "164909002")
 
 
-def write_table(folder: pathlib.Path, num_records: int, rate: int) -> pathlib.Path:
-    """A CSV of paths of simulated records of 12 leads and 10 s."""
-    from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+def simulated(rate: int) -> Iterator[np.ndarray]:
+    """Signals of 12 leads and 10 s."""
     from ecg_hf.synthetic import simulate_ecg
 
     rng = np.random.default_rng(0)
-    for index in range(NUM_FILES):
-        signal = simulate_ecg(["NORM"], sampling_rate=500, rng=rng)[:, :: 500 // rate]
-        lines = [f"r{index:02} 12 {rate} {signal.shape[1]}"]
-        for lead, row in zip(LEAD_NAMES, signal, strict=True):
-            checksum = int(row.astype(np.int64).sum() % 2**16)
-            lines.append(f"r{index:02}.dat 16 1000(0)/mV 16 0 {row[0]} {checksum} 0 {lead}")
-        (folder / f"r{index:02}.hea").write_text("\n".join(lines) + "\n")
-        (folder / f"r{index:02}.dat").write_bytes(signal.astype("<i2").tobytes(order="F"))
+    for _ in range(NUM_FILES):
+        yield simulate_ecg(["NORM"], sampling_rate=500, rng=rng)[:, :: 500 // rate]
+
+
+def write_table(folder: pathlib.Path, num_records: int, rate: int) -> pathlib.Path:
+    """A CSV of paths of simulated records."""
+    for index, signal in enumerate(simulated(rate)):
+        name = f"r{index:02}"
+        (folder / f"{name}.hea").write_text(_header(name, f"{name}.dat 16", signal, rate))
+        (folder / f"{name}.dat").write_bytes(signal.astype("<i2").tobytes(order="F"))
     path = folder / "records.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["path"], *([f"r{index % NUM_FILES:02}"] for index in range(num_records))])
     return path
+
+
+def write_challenge(folder: pathlib.Path, num_records: int, rate: int) -> pathlib.Path:
+    """A folder of records as the PhysioNet/CinC Challenges have them, no two of them equal."""
+    records = folder / "records"
+    records.mkdir()
+    signals = list(simulated(rate))
+    for index in range(num_records):
+        name, turn = f"E{index:06}", index // NUM_FILES
+        signal = np.roll(signals[index % NUM_FILES], turn, axis=1) + turn // (SECONDS * rate)
+        # MATLAB 4: type 30 (int16), rows, columns, no imaginary part, length of the name.
+        head = np.array([30, *signal.shape, 0, 4], "<i4").tobytes() + b"val\0"
+        (records / f"{name}.mat").write_bytes(head + signal.astype("<i2").tobytes(order="F"))
+        header = _header(name, f"{name}.mat 16+24", signal, rate)
+        (records / f"{name}.hea").write_text(f"{header}# Age: 60\n# Sex: Female\n# Dx: {CODES[index % len(CODES)]}\n")
+    return records
+
+
+def _header(name: str, storage: str, signal: np.ndarray, rate: int) -> str:
+    from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+
+    lines = [f"{name} 12 {rate} {signal.shape[1]}"]
+    for lead, row in zip(LEAD_NAMES, signal, strict=True):
+        checksum = int(row.astype(np.int64).sum() % 2**16)
+        lines.append(f"{storage} 1000(0)/mV 16 0 {row[0]} {checksum} 0 {lead}")
+    return "\n".join(lines) + "\n"
 
 
 def measured(work: Callable[[], object]) -> dict[str, float]:
@@ -56,7 +89,7 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
     done, most = threading.Event(), [0.0]
 
     def watch():
-        while not done.wait(0.02):
+        while not done.wait(0.1):
             most[0] = max(most[0], _anonymous_mebibytes())
 
     before, cpu, started = _anonymous_mebibytes(), sum(os.times()[:4]), time.perf_counter()
@@ -72,19 +105,29 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
 
 
 def _anonymous_mebibytes() -> float:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
+    """Of this process and its children; what they share counts once."""
+    children = " ".join(path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/children")).split()
+    return sum(map(_anonymous_kibibytes, ["self", *children])) / 1024
 
 
-def measure(table: pathlib.Path, rate: int, num_proc: int, shard_size: int) -> dict[str, float]:
-    """The figures of one number of records, in this process."""
+def _anonymous_kibibytes(process: str) -> int:
+    try:
+        lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
+
+
+def measure_shards(folder: pathlib.Path, num_records: int, rate: int, num_proc: int, shard_size: int) -> dict:
+    """The figures of `--way shards` for one number of records, in this process."""
     from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
     from ecg_hf.pretraining.crops import Augmentation, Crops
     from ecg_hf.pretraining.prepare import prepare
     from ecg_hf.pretraining.run import RecordArguments
     from ecg_hf.runs.shards import ShardedRecords, ShardSampler
 
-    shards = table.parent / f"shards-{table.stem}"
+    table = write_table(folder, num_records, rate)
+    shards = folder / "shards"
     arguments = RecordArguments(table=str(table), num_proc=num_proc)
 
     def stream():
@@ -97,8 +140,32 @@ def measure(table: pathlib.Path, rate: int, num_proc: int, shard_size: int) -> d
 
     work = {"prepare": lambda: prepare(arguments, shards, shard_size=shard_size), "stream": stream}
     found = {name: measured(function) for name, function in work.items()}
-    num_records = len(ShardedRecords(shards))
-    size = sum(path.stat().st_size for path in shards.rglob("*.parquet"))
+    assert len(ShardedRecords(shards)) == num_records
+    return figures_of(found, shards.rglob("*.parquet"), num_records, rate, num_proc)
+
+
+def measure_challenge(folder: pathlib.Path, num_records: int, rate: int, num_proc: int, shard_size: int) -> dict:
+    """The figures of `--way challenge` for one number of records, in this process."""
+    from ecg_hf import load_challenge
+
+    logging.getLogger("ecg_hf").setLevel(logging.ERROR)
+    warm, cold = folder / "warm", folder / "cold"
+    warm.mkdir(), cold.mkdir()
+    load_challenge(write_challenge(warm, 100, rate), cache_dir=warm)  # imports, and what Arrow keeps
+    records = write_challenge(cold, num_records, rate)
+
+    def load():
+        splits = load_challenge(records, num_proc=num_proc, cache_dir=cold / "cache")
+        assert sum(map(len, splits.values())) == num_records
+
+    found = {name: measured(load) for name in ("load", "again")}
+    return figures_of(found, (cold / "cache").rglob("*.arrow"), num_records, rate, num_proc)
+
+
+def figures_of(
+    found: Mapping[str, Mapping[str, float]], files: Iterable[pathlib.Path], num_records: int, rate: int, num_proc: int
+) -> dict[str, float]:
+    size = sum(path.stat().st_size for path in files)
     figures: dict[str, float] = {"num_records": num_records, "rate": rate, "num_proc": num_proc}
     for name, values in found.items():
         figures[name] = round(1e6 * values["seconds"] / num_records)
@@ -108,23 +175,28 @@ def measure(table: pathlib.Path, rate: int, num_proc: int, shard_size: int) -> d
     return figures
 
 
+WAYS = {"shards": measure_shards, "challenge": measure_challenge}
+
+
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "benchmark.py growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--way", choices=tuple(WAYS), default="shards", help="see above")
     parser.add_argument("--num_records", type=int, nargs="+", default=[2000, 8000, 20000])
     parser.add_argument("--rate", type=int, choices=(100, 500), default=100, help="Hz of the records")
-    parser.add_argument("--num_proc", type=int, default=1, help="processes that write shards")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes that read")
     parser.add_argument("--shard_size", type=int, default=1000, help="records of a shard")
     parser.add_argument("--one", action="store_true", help="measure in this process; used by the others")
     arguments = parser.parse_args(argv)
     for num_records in arguments.num_records:
         if not arguments.one:
             flags = ["--rate", arguments.rate, "--num_proc", arguments.num_proc, "--shard_size", arguments.shard_size]
+            flags += ["--way", arguments.way]
             command = [sys.executable, BENCHMARK, "growth", "--one", "--num_records", num_records, *flags]
             subprocess.run([str(word) for word in command], check=True)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            table = write_table(pathlib.Path(folder), num_records, arguments.rate)
-            figures = measure(table, arguments.rate, arguments.num_proc, arguments.shard_size)
+            values = (num_records, arguments.rate, arguments.num_proc, arguments.shard_size)
+            figures = WAYS[arguments.way](pathlib.Path(folder), *values)
         print(json.dumps(figures), flush=True)

@@ -1,20 +1,16 @@
 """Records a second that `ecg_hf` reads, beside the way that one would write with each format's library.
 
-Both ways read the same simulated files in turn, several times; what counts is the median of the ratios. `growth` reads
-small and large numbers of records into the Arrow files of own tables: time and memory of a record must not grow.
+Both ways read the same files in turn, several times; what counts is the median of the ratios: `ratio` of wall time,
+`cpu_ratio` of CPU time, which others on the machine disturb less. The files are simulated, or (`challenge`, `wfdb`)
+copies of those in `--folder`. `benchmark.py growth` measures how cost grows with the number of records.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
-import resource
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +31,22 @@ def write_files(kind: str, folder: pathlib.Path, count: int) -> list[str]:
     rng = np.random.default_rng(0)
     signals = [simulate_ecg(["NORM"], sampling_rate=RATE, rng=rng) for _ in range(min(count, 20))]
     return [_WRITERS[kind](folder, f"r{index:06}", signals[index % len(signals)]) for index in range(count)]
+
+
+def copy_files(records: str, folder: pathlib.Path, count: int) -> list[str]:
+    """Paths of `count` copies of the WFDB records in a folder, which are taken in turn."""
+    headers = sorted(pathlib.Path(records).glob("*.hea"))
+    if not headers:
+        raise SystemExit(f"--folder: there is no WFDB header (.hea) in {records}.")
+    paths = []
+    for index in range(count):
+        header = headers[index % len(headers)]
+        target = folder / f"{index // len(headers)}"  # a header names its signal file
+        target.mkdir(exist_ok=True)
+        for file in header.parent.glob(f"{header.stem}.*"):
+            shutil.copyfile(file, target / file.name)
+        paths.append(str(target / header.stem))
+    return paths
 
 
 def _header(name: str, file: str, storage: str, signal: np.ndarray) -> str:
@@ -155,72 +167,24 @@ def _store(paths: Sequence[str], cache: str) -> None:
         store_records(Files(list(paths), [Said()] * len(paths)), folder)
 
 
-def compare(kind: str, num_records: int, num_rounds: int) -> dict:
-    """`ratio`: how many times as many records a second we read as the library does."""
+def compare(kind: str, num_records: int, num_rounds: int, records: str | None = None) -> dict:
+    """`ratio`: how many times as many records a second we read as the library does; `records` is a folder of them."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_files(kind, pathlib.Path(folder), num_records)
-        seconds = {"ours": [], "library": []}
+        place = pathlib.Path(folder)
+        paths = write_files(kind, place, num_records) if records is None else copy_files(records, place, num_records)
+        spent: dict[str, list[np.ndarray]] = {"ours": [], "library": []}
         for _ in range(num_rounds + 1):
             for name, read in (
                 ("ours", lambda: _by_us(kind, paths, folder)),
                 ("library", lambda: _by_library(kind, paths)),
             ):
-                started = time.perf_counter()
+                started = np.array([time.perf_counter(), time.process_time()])
                 read()
-                seconds[name].append(time.perf_counter() - started)
-    pairs = list(zip(seconds["library"], seconds["ours"], strict=True))[1:]  # the first round warms up
-    rates = {name: round(num_records / statistics.median(values[1:])) for name, values in seconds.items()}
-    return {"format": kind, **rates, "ratio": round(statistics.median(library / ours for library, ours in pairs), 2)}
-
-
-def growth(num_records: Sequence[int], num_proc: int) -> list[dict]:
-    """For each number of records, in a process of its own: microseconds a record and the peak of anonymous memory."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        originals = pathlib.Path(folder, "originals")
-        originals.mkdir()
-        write_files("challenge", originals, 20)
-        for count in num_records:
-            records = pathlib.Path(folder, str(count))
-            for index in range(count):
-                target = records / f"g{index // 20}"  # a header names its signal file
-                target.mkdir(parents=True, exist_ok=True)
-                for ending in (".hea", ".mat"):
-                    name = f"r{index % 20:06}{ending}"
-                    os.link(originals / name, target / name)
-            command = [
-                sys.executable,
-                os.path.abspath(sys.argv[0]),
-                "reading",
-                "store",
-                str(records),
-                "--num_proc",
-                str(num_proc),
-            ]
-            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
-            rows.append({"num_records": count, **json.loads(answer.stdout)})
-            print(json.dumps(rows[-1]), flush=True)
-            shutil.rmtree(records)
-    return rows
-
-
-def store(folder: str, num_proc: int) -> dict:
-    """Read all records of a folder into Arrow files, as pre-training and tables do."""
-    from ecg_hf.pretraining.records import folder_files, load_records
-
-    with tempfile.TemporaryDirectory(dir=pathlib.Path(folder).parent) as cache:
-        started = time.perf_counter()
-        files = folder_files(folder, allow_test_folds=True)
-        dataset = load_records(files, 1.0, cache, num_proc=num_proc)
-        seconds = time.perf_counter() - started
-        size = sum(path.stat().st_size for path in pathlib.Path(cache).rglob("*.arrow"))
-    values = len(dataset) * len(LEAD_NAMES) * RATE * SECONDS * 2
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {
-        "microseconds_a_record": round(1e6 * seconds / len(dataset)),
-        "peak_mebibytes": round(peak / 1024),
-        "bytes_on_disk_over_int16": round(size / values, 3),
-    }
+                spent[name].append(np.array([time.perf_counter(), time.process_time()]) - started)
+    ours, library = (np.array(spent[name][1:]) for name in ("ours", "library"))  # the first round warms up
+    rates = {name: round(num_records / np.median(each[:, 0])) for name, each in (("ours", ours), ("library", library))}
+    ratio, cpu_ratio = np.median(library / ours, axis=0).round(2).tolist()
+    return {"format": kind, **rates, "ratio": ratio, "cpu_ratio": cpu_ratio}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -230,17 +194,9 @@ def main(argv: Sequence[str]) -> None:
     formats.add_argument("--only", nargs="+", choices=FORMATS, default=list(FORMATS))
     formats.add_argument("--num_records", type=int, default=200)
     formats.add_argument("--num_rounds", type=int, default=5)
-    grow = commands.add_parser("growth", help="time and memory of a record as their number grows")
-    grow.add_argument("--num_records", type=int, nargs="+", default=[1000, 10000, 45000])
-    grow.add_argument("--num_proc", type=int, default=1)
-    one = commands.add_parser("store", help="one measurement of `growth`, in its own process")
-    one.add_argument("folder")
-    one.add_argument("--num_proc", type=int, default=1)
+    formats.add_argument("--folder", help="of WFDB records to copy, instead of simulated ones")
     arguments = parser.parse_args(argv)
-    if arguments.command == "formats":
-        for kind in arguments.only:
-            print(json.dumps(compare(kind, arguments.num_records, arguments.num_rounds)), flush=True)
-    elif arguments.command == "growth":
-        growth(arguments.num_records, arguments.num_proc)
-    else:
-        print(json.dumps(store(arguments.folder, arguments.num_proc)))
+    if arguments.folder is not None and not set(arguments.only) <= {"challenge", "wfdb"}:
+        parser.error("--folder is for --only challenge or wfdb.")
+    for kind in arguments.only:
+        print(json.dumps(compare(kind, arguments.num_records, arguments.num_rounds, arguments.folder)), flush=True)
