@@ -13,7 +13,6 @@ import json
 import logging
 import multiprocessing
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +27,7 @@ from tqdm.auto import tqdm
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError, record_files
 from ..files import whole_file, write_atomic
+from ..processes import end_with_parent
 from ..readers.channels import Channel, Said, record_of, whole_microvolts
 from ..readers.reading import read_leads
 from ..readers.sidecar import sidecar_path
@@ -246,16 +246,6 @@ def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, i
             pool.shutdown(cancel_futures=True)
 
 
-def end_with_parent() -> None:
-    """Let a process of the pool end when the one that began it is killed; it would wait for work forever."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _write_part(source: Source, item: tuple[_Part, Path]) -> dict:
     return _write(source, *item, progress=lambda count: None)
 
@@ -400,7 +390,6 @@ __all__ = [
     "batch_of",
     "cache_folder",
     "check_skipped",
-    "end_with_parent",
     "parts_of",
     "store_records",
     "usable_record",
