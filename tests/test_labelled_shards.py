@@ -1,0 +1,297 @@
+"""Shards with labels: what `ecg-hf prepare` writes, and post-training that streams them."""
+
+import json
+import shutil
+
+import datasets
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from forked import launch_forked
+from small_models import small_extractor, small_model, stopped_at
+from test_distributed import steps_of
+from test_post_training import make_trainer, same_weights, weights_of
+from test_pretraining import own_records
+
+from ecg_hf import cli, load_ecg_dataset
+from ecg_hf.post_training.data import TaskArguments, load_splits
+from ecg_hf.post_training.run import load_model
+from ecg_hf.ptbxl.label_order import label_names_of
+from ecg_hf.runs.arguments import ModelArguments
+from ecg_hf.runs.labelled_shards import LabelledShards
+from ecg_hf.runs.records import fingerprint_of_records
+from ecg_hf.runs.shards import MANIFEST, ShardedRecords
+
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
+
+def prepare(output, **flags) -> dict:
+    argv = ["--output_dir", str(output)]
+    for name, value in flags.items():
+        argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return cli.prepare(argv)
+
+
+def streamed(shards, cache, **fields) -> dict:
+    arguments = TaskArguments(data_dir=str(shards), streaming=True, cache_dir=str(cache), **fields)
+    return load_splits(arguments.data_dir, arguments, seed=0)
+
+
+@pytest.fixture(scope="module")
+def shards(simulated_folder, simulated_cache, tmp_path_factory):
+    """The superdiagnostic task in shards of 20 records."""
+    output = tmp_path_factory.mktemp("labelled") / "shards"
+    prepare(output, data_dir=simulated_folder, task="superdiagnostic", cache_dir=simulated_cache, shard_size=20)
+    return output
+
+
+@pytest.fixture(scope="module")
+def splits(shards, simulated_cache):
+    return streamed(shards, simulated_cache)
+
+
+# ---- Writing ----
+
+
+def test_shards_hold_what_the_loader_gives(shards, splits, simulated_splits):
+    assert isinstance(splits["train"], LabelledShards) and isinstance(splits["test"], datasets.Dataset)
+    for name, expected in simulated_splits.items():
+        found = splits[name] if name != "train" else splits[name].materialised(shards.parent)
+        assert found.features == expected.features and label_names_of(found) == label_names_of(expected)
+        columns = expected.column_names
+        assert fingerprint_of_records(found, columns) == fingerprint_of_records(expected, columns)
+        assert found.info.dataset_name == expected.info.dataset_name and found.info.license == expected.info.license
+    manifest = json.loads((shards / MANIFEST).read_text())
+    assert str(shards.parent) not in json.dumps(manifest) and not (shards / "unfinished").exists()
+    stated = manifest["labelled"]
+    assert (stated["task"], stated["problem_type"]) == ("superdiagnostic", "multi_label_classification")
+    assert stated["titles"]["MI"] == "Myocardial infarction" or stated["titles"]
+
+
+def test_a_second_call_and_a_second_process_write_the_same(shards, simulated_folder, simulated_cache, tmp_path):
+    flags = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "shard_size": 20}
+    before = (shards / MANIFEST).stat().st_mtime_ns
+    prepare(shards, task="superdiagnostic", **flags)
+    assert (shards / MANIFEST).stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match="shards of other records or settings"):
+        prepare(shards, task="rhythm", **flags)
+    prepare(tmp_path / "two", task="superdiagnostic", num_proc=2, **flags)
+    assert json.loads((tmp_path / "two" / MANIFEST).read_text()) == json.loads((shards / MANIFEST).read_text())
+
+
+@pytest.fixture(scope="module")
+def own_table(tmp_path_factory):
+    """Forty own records of twenty patients with a label that is empty for some, and two of the same signal."""
+    folder = own_records(tmp_path_factory.mktemp("own") / "records", 40)
+    names = sorted(path.stem for path in folder.glob("*.hea"))
+    table = {"path": names, "patient": [f"p{row // 2}" for row in range(40)]}
+    table |= {"AF": [row % 2 for row in range(40)], "MI": ["" if row % 5 == 0 else row % 3 // 2 for row in range(40)]}
+    pd.DataFrame(table).to_csv(folder / "ecgs.csv", index=False)
+    return folder / "ecgs.csv"
+
+
+def test_a_table_is_split_by_patient_as_the_loader_does(own_table, tmp_path):
+    flags = {"table": own_table, "label_columns": ["AF", "MI"], "patient_column": "patient", "split_seed": 3}
+    prepare(tmp_path / "out", cache_dir=tmp_path / "cache", shard_size=10, **flags)
+    found = streamed(tmp_path / "out", tmp_path / "cache")
+    expected = load_ecg_dataset(
+        own_table, label_columns=["AF", "MI"], patient_column="patient", seed=3, cache_dir=tmp_path / "cache"
+    )
+    for name, dataset in expected.items():
+        assert list(found[name]["ecg_id"]) == list(dataset["ecg_id"])
+        np.testing.assert_array_equal(found[name]["labels"], dataset["labels"])
+        assert list(found[name]["patient_id"]) == list(dataset["patient_id"])
+    assert found["train"].info.dataset_name == "own records (ecgs.csv)"
+    assert found["train"][[3, 1]]["signal"].to_pylist() == [expected["train"][row]["signal"] for row in (3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"min_seconds": 2}, "`--min_seconds` is for shards without labels"),
+        ({"shard_size": 0}, "`shard_size` must be at least 1"),
+        ({"task": "nothing"}, "nothing"),
+        ({"label_column": "x"}, "`--label_column` is for own records"),
+        ({"task": None, "split_seed": 0}, "`--split_seed` is for labels"),
+        ({"data_dir": None}, "Give `--data_dir`"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(simulated_folder, tmp_path, capsys, flags, message):
+    flags = {"data_dir": simulated_folder, "task": "superdiagnostic", **flags}
+    with pytest.raises((ValueError, SystemExit)) as error:
+        prepare(tmp_path / "out", **{name: value for name, value in flags.items() if value is not None})
+    assert message in str(error.value) + capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+# ---- Reading ----
+
+
+def test_shards_of_the_other_kind_are_refused(shards, simulated_folder, tmp_path):
+    with pytest.raises(ValueError, match="holds records with labels, for `ecg-hf train`"):
+        ShardedRecords(shards)
+    cli.prepare(["--data_dir", str(simulated_folder), "--output_dir", str(tmp_path / "bare")])
+    with pytest.raises(ValueError, match="holds records without labels, for `ecg-hf pretrain`"):
+        streamed(tmp_path / "bare", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task": "rhythm"}, "have the task superdiagnostic, asked for is rhythm"),
+        ({"problem_type": "regression"}, "have the problem_type multi_label_classification, asked for is regression"),
+        ({"label_columns": ["AF"]}, "`--label_columns` is for `ecg-hf prepare`"),
+        ({"table": "ecgs.csv"}, "`--table` is for `ecg-hf prepare`"),
+        ({"split_seed": 4}, "`--split_seed` is for `ecg-hf prepare`"),
+        ({"shuffle_shards": 0}, "`shuffle_shards` must be at least 1"),
+    ],
+)
+def test_arguments_that_the_shards_contradict_are_refused(shards, tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        streamed(shards, tmp_path, **fields)
+
+
+def test_a_selection_reads_its_own_rows(splits, simulated_splits):
+    rows = [3, 19, 20, 41, 90]
+    few = splits["train"].select(rows)
+    expected = simulated_splits["train"].select(rows)
+    assert few[:]["signal"].to_pylist() == list(expected["signal"]) and list(few["ecg_id"]) == list(expected["ecg_id"])
+    assert few.sizes == [2, 1, 1, 1] and few.select([0, 4])[[1]]["ecg_id"].to_pylist() == [expected["ecg_id"][4]]
+    assert few.fingerprint != splits["train"].fingerprint != few.select([0]).fingerprint
+    with pytest.raises(ValueError, match="give ascending rows"):
+        few.select([1, 0])
+    with pytest.raises(ValueError, match="`signal` is in the shards"):
+        few.select_columns(["signal"])
+
+
+def test_shares_are_those_of_the_loader(shards, simulated_folder, simulated_cache):
+    cut = {"train_fraction": 0.5, "max_eval_records": 5}
+    arguments = TaskArguments(data_dir=str(simulated_folder), cache_dir=str(simulated_cache), **cut)
+    expected, found = load_splits(arguments.data_dir, arguments, seed=0), streamed(shards, simulated_cache, **cut)
+    assert all(list(found[name]["ecg_id"]) == list(expected[name]["ecg_id"]) for name in expected)
+
+
+def test_damaged_facts_are_named(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "copy")
+    file = tmp_path / "copy/facts/train.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="facts/train.parquet of .* bytes, the manifest says"):
+        LabelledShards(tmp_path / "copy")
+
+
+# ---- Training ----
+
+FIELDS = {"per_device_train_batch_size": 16, "num_train_epochs": 1}
+
+
+def test_streamed_records_train_as_those_of_the_cache_in_the_same_order(splits, simulated_splits, tmp_path):
+    first = make_trainer(splits, tmp_path / "streamed", **FIELDS)
+    results = first.post_train()
+    second = make_trainer(simulated_splits, tmp_path / "cached", **FIELDS)
+    second.training_sampler = lambda num_records, batch_size: first.training_sampler(num_records, batch_size)
+    second.feature_order = lambda dataset: first.feature_order(first.train_dataset) if len(dataset) > 100 else None
+    expected = second.post_train()
+    assert steps_of(first) == steps_of(second) and len(steps_of(first)) >= 7
+    assert {name for name in results if "seconds" not in name and results[name] != expected[name]} == set()
+    facts = [json.loads((tmp_path / name / "metrics.json").read_text())["data"] for name in ("streamed", "cached")]
+    assert facts[0] == facts[1] and (tmp_path / "streamed/README.md").is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_stream_goes_on_at_the_same_record(splits, tmp_path, workers):
+    fields = {**FIELDS, "save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
+    fields |= {"dataloader_num_workers": workers, "stages": ["finetune"], "max_steps": 6}
+    make_trainer(splits, tmp_path / "alone", **fields).post_train()
+    with stopped_at(trainer := make_trainer(splits, tmp_path / "stopped", **fields), 3):
+        trainer.post_train()
+    if workers:
+        other = make_trainer(splits, tmp_path / "stopped", **{**fields, "dataloader_num_workers": 0})
+        with pytest.raises(ValueError, match="4 shards at a time by 2 workers"):
+            other.post_train(resume_from_checkpoint=True)
+    make_trainer(splits, tmp_path / "stopped", **fields).post_train(resume_from_checkpoint=True)
+    assert same_weights(weights_of(tmp_path / "alone"), weights_of(tmp_path / "stopped"))
+
+
+def features_in_two_processes(shards, cache, output):
+    splits = streamed(shards, cache, max_train_records=90)
+    trainer = make_trainer(splits, output, stages=["probe"], num_bootstrap_resamples=10)
+    assert trainer.args.world_size == 2
+    read, table = [], LabelledShards.__getitem__
+
+    def watched(self, key):
+        found = table(self, key)
+        if isinstance(key, list):
+            read.extend(found["ecg_id"].to_pylist())
+        return found
+
+    LabelledShards.__getitem__ = watched
+    results = trainer.post_train()
+    gathered = [None, None]
+    torch.distributed.all_gather_object(gathered, read)
+    if trainer.is_world_process_zero():
+        with open(f"{output}.json", "w") as file:
+            json.dump([results, gathered], file)
+
+
+@pytest.mark.distributed
+def test_two_processes_share_the_records_of_the_probe(shards, simulated_cache, tmp_path):
+    places = (str(shards), str(simulated_cache), str(tmp_path / "two"))
+    processes = launch_forked(tmp_path / "two", features_in_two_processes, *places)
+    assert [process.wait() for process in processes] == [0, 0], [process.stderr[-2000:] for process in processes]
+    results, (first, second) = json.loads((tmp_path / "two.json").read_text())
+    splits = streamed(shards, simulated_cache, max_train_records=90)
+    assert len({*first} & {*second}) <= 8 and {*first} | {*second} == {*splits["train"]["ecg_id"]}
+    alone = make_trainer(splits, tmp_path / "one", stages=["probe"], num_bootstrap_resamples=10)
+    # The same features in another order: the probe of one process draws other batches from them.
+    assert alone.post_train()["eval_macro_auroc"] == pytest.approx(results["eval_macro_auroc"], abs=0.1)
+
+
+def test_the_command_line_trains_from_a_store(shards, tmp_path, capsys):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(shards), "/labelled", recursive=True)
+    path = "memory://labelled" if memory.exists(f"/labelled/{MANIFEST}") else f"memory://labelled/{shards.name}"
+    argv = ["--data_dir", path, "--streaming", "true", "--output_dir", str(tmp_path / "run")]
+    argv += ["--cache_dir", str(tmp_path / "cache"), "--use_cpu", "true", "--disable_tqdm", "true"]
+    argv += ["--architecture", "ptbxl_100hz", "--max_steps", "1", "--probe_num_train_epochs", "1"]
+    argv += ["--max_train_records", "40", "--num_bootstrap_resamples", "10", "--attn_implementation", "eager"]
+    assert cli.train([*argv, "--dry_run", "true"]) == {} and "simulated ECGs: 5 labels" in capsys.readouterr().err
+    results = cli.train(argv)
+    assert np.isfinite(results["test_macro_auroc"])
+    recipe = (tmp_path / "run/recipe.yaml").read_text()
+    assert "streaming: true" in recipe and "task: superdiagnostic" in recipe
+    card = (tmp_path / "run/README.md").read_text()
+    assert "--data_dir path/to/shards" in card and "`superdiagnostic`" in card
+    metrics = cli.evaluate(
+        ["--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(tmp_path / "report"), "--use_cpu", "true"]
+        + ["--data_dir", path, "--streaming", "true", "--cache_dir", str(tmp_path / "cache"), "--report", "false"]
+    )
+    assert metrics["macro_auroc"] == pytest.approx(results["test_macro_auroc"], abs=1e-6)
+    memory.rm("/labelled", recursive=True)
+
+
+def test_a_new_model_is_normalised_as_without_shards(splits, simulated_splits):
+    arguments = [TaskArguments(demo=True), TaskArguments(data_dir="shards", streaming=True, task="superdiagnostic")]
+    extractors = [
+        load_model(ModelArguments(architecture="ptbxl_100hz"), args, records["train"])[1]
+        for args, records in zip(arguments, (simulated_splits, splits), strict=True)
+    ]
+    assert extractors[0].to_dict() == extractors[1].to_dict()
+
+
+def test_leaks_are_seen_without_signals(splits, tmp_path, caplog, monkeypatch):
+    train = splits["train"]
+    monkeypatch.setattr("transformers.utils.logging.get_logger().propagate", True, raising=False)
+    trainer = make_trainer({**splits, "test": train.select(range(4)).materialised(tmp_path)}, tmp_path / "run")
+    import ecg_hf.post_training.checks as checks
+
+    warned = []
+    monkeypatch.setattr(checks.logger, "warning", warned.append)
+    monkeypatch.setattr(LabelledShards, "_read", lambda self, shard: pytest.fail("a shard was read"))
+    checks.warn_of_leaks(trainer.splits(), trainer.model.config.labels)
+    assert any("4 recordings are there under more than one id" in text for text in warned)
+
+
+def test_small_models_of_the_tests_fit(splits):
+    """What the tests above build on: the labels of the shards are those of the small model."""
+    assert label_names_of(splits["train"]) == small_model().config.labels and small_extractor().sampling_rate == 100
