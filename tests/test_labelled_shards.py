@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 import torch
 from forked import launch_forked
-from small_models import small_extractor, small_model, stopped_at
+from small_models import stopped_at
 from test_distributed import steps_of
 from test_post_training import make_trainer, same_weights, weights_of
 from test_pretraining import own_records
 
 from ecg_hf import cli, load_ecg_dataset
+from ecg_hf.post_training import checks
 from ecg_hf.post_training.data import TaskArguments, load_splits
 from ecg_hf.post_training.run import load_model
 from ecg_hf.ptbxl.label_order import label_names_of
@@ -67,7 +68,7 @@ def test_shards_hold_what_the_loader_gives(shards, splits, simulated_splits):
     assert str(shards.parent) not in json.dumps(manifest) and not (shards / "unfinished").exists()
     stated = manifest["labelled"]
     assert (stated["task"], stated["problem_type"]) == ("superdiagnostic", "multi_label_classification")
-    assert stated["titles"]["MI"] == "Myocardial infarction" or stated["titles"]
+    assert list(stated["titles"]) == stated["label_names"]
 
 
 def test_a_second_call_and_a_second_process_write_the_same(shards, simulated_folder, simulated_cache, tmp_path):
@@ -83,11 +84,11 @@ def test_a_second_call_and_a_second_process_write_the_same(shards, simulated_fol
 
 @pytest.fixture(scope="module")
 def own_table(tmp_path_factory):
-    """Forty own records of twenty patients with a label that is empty for some, and two of the same signal."""
-    folder = own_records(tmp_path_factory.mktemp("own") / "records", 40)
+    """Own records of two for each patient, with a label that is empty for some."""
+    folder = own_records(tmp_path_factory.mktemp("own") / "records", 30)
     names = sorted(path.stem for path in folder.glob("*.hea"))
-    table = {"path": names, "patient": [f"p{row // 2}" for row in range(40)]}
-    table |= {"AF": [row % 2 for row in range(40)], "MI": ["" if row % 5 == 0 else row % 3 // 2 for row in range(40)]}
+    table = {"path": names, "patient": [f"p{row // 2}" for row in range(30)]}
+    table |= {"AF": [row % 2 for row in range(30)], "MI": ["" if row % 5 == 0 else row % 3 // 2 for row in range(30)]}
     pd.DataFrame(table).to_csv(folder / "ecgs.csv", index=False)
     return folder / "ecgs.csv"
 
@@ -182,7 +183,7 @@ def test_damaged_facts_are_named(shards, tmp_path):
 
 # ---- Training ----
 
-FIELDS = {"per_device_train_batch_size": 16, "num_train_epochs": 1}
+FIELDS = {"per_device_train_batch_size": 16, "num_train_epochs": 1, "num_bootstrap_resamples": 10}
 
 
 def test_streamed_records_train_as_those_of_the_cache_in_the_same_order(splits, simulated_splits, tmp_path):
@@ -198,17 +199,15 @@ def test_streamed_records_train_as_those_of_the_cache_in_the_same_order(splits, 
     assert facts[0] == facts[1] and (tmp_path / "streamed/README.md").is_file()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_stream_goes_on_at_the_same_record(splits, tmp_path, workers):
-    fields = {**FIELDS, "save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
-    fields |= {"dataloader_num_workers": workers, "stages": ["finetune"], "max_steps": 6}
+def test_a_stopped_stream_goes_on_at_the_same_record(splits, tmp_path):
+    fields = {**FIELDS, "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "stages": ["finetune"]}
+    fields |= {"eval_strategy": "no", "load_best_model_at_end": False, "dataloader_num_workers": 2}
     make_trainer(splits, tmp_path / "alone", **fields).post_train()
     with stopped_at(trainer := make_trainer(splits, tmp_path / "stopped", **fields), 3):
         trainer.post_train()
-    if workers:
-        other = make_trainer(splits, tmp_path / "stopped", **{**fields, "dataloader_num_workers": 0})
-        with pytest.raises(ValueError, match="4 shards at a time by 2 workers"):
-            other.post_train(resume_from_checkpoint=True)
+    other = make_trainer(splits, tmp_path / "stopped", **{**fields, "dataloader_num_workers": 0})
+    with pytest.raises(ValueError, match="4 shards at a time by 2 workers"):
+        other.post_train(resume_from_checkpoint=True)
     make_trainer(splits, tmp_path / "stopped", **fields).post_train(resume_from_checkpoint=True)
     assert same_weights(weights_of(tmp_path / "alone"), weights_of(tmp_path / "stopped"))
 
@@ -253,7 +252,7 @@ def test_the_command_line_trains_from_a_store(shards, tmp_path, capsys):
     path = "memory://labelled" if memory.exists(f"/labelled/{MANIFEST}") else f"memory://labelled/{shards.name}"
     argv = ["--data_dir", path, "--streaming", "true", "--output_dir", str(tmp_path / "run")]
     argv += ["--cache_dir", str(tmp_path / "cache"), "--use_cpu", "true", "--disable_tqdm", "true"]
-    argv += ["--architecture", "ptbxl_100hz", "--max_steps", "1", "--probe_num_train_epochs", "1"]
+    argv += ["--architecture", "tiny", "--max_steps", "1", "--probe_num_train_epochs", "1"]
     argv += ["--max_train_records", "40", "--num_bootstrap_resamples", "10", "--attn_implementation", "eager"]
     assert cli.train([*argv, "--dry_run", "true"]) == {} and "simulated ECGs: 5 labels" in capsys.readouterr().err
     results = cli.train(argv)
@@ -264,7 +263,18 @@ def test_the_command_line_trains_from_a_store(shards, tmp_path, capsys):
     assert "--data_dir path/to/shards" in card and "`superdiagnostic`" in card
     metrics = cli.evaluate(
         ["--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(tmp_path / "report"), "--use_cpu", "true"]
-        + ["--data_dir", path, "--streaming", "true", "--cache_dir", str(tmp_path / "cache"), "--report", "false"]
+        + [
+            "--data_dir",
+            path,
+            "--streaming",
+            "true",
+            "--cache_dir",
+            str(tmp_path / "cache"),
+            "--report",
+            "false",
+            "--num_bootstrap_resamples",
+            "10",
+        ]
     )
     assert metrics["macro_auroc"] == pytest.approx(results["test_macro_auroc"], abs=1e-6)
     memory.rm("/labelled", recursive=True)
@@ -279,19 +289,10 @@ def test_a_new_model_is_normalised_as_without_shards(splits, simulated_splits):
     assert extractors[0].to_dict() == extractors[1].to_dict()
 
 
-def test_leaks_are_seen_without_signals(splits, tmp_path, caplog, monkeypatch):
-    train = splits["train"]
-    monkeypatch.setattr("transformers.utils.logging.get_logger().propagate", True, raising=False)
-    trainer = make_trainer({**splits, "test": train.select(range(4)).materialised(tmp_path)}, tmp_path / "run")
-    import ecg_hf.post_training.checks as checks
-
-    warned = []
+def test_leaks_are_seen_without_signals(splits, tmp_path, monkeypatch):
+    train, warned = splits["train"], []
+    copies = train.select(range(4)).materialised(tmp_path)
     monkeypatch.setattr(checks.logger, "warning", warned.append)
     monkeypatch.setattr(LabelledShards, "_read", lambda self, shard: pytest.fail("a shard was read"))
-    checks.warn_of_leaks(trainer.splits(), trainer.model.config.labels)
+    checks.warn_of_leaks({"train": train.select(range(60)), "test": copies}, label_names_of(train))
     assert any("4 recordings are there under more than one id" in text for text in warned)
-
-
-def test_small_models_of_the_tests_fit(splits):
-    """What the tests above build on: the labels of the shards are those of the small model."""
-    assert label_names_of(splits["train"]) == small_model().config.labels and small_extractor().sampling_rate == 100
