@@ -11,20 +11,23 @@ import pytest
 import torch
 from forked import launch_forked
 from small_models import small_model, stopped_at
+from test_challenge import write_folder
 from test_distributed import steps_of
 from test_post_training import extractor, make_trainer, same_weights, weights_of
 from test_pretraining import own_records
 
-from ecg_hf import cli, load_ecg_dataset
+from ecg_hf import cli, load_challenge, load_ecg_dataset
 from ecg_hf.post_training import checks
 from ecg_hf.post_training.data import TaskArguments, load_splits
 from ecg_hf.post_training.features import CachedFeatures, cache_features
+from ecg_hf.post_training.own_folders import names_of_folder
 from ecg_hf.post_training.run import load_model
 from ecg_hf.ptbxl.label_order import label_names_of
 from ecg_hf.runs.arguments import ModelArguments
 from ecg_hf.runs.labelled_shards import LabelledShards
 from ecg_hf.runs.records import fingerprint_of_records
 from ecg_hf.runs.shards import MANIFEST, ShardedRecords
+from ecg_hf.tables.guards import were_guarded
 
 pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
 
@@ -90,6 +93,7 @@ def own_table(tmp_path_factory):
     names = sorted(path.stem for path in folder.glob("*.hea"))
     table = {"path": names, "patient": [f"p{row // 2}" for row in range(30)]}
     table |= {"AF": [row % 2 for row in range(30)], "MI": ["" if row % 5 == 0 else row % 3 // 2 for row in range(30)]}
+    table["age"] = ["" if row % 7 == 0 else 30 + row for row in range(30)]
     pd.DataFrame(table).to_csv(folder / "ecgs.csv", index=False)
     return folder / "ecgs.csv"
 
@@ -107,6 +111,32 @@ def test_a_table_is_split_by_patient_as_the_loader_does(own_table, tmp_path):
         assert list(found[name]["patient_id"]) == list(dataset["patient_id"])
     assert found["train"].info.dataset_name == "own records (ecgs.csv)"
     assert found["train"][[3, 1]]["signal"].to_pylist() == [expected["train"][row]["signal"] for row in (3, 1)]
+
+
+def test_a_folder_of_a_challenge_gives_its_codes_with_their_names(tmp_path):
+    folder = write_folder(tmp_path / "challenge")
+    prepare(tmp_path / "out", data_dir=folder, labels="all", cache_dir=tmp_path / "cache", num_proc=2, shard_size=5)
+    found, expected = (
+        streamed(tmp_path / "out", tmp_path / "cache"),
+        load_challenge(folder, cache_dir=tmp_path / "cache"),
+    )
+    assert label_names_of(found["train"]) == label_names_of(expected["train"])
+    assert all(list(found[name]["ecg_id"]) == list(expected[name]["ecg_id"]) for name in expected)
+    assert found["train"].labelled["titles"] == names_of_folder(folder, label_names_of(found["train"]))
+    assert were_guarded(list(found.values()))
+    assert not were_guarded(list(streamed(tmp_path / "out", tmp_path / "cache", train_fraction=0.5).values()))
+
+
+def test_numbers_that_are_unknown_stay_unknown(own_table, tmp_path):
+    flags = {"table": own_table, "label_column": "age", "problem_type": "regression"}
+    prepare(tmp_path / "out", cache_dir=tmp_path / "cache", **flags)
+    train = streamed(tmp_path / "out", tmp_path / "cache")["train"]
+    expected = load_ecg_dataset(own_table, label_column="age", problem_type="regression", cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(train[:]["labels"].to_pylist(), list(expected["train"]["labels"]))
+    assert np.isnan(np.array(train["labels"])).any()
+    arguments = TaskArguments(data_dir=str(tmp_path / "out"), streaming=True, cache_dir=str(tmp_path / "cache"))
+    model, _ = load_model(ModelArguments(), arguments, load_splits(arguments.data_dir, arguments, seed=0)["train"])
+    assert model.config.problem_type == arguments.problem_type == "regression"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ ALLOWED = {
     # The faces of the package.
     "__init__": None,
     "cli": None,
+    "prepare_command": None,
 }
 
 
