@@ -57,7 +57,11 @@ def _of_labels(parser: argparse.ArgumentParser) -> list[str]:
         group.add_argument("--task", help="of PTB-XL: all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm"),
         group.add_argument("--label_columns", nargs="+", help="of a table: columns of 0, 1 or nothing"),
         group.add_argument("--label_column", help="of a table: a column of lists, codes or classes"),
-        group.add_argument("--labels", nargs="+", help="of that column, or of a Challenge's or CODE-15 %%'s folder"),
+        group.add_argument(
+            "--labels",
+            nargs="+",
+            help="of that column; of a Challenge's folder codes, `dx` or `scored`; of CODE-15 %%",
+        ),
         group.add_argument("--problem_type", help="default: multi_label_classification"),
         group.add_argument("--validation_table", help="table of the validation records"),
         group.add_argument("--test_table", help="table of the test records"),

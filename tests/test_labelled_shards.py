@@ -115,7 +115,7 @@ def test_a_table_is_split_by_patient_as_the_loader_does(own_table, tmp_path):
 
 def test_a_folder_of_a_challenge_gives_its_codes_with_their_names(tmp_path):
     folder = write_folder(tmp_path / "challenge")
-    prepare(tmp_path / "out", data_dir=folder, labels="all", cache_dir=tmp_path / "cache", num_proc=2, shard_size=5)
+    prepare(tmp_path / "out", data_dir=folder, labels="dx", cache_dir=tmp_path / "cache", num_proc=2, shard_size=5)
     found, expected = (
         streamed(tmp_path / "out", tmp_path / "cache"),
         load_challenge(folder, cache_dir=tmp_path / "cache"),
