@@ -40,7 +40,7 @@ def prepare(output, **flags) -> dict:
 
 
 def streamed(shards, cache, **fields) -> dict:
-    arguments = TaskArguments(data_dir=str(shards), streaming=True, cache_dir=str(cache), **fields)
+    arguments = TaskArguments(**{"data_dir": str(shards), "streaming": True, "cache_dir": str(cache), **fields})
     return load_splits(arguments.data_dir, arguments, seed=0)
 
 
@@ -176,7 +176,9 @@ def test_shards_of_the_other_kind_are_refused(shards, simulated_folder, tmp_path
         ({"label_columns": ["AF"]}, "`--label_columns` is for `ecg-hf prepare`"),
         ({"table": "ecgs.csv"}, "`--table` is for `ecg-hf prepare`"),
         ({"split_seed": 4}, "`--split_seed` is for `ecg-hf prepare`"),
+        ({"num_proc": 2}, "`--num_proc` is for `ecg-hf prepare`"),
         ({"shuffle_shards": 0}, "`shuffle_shards` must be at least 1"),
+        ({"streaming": False, "shuffle_shards": 2}, "`--shuffle_shards` is for the shards of `--streaming`"),
     ],
 )
 def test_arguments_that_the_shards_contradict_are_refused(shards, tmp_path, fields, message):

@@ -36,7 +36,7 @@ _OF_OWN_RECORDS = (
 )
 _STATED_BY_SHARDS = (
     *("table", "test_table", "dataset_name", "demo", "sampling_rate", "split_fractions", "split_seed"),
-    *("skip_missing_records", *_OF_OWN_RECORDS),
+    *("skip_missing_records", "record_column", "max_skipped", "num_proc", *_OF_OWN_RECORDS),
 )
 
 

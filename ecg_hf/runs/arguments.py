@@ -371,11 +371,13 @@ def shuffle_field() -> int:
 def check_streaming(args: DataArguments, stated: Sequence[str]) -> None:
     """`ValueError` for what shards state themselves, by the names of the fields, and without their place."""
     check_at_least("shuffle_shards", args.shuffle_shards, 1)
+    defaults = {item.name: _default(item) for item in dataclasses.fields(args)}
     if not args.streaming:
+        if args.shuffle_shards != defaults["shuffle_shards"]:
+            raise ValueError("`--shuffle_shards` is for the shards of `--streaming`: leave it out, or add that.")
         return
     if args.data_dir is None:
         raise ValueError("`--streaming` needs `--data_dir`, the folder of shards of `ecg-hf prepare`.")
-    defaults = {item.name: _default(item) for item in dataclasses.fields(args)}
     if given := [name for name in stated if getattr(args, name) != defaults[name]]:
         raise ValueError(
             f"`--{given[0]}` is for `ecg-hf prepare`; the shards of `--streaming` state it: leave it out."
