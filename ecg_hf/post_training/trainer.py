@@ -24,6 +24,7 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..runs.folder import room_for
+from ..runs.machines import is_so_on_all
 from ..runs.progress import METRIC_NAMES, STAGE_TITLES
 from ..runs.provenance import note_posttraining
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model
@@ -235,14 +236,14 @@ class PostTrainer(RunTrainer):
         # The probe fits weights and a bias from zeros; a converted head may have another form.
         self.model.use_linear_head()
         folder = self.run_folder.stage("probe")
-        if not (resume and (folder / "log.json").is_file()):
+        if not is_so_on_all(bool(resume) and (folder / "log.json").is_file(), self.args.world_size):
             self.model.to(self.args.device).eval()
             train = self._cache_features("train", self.train_dataset, resume)
             validation = self._cache_features("validation", self.eval_dataset, resume)
             state, logs, best = self._fit_probe(train, validation)
             self.model.classifier.load_state_dict(state)
             self.model.head_is_random = False
-            if self.is_world_process_zero():
+            if self.args.should_save:  # on each machine that shares no folder with the first
                 with room_for("the probe", folder):
                     self.model.save_pretrained(folder)
                     self.processing_class.save_pretrained(folder)
