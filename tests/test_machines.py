@@ -87,7 +87,7 @@ def launch_machines(folder, data, killed=None, function=pretrain, **flags) -> li
 
 def losses_of(run) -> list[tuple[int, float]]:
     log = json.loads((run / "log_history.json").read_text())
-    return [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
+    return [(entry["step"], entry["loss"]) for entry in log if "loss" in entry and "step" in entry]
 
 
 @pytest.fixture(scope="module")

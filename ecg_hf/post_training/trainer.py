@@ -247,6 +247,8 @@ class PostTrainer(RunTrainer):
                 with room_for("the probe", folder):
                     self.model.save_pretrained(folder)
                     self.processing_class.save_pretrained(folder)
+                    if not self.is_world_process_zero():
+                        self.write_weights(folder / "model.safetensors")
                     write_atomic(
                         folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
                     )

@@ -224,9 +224,8 @@ class RunTrainer(RecordOrder, Trainer):
                 self.model.load_state_dict(load_file(start))
             elif self.is_world_process_zero():
                 folder.mkdir(parents=True, exist_ok=True)
-                state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-                with room_for("the first weights of the stage", folder), whole_file(start) as unfinished:
-                    save_file(state, unfinished)
+                with room_for("the first weights of the stage", folder):
+                    self.write_weights(start)
             self.accelerator.wait_for_everyone()
         # With `model_init` the library would begin with another model than the stage before has left.
         model_init, self.model_init = self.model_init, None
@@ -275,6 +274,12 @@ class RunTrainer(RecordOrder, Trainer):
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
+
+    def write_weights(self, file: pathlib.Path) -> None:
+        """Write those of this process, unsharded; `save_pretrained` (transformers 5.23) does so in the first alone."""
+        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        with whole_file(file) as unfinished:
+            save_file(state, unfinished)
 
     def load_weights(self, file: pathlib.Path) -> None:
         """Give the model, sharded or not, the weights of a file."""
