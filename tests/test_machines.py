@@ -122,7 +122,10 @@ def test_post_training_needs_no_shared_folder(simulated_folder, simulated_cache,
     flags |= {"probe_num_train_epochs": 2, "eval_strategy": "steps", "eval_steps": 2, "sampling_rate": 100}
     survivor, lost = launch_machines(tmp_path, simulated_folder, 1, post_train, **flags)
     assert (lost.wait(), survivor.wait(60)) == (-signal.SIGKILL, 1)
-    assert (tmp_path / "1/run/_stages/probe/model.safetensors").is_file()
+    heads = [tmp_path / f"{rank}/run/_stages/probe" for rank in (0, 1)]
+    assert all(torch.equal(weights_of(heads[0])[name], value) for name, value in weights_of(heads[1]).items())
+    configs = [json.loads((head / "config.json").read_text()) for head in heads]
+    assert configs[0]["drop_path_rate"] == configs[1]["drop_path_rate"]  # to return to, where the probe was better
     resumed = launch_machines(tmp_path, simulated_folder, None, post_train, resume_from_checkpoint="true", **flags)
     assert [process.wait() for process in resumed] == [0, 0], [process.stderr[-2000:] for process in resumed]
     argv = argv_of(data_dir=simulated_folder, cache_dir=simulated_cache, output_dir=tmp_path / "one", **flags)

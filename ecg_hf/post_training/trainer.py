@@ -248,6 +248,7 @@ class PostTrainer(RunTrainer):
                     self.model.save_pretrained(folder)
                     self.processing_class.save_pretrained(folder)
                     if not self.is_world_process_zero():
+                        self.model.config.save_pretrained(folder)
                         self.write_weights(folder / "model.safetensors")
                     write_atomic(
                         folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
