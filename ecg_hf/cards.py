@@ -346,6 +346,8 @@ def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str
         data = ""
     elif "dataset_name" in recipe:
         data = f" --dataset_name path/to/{recipe['dataset_name']}"
+    elif recipe.get("streaming"):
+        data = " --data_dir path/to/shards"
     elif "task" in recipe:
         data = " --data_dir path/to/ptb-xl"
     elif "train_fraction" in recipe:

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from .command import RUNS, Parser, parse_dataclasses, run_command, without_debug
+from .command import RUNS, Parser, add_facts, parse_dataclasses, run_command, without_debug
 from .files import read_text
 from .help import help_of, overview
 from .loading import load
+from .prepare_command import prepare
 from .runs.signals import EndsBySignal, end_as_usual
 from .shipped import DEFAULT_CLASSIFIER
 from .version import __version__
@@ -172,7 +173,7 @@ def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--table", help="a table as well, by the flag that `ecg-hf train` has for it")
     parser.add_argument("--record_column", default="path", help="of tables: the column of paths")
     parser.add_argument("--data_dir", help="of tables: where paths begin, by default at the table's folder")
-    _add_facts(parser)
+    add_facts(parser)
     return parser
 
 
@@ -196,12 +197,6 @@ def _model(arguments: argparse.Namespace) -> str:
         print(f"`--model` is not given: {DEFAULT_CLASSIFIER} is used, which ships with ecg_hf.", file=sys.stderr)
         return DEFAULT_CLASSIFIER
     return arguments.model
-
-
-def _add_facts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sampling_rate", type=float, help="in Hz, of files that do not state it")
-    parser.add_argument("--units", help="mV or uV, of files that do not state it")
-    parser.add_argument("--lead_names", nargs="+", help="the leads in order, of files that do not name them")
 
 
 def _facts(arguments: argparse.Namespace):
@@ -262,7 +257,7 @@ def plot(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
     parser.add_argument("--model", help="folder or Hub id of a post-trained checkpoint, whose findings are shown")
     parser.add_argument("--output", required=True, help="X.png, X.svg or X.pdf")
-    _add_facts(parser)
+    add_facts(parser)
     arguments = parser.parse_args(argv)
     run.plot_record(arguments.record, arguments.output, model=arguments.model, facts=_facts(arguments))
     print(f"The picture is {arguments.output}")
@@ -285,7 +280,7 @@ def explain(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=run.FORMATS, default=run.FORMATS[0], help="of the pictures")
     parser.add_argument("--json", action="store_true", help="print JSON with the strongest segments")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
-    _add_facts(parser)
+    add_facts(parser)
     arguments = parser.parse_args(argv)
     if arguments.steps is not None and arguments.method != "integrated_gradients":
         parser.error(f"`--steps` is for integrated_gradients, not for {arguments.method}.")
@@ -405,36 +400,6 @@ def prepare_ptbxl(argv: Sequence[str] | None = None) -> None:
     if arguments.push_to_hub:
         commit = push_dataset(arguments.output_dir, arguments.hub_dataset_id, private=arguments.private)
         print(f"Published: {commit.commit_url}")
-
-
-def prepare(argv: Sequence[str] | None = None) -> dict:
-    """Write any records as Parquet shards, which `ecg-hf pretrain --streaming` reads from wherever they lie."""
-    parser = Parser(prog="ecg-hf prepare", description=prepare.__doc__, allow_abbrev=False)
-    parser.add_argument("--data_dir", help="PTB-XL folder, or any folder of ECG files; of a table, where paths begin")
-    parser.add_argument("--table", help="CSV or Parquet file with one row for each record")
-    parser.add_argument("--output_dir", required=True, help="where the shards go; called again, it goes on there")
-    parser.add_argument("--shard_size", type=int, default=1000, help="records of a shard (default: 1000)")
-    parser.add_argument("--min_seconds", type=float, default=1.0, help="skip shorter records (default: 1)")
-    parser.add_argument("--num_proc", type=int, default=1, help="processes, each of which writes a shard at a time")
-    parser.add_argument("--max_skipped", type=float, default=0.01, help="share that may be skipped (default: 0.01)")
-    parser.add_argument("--record_column", default="path", help="of a table: the column of paths (default: path)")
-    parser.add_argument("--patient_column", help="of a table: the column of patients")
-    parser.add_argument("--split_column", help="of a table: the column of train, validation and test")
-    parser.add_argument("--allow_test_folds", action="store_true", help="take records of PTB-XL's folds 9 and 10, too")
-    parser.add_argument("--ptbxl_dir", help="PTB-XL folder, whose table tells the folds of copies of its records")
-    _add_facts(parser)
-    arguments = vars(parser.parse_args(argv))
-    from .pretraining.run import RecordArguments
-
-    run = _load("pretraining.prepare")
-    output_dir = arguments.pop("output_dir")
-    of_shards = {name: arguments.pop(name) for name in ("shard_size", "min_seconds", "split_column")}
-    arguments["probe_data_dir"] = arguments.pop("ptbxl_dir")
-    record_args = RecordArguments(**arguments)
-    manifest = run.prepare(record_args, output_dir, **of_shards)
-    counts = ", ".join(f"{split['num_records']:,} {name}" for name, split in manifest["splits"].items())
-    print(f"{output_dir} holds {counts} records: `ecg-hf pretrain --streaming --data_dir` takes it.")
-    return manifest
 
 
 def release(argv: Sequence[str] | None = None) -> None:

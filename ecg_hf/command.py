@@ -163,8 +163,16 @@ def _message(error: BaseException) -> str:
     return str(error) or "".join(traceback.format_exception_only(error)).strip()
 
 
+def add_facts(parser: argparse.ArgumentParser) -> None:
+    """The flags of what files of records may not state themselves."""
+    parser.add_argument("--sampling_rate", type=float, help="in Hz, of files that do not state it")
+    parser.add_argument("--units", help="mV or uV, of files that do not state it")
+    parser.add_argument("--lead_names", nargs="+", help="the leads in order, of files that do not name them")
+
+
 __all__ = [
     "Parser",
+    "add_facts",
     "dataclass_parser",
     "parse_dataclasses",
     "run_command",

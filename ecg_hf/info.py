@@ -17,6 +17,7 @@ PACKAGES = {
         *("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "pyyaml", "safetensors", "scikit-learn", "scipy"),
         *("soundfile", "torch", "tqdm", "transformers", "wfdb", "xxhash"),
     ),
+    "extra cluster": ("ray",),
     "extra demo": ("gradio",),
     "extra export": ("onnx", "onnxruntime", "onnxscript"),
     "extra peft": ("peft",),

@@ -12,9 +12,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 from forked import Forked, launch_forked
+from small_models import small_extractor, small_model
 from test_pretraining import weights_of
 
-from ecg_hf import PreTrainer, cli
+from ecg_hf import PostTrainer, PreTrainer, cli
 from ecg_hf.runs import machines
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -37,7 +38,10 @@ pytestmark = pytest.mark.distributed
 
 
 def argv_of(**flags) -> list[str]:
-    return [str(part) for name, value in {**FLAGS, **flags}.items() for part in (f"--{name}", value)]
+    given = {**FLAGS, **flags}
+    if "model_name_or_path" in given:  # of post-training
+        given = {name: value for name, value in given.items() if name not in ("architecture", "probe_every")}
+    return [str(part) for name, value in given.items() for part in (f"--{name}", value)]
 
 
 def pretrain(argv, kill=False):
@@ -51,13 +55,24 @@ def pretrain(argv, kill=False):
     cli.pretrain(argv)
 
 
+def post_train(argv, kill=False):
+    if kill:
+        step = PostTrainer.training_step
+
+        def die(self, *args):
+            return step(self, *args) if self.state.global_step < 3 else os.kill(os.getpid(), signal.SIGKILL)
+
+        PostTrainer.training_step = die
+    cli.train(argv)
+
+
 def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])
 
 
-def launch_machines(folder, data, killed=None, **flags) -> list[Forked]:
+def launch_machines(folder, data, killed=None, function=pretrain, **flags) -> list[Forked]:
     """Two machines of one process, each with its own copy of the records and its own output."""
     group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     group |= {"MASTER_ADDR": "127.0.0.2", "MASTER_PORT": free_port()}
@@ -66,13 +81,13 @@ def launch_machines(folder, data, killed=None, **flags) -> list[Forked]:
         own = {"data_dir": data, "cache_dir": folder / f"{rank}/cache", "output_dir": folder / f"{rank}/run"}
         argv = argv_of(**own, save_on_each_node="true", **flags)
         (folder / str(rank)).mkdir(exist_ok=True)
-        started.append(Forked(folder / f"{rank}/log", pretrain, argv, killed == rank, **group, RANK=str(rank)))
+        started.append(Forked(folder / f"{rank}/log", function, argv, killed == rank, **group, RANK=str(rank)))
     return started
 
 
 def losses_of(run) -> list[tuple[int, float]]:
     log = json.loads((run / "log_history.json").read_text())
-    return [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
+    return [(entry["step"], entry["loss"]) for entry in log if "loss" in entry and "step" in entry]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +112,28 @@ def test_a_lost_machine_ends_the_others_and_the_run_goes_on(one_launch, simulate
     first, second = weights_of(tmp_path / "0/run"), weights_of(one_launch)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not (tmp_path / "1/run/config.json").exists()  # the first machine has the results
+
+
+def test_post_training_needs_no_shared_folder(simulated_folder, simulated_cache, tmp_path):
+    """One machine is lost after the probe, whose head each has; the same commands go on."""
+    for part in (small_model(), small_extractor(window_stride=125)):
+        part.save_pretrained(tmp_path / "model")
+    flags = {"model_name_or_path": tmp_path / "model", "max_steps": 4, "save_steps": 2, "num_bootstrap_resamples": 10}
+    flags |= {"probe_num_train_epochs": 2, "eval_strategy": "steps", "eval_steps": 2, "sampling_rate": 100}
+    survivor, lost = launch_machines(tmp_path, simulated_folder, 1, post_train, **flags)
+    assert (lost.wait(), survivor.wait(60)) == (-signal.SIGKILL, 1)
+    heads = [tmp_path / f"{rank}/run/_stages/probe" for rank in (0, 1)]
+    assert all(torch.equal(weights_of(heads[0])[name], value) for name, value in weights_of(heads[1]).items())
+    configs = [json.loads((head / "config.json").read_text()) for head in heads]
+    assert configs[0]["drop_path_rate"] == configs[1]["drop_path_rate"]  # to return to, where the probe was better
+    resumed = launch_machines(tmp_path, simulated_folder, None, post_train, resume_from_checkpoint="true", **flags)
+    assert [process.wait() for process in resumed] == [0, 0], [process.stderr[-2000:] for process in resumed]
+    argv = argv_of(data_dir=simulated_folder, cache_dir=simulated_cache, output_dir=tmp_path / "one", **flags)
+    alone = launch_forked(tmp_path / "one", post_train, argv)
+    assert [process.wait() for process in alone] == [0, 0], [process.stderr[-2000:] for process in alone]
+    assert losses_of(tmp_path / "0/run") == losses_of(tmp_path / "one") and len(losses_of(tmp_path / "one")) == 4
+    first, second = weights_of(tmp_path / "0/run"), weights_of(tmp_path / "one")
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_machines_agree_on_a_checkpoint_that_each_has(monkeypatch):

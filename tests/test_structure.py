@@ -23,8 +23,9 @@ ALLOWED = {
     "help": set(),
     "info": {"runs", "version"},
     "loading": set(),
+    "processes": set(),
     "readers": {"ecg_transformer"},
-    "tables": {"ecg_transformer", "files", "ptbxl", "readers"},
+    "tables": {"ecg_transformer", "files", "processes", "ptbxl", "readers"},
     "version": set(),
     "pipelines": {"ecg_transformer", "readers", "shipped"},
     "registration": {"ecg_transformer", "shipped"},
@@ -55,7 +56,7 @@ ALLOWED = {
     },
     "hub": {"cards", "ecg_transformer", "files"},
     "command": {"ecg_transformer"},
-    "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl", "readers"},
+    "runs": {"cards", "ecg_transformer", "files", "plotting", "processes", "ptbxl", "readers"},
     "post_training": {
         "cards",
         "curves",
@@ -103,6 +104,7 @@ ALLOWED = {
     # The faces of the package.
     "__init__": None,
     "cli": None,
+    "prepare_command": None,
 }
 
 

@@ -15,8 +15,8 @@ from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.post_training.evaluation import split_metrics
 from ecg_hf.pretraining.crops import Augmentation, Crops, crop_statistics
 from ecg_hf.runs.columns import number_of
+from ecg_hf.runs.records import fingerprint_of_records
 from ecg_hf.runs.statistics import lead_statistics
-from ecg_hf.runs.trainer import fingerprint_of_records
 from ecg_hf.runs.windows import EvaluationWindows, TrainingWindows
 
 COLUMNS = ["ecg_id", "patient_id", "sampling_rate", "lead_names", "labels", "signal"]

@@ -20,6 +20,7 @@ from typing import Any
 
 from study_differences import write_differences
 from study_grid import Run, best_run, groups_of, is_ready, known_runs, read_grid, read_study, source_of
+from study_ray import made_on_ray
 from study_report import write_report
 from study_runs import (
     MODELS_FOLDER,
@@ -29,7 +30,7 @@ from study_runs import (
     drop_cut_line,
     keep,
     kept_folder,
-    line_of,
+    make_run,
     read_runs,
     train,
     weights,
@@ -116,19 +117,26 @@ class Study:
         while wanted := self.missing():
             number += 1
             logger.warning(f"Run {number} of {number + len(wanted) - 1} that are known: {wanted[0].name}")
-            self._make(wanted[0])
-            self.report(figures=False)
+            self._take_in(wanted[0], make_run(*self.job(wanted[0])))
         return self.report()
 
-    def _make(self, run: Run) -> None:
-        folder = self.work_dir / run.name
-        line = line_of(run, folder, self.machine_args, self._source(run))
-        if self.keeps:
-            keep(run, folder, self.work_dir, self.machine_args)
+    def carry_out_on_ray(self, cpus_per_run: float = 1, gpus_per_run: float = 0) -> pathlib.Path:
+        """As [`carry_out`], by the workers of a Ray cluster; errors as in [`made_on_ray`]."""
+        for number, (run, line) in enumerate(made_on_ray(self, cpus_per_run, gpus_per_run), start=1):
+            self._take_in(run, line)
+            logger.warning(f"{number} runs are finished, {len(self.missing())} are known and missing: {run.name}")
+        return self.report()
+
+    def job(self, run: Run) -> tuple:
+        """The arguments of [`make_run`]."""
+        return run, self.work_dir, self.machine_args, self._source(run), self.keeps
+
+    def _take_in(self, run: Run, line: dict) -> None:
         append_line(self.output_dir / RUNS_FILE, line)
         self.lines = self._read_lines()
-        shutil.rmtree(folder)
+        shutil.rmtree(self.work_dir / run.name)
         self._forget_models()
+        self.report(figures=False)
 
     def _source(self, run: Run) -> pathlib.Path | None:
         """The folder of the model that a refit starts from."""
@@ -189,11 +197,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16, where the device has it")
     parser.add_argument("--disable_tqdm", action="store_true", help="no progress bars")
+    _add_scheduler(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--report", action="store_true", help="only make the report, of the runs that are finished")
     what.add_argument("--list", action="store_true", help="only print the missing runs, in their order")
     what.add_argument("--test", action="store_true", help="read the test fold for the chosen runs: once, at the end")
     arguments = vars(parser.parse_args(argv))
+    of_ray = _of_ray(parser, arguments)
     only = {name: arguments.pop(name) for name in ("report", "list", "test")}
     if arguments.pop("demo"):
         folder = pathlib.Path(arguments["work_dir"]) / "data"
@@ -204,9 +214,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     if only["list"]:
         print("\n".join(run.name for run in study.missing()))
         return
-    report = study.report() if only["report"] else study.test() if only["test"] else study.carry_out()
+    if only["report"] or only["test"]:
+        report = study.report() if only["report"] else study.test()
+    else:
+        report = study.carry_out() if of_ray is None else study.carry_out_on_ray(**of_ray)
     print(report.read_text(encoding="utf-8"))
     print(f"The runs and this report are in {report.parent}")
+
+
+def _add_scheduler(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scheduler", choices=["ray"], help="make runs side by side, on a cluster or on this machine")
+    parser.add_argument("--cpus_per_run", type=float, help="of the scheduler: cores of a run (default: 1)")
+    parser.add_argument("--gpus_per_run", type=float, help="of the scheduler: GPUs of a run (default: 0)")
+
+
+def _of_ray(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> dict[str, float] | None:
+    """What the runs need of a cluster; None without one."""
+    given = {name: arguments.pop(name) for name in ("cpus_per_run", "gpus_per_run")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if (scheduler := arguments.pop("scheduler")) is None and given:
+        parser.error(f"`--{next(iter(given))}` is for runs on a cluster: give `--scheduler ray`, or leave it out.")
+    if scheduler is not None and any(arguments[name] for name in ("report", "list", "test")):
+        parser.error("`--scheduler` is for making runs: leave it out beside --report, --list and --test.")
+    return None if scheduler is None else given
 
 
 __all__ = ["Study", "main", "read_runs", "read_study", "run_study", "write_report"]

@@ -30,6 +30,17 @@ _MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", 
 _LINE = ("name", "task", "train_fraction", "method", "searched", "seed", "arguments")
 
 
+def make_run(
+    run: Run, work_dir: pathlib.Path, machine_args: Mapping[str, Any], source: pathlib.Path | None, keeps: bool
+) -> dict:
+    """Make a run in its folder in `work_dir`, or go on there, and keep its model if the study `keeps` -> its line."""
+    folder = work_dir / run.name
+    line = line_of(run, folder, machine_args, source)
+    if keeps:
+        keep(run, folder, work_dir, machine_args)
+    return line
+
+
 def line_of(run: Run, folder: pathlib.Path, machine_args: Mapping[str, Any], source: pathlib.Path | None) -> dict:
     """Train `run` in `folder`, or go on there -> its line. `source` is the folder of the model that a refit takes."""
     facts = {"weights": weights(run), "bf16": machine_args.get("bf16", False)}

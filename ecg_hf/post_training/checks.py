@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..ecg_transformer.common_ecg_transformer import REGRESSION, UNKNOWN_LABEL
 from ..ptbxl.label_order import label_names_of
 from ..runs.columns import check_columns, label_matrix
+from ..runs.labelled_shards import LabelledShards
 from ..runs.windows import RecordWindows
 from ..tables.guards import were_guarded
 from ..tables.leaks import identities_of, leaks_in_words
@@ -167,7 +168,14 @@ def warn_of_leaks(splits: Mapping[str, datasets.Dataset], label_names: Sequence[
     """
     if were_guarded(list(splits.values())):
         return
-    identities = {name: identities_of(dataset, labels_of(dataset, label_names)) for name, dataset in splits.items()}
+    identities = {
+        name: identities_of(
+            dataset,
+            labels_of(dataset, label_names),
+            dataset.digests if isinstance(dataset, LabelledShards) else None,
+        )
+        for name, dataset in splits.items()
+    }
     for message in leaks_in_words(identities, label_names):
         logger.warning(message)
 

@@ -16,10 +16,12 @@ from ..ptbxl.label_order import label_names_of
 from ..ptbxl.labels import task_label_names
 from ..ptbxl.parquet import load_ptbxl_parquet
 from ..ptbxl.table import FOLDS
-from ..runs.arguments import DataArguments, check_at_least
+from ..runs.arguments import DataArguments, check_at_least, check_streaming, shuffle_field, streaming_field
 from ..runs.columns import is_unknown
+from ..runs.labelled_shards import LabelledShards
 from ..synthetic import simulate_ptbxl
 from ..tables import load_ecg_dataset
+from ..tables.guards import remember
 from ..tables.load import splits_in_words
 from ..tables.split import DEFAULT_FRACTIONS
 from .own_folders import check_arguments, load_folder, names_of_folder
@@ -31,6 +33,10 @@ DEFAULT_TASK = "superdiagnostic"
 
 _OF_OWN_RECORDS = (
     *("label_columns", "label_column", "labels", "split_column", "validation_table", "patient_column", "units"),
+)
+_STATED_BY_SHARDS = (
+    *("table", "test_table", "dataset_name", "demo", "sampling_rate", "split_fractions", "split_seed"),
+    *("skip_missing_records", "record_column", "max_skipped", "num_proc", *_OF_OWN_RECORDS),
 )
 
 
@@ -96,8 +102,12 @@ class TaskArguments(DataArguments):
         default=True, metadata={"help": "False does not touch the test records, for runs that choose a recipe."}
     )
 
+    streaming: bool = streaming_field()
+    shuffle_shards: int = shuffle_field()
+
     def __post_init__(self):
         super().__post_init__()
+        check_streaming(self, _STATED_BY_SHARDS)
         check_at_least("max_eval_records", self.max_eval_records, 1)
         if not 0 < self.train_fraction <= 1:
             raise ValueError(f"`train_fraction` must lie in (0, 1], got {self.train_fraction}.")
@@ -106,7 +116,7 @@ class TaskArguments(DataArguments):
         given = [name for name in _OF_OWN_RECORDS if getattr(self, name) is not None] if self.reads_ptbxl else []
         if given:
             raise ValueError(f"`--{given[0]}` is for own records: give their table by `--table`.")
-        if not self.reads_ptbxl and self.task is not None:
+        if not self.reads_ptbxl and not self.streaming and self.task is not None:
             raise ValueError(
                 "`--task` is for PTB-XL: the labels of own records are `--label_columns` of their table, of a folder "
                 "`--labels`."
@@ -120,12 +130,12 @@ class TaskArguments(DataArguments):
 
     @property
     def reads_ptbxl(self) -> bool:
-        return self.test_table is None and super().reads_ptbxl
+        return not self.streaming and self.test_table is None and super().reads_ptbxl
 
     @property
     def reads_own_folder(self) -> bool:
         """Whether `data_dir` is to hold records and labels of another set than PTB-XL."""
-        return not self.reads_ptbxl and not has_table(self)
+        return not self.reads_ptbxl and not self.streaming and not has_table(self)
 
 
 def data_folder(data_args: TaskArguments, output_dir: str) -> str | None:
@@ -159,13 +169,16 @@ def load_splits(
     seed: int,
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
-) -> datasets.DatasetDict:
-    """The splits that the arguments ask for, cut down as they say.
+) -> datasets.DatasetDict | dict[str, LabelledShards | datasets.Dataset]:
+    """The splits that the arguments ask for, cut down as they say; of streamed ones the training records in shards.
 
-    `labels` and `problem_type` are those of a trained model that the records are to be judged by.
+    `labels` and `problem_type` are those of a trained model that the records are to be judged by. Of shards the
+    arguments get their `task` and `problem_type`.
     """
     problem_type = _wanted_problem_type(data_args, problem_type)
-    if has_table(data_args):
+    if data_args.streaming:
+        splits = _open_shards(data_args, problem_type)
+    elif has_table(data_args):
         splits = _load_table(data_dir, data_args, labels, problem_type)
     elif data_args.reads_own_folder:
         splits = load_folder(data_dir, data_args, labels, problem_type)
@@ -192,7 +205,38 @@ def load_splits(
     for name, dataset in splits.items():
         if limits[name] is not None and limits[name] < len(dataset):
             splits[name] = dataset.select(range(limits[name]))
-    return splits
+    return _to_judge_by(splits, data_args) if data_args.streaming else splits
+
+
+def _open_shards(data_args: TaskArguments, problem_type: str) -> dict[str, LabelledShards]:
+    """All splits of a folder of shards; `ValueError` where they are of another task or kind of labels."""
+    held = data_args.shuffle_shards
+    train = LabelledShards(data_args.data_dir, num_held=held)
+    stated = train.labelled
+    wanted = {"task": data_args.task, "problem_type": problem_type}
+    if data_args.problem_type is None and problem_type == MULTI_LABEL:
+        wanted["problem_type"] = None  # nobody has asked for it
+    for name, value in wanted.items():
+        if value is not None and value != stated[name]:
+            raise ValueError(
+                f"The shards in `{data_args.data_dir}` have the {name} {stated[name] or 'of own records'}, asked for "
+                f"is {value}: leave `--{name}` out, or write others by `ecg-hf prepare`."
+            )
+        setattr(data_args, name, stated[name])
+    others = (name for name in train.manifest["splits"] if name != "train")
+    return {"train": train, **{name: LabelledShards(data_args.data_dir, name, held) for name in others}}
+
+
+def _to_judge_by(splits: dict, data_args: TaskArguments) -> dict[str, LabelledShards | datasets.Dataset]:
+    """The validation and test records as data sets on this machine; a test that is not to be touched stays unread."""
+    read = ("validation", *(["test"] if data_args.evaluate_test else []))
+    found = {
+        name: split.materialised(data_args.cache_dir) if name in read else split for name, split in splits.items()
+    }
+    # What `ecg-hf prepare` has looked at need not be warned of again.
+    if splits["train"].labelled["guarded"] and all(split.is_whole for split in splits.values()):
+        remember(found)
+    return found
 
 
 def _wanted_problem_type(data_args: TaskArguments, problem_type: str | None) -> str:
@@ -244,6 +288,11 @@ def check_splits(splits: datasets.DatasetDict, names: Iterable[str], data_args: 
     for name in names:
         if name in splits and len(splits[name]):
             continue
+        if data_args.streaming:
+            raise ValueError(
+                f"`{data_args.data_dir}` has no record of the split {name}: write shards with some by `ecg-hf prepare`"
+                f"{', or leave the test out by `--evaluate_test false`' if name == 'test' else ''}."
+            )
         if not data_args.reads_ptbxl:
             raise ValueError(
                 f"There is no record of the split {name}: give a table with some, `--{name}_table`, or other "

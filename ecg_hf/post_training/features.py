@@ -28,7 +28,7 @@ from ..ecg_transformer.configuration_ecg_transformer import HEAD_SETTINGS, LABEL
 from ..files import whole_file, whole_folder
 from ..runs.folder import room_for
 from ..runs.statistics import RunningMoments
-from ..runs.trainer import PASSING_FIELDS, RunTrainer, fingerprint_of_records, fingerprint_of_weights
+from ..runs.trainer import PASSING_FIELDS, RunTrainer, fingerprint_of_weights
 
 logger = logging.get_logger(__name__)
 
@@ -129,7 +129,7 @@ def feature_key(trainer: RunTrainer, dataset: datasets.Dataset) -> str:
         "config": {name: value for name, value in config.items() if name not in _NOT_OF_FEATURES},
         "attention": model.config._attn_implementation,
         "feature_extractor": json.loads(trainer.processing_class.to_json_string()),
-        "records": fingerprint_of_records(dataset, ("signal", "sampling_rate", "lead_names")),
+        "records": trainer.fingerprint_of(dataset, ("signal", "sampling_rate", "lead_names")),
         "prepared": trainer.args.prepare_records,
         "precision": trainer.accelerator.mixed_precision,
         "tf32": trainer.args.tf32,
@@ -137,6 +137,8 @@ def feature_key(trainer: RunTrainer, dataset: datasets.Dataset) -> str:
         "batch": [trainer.args.eval_batch_size, trainer.args.world_size],
         "versions": {name: versions[name] for name in ("ecg_hf", "torch", "transformers", "numpy")},
     }
+    if (order := trainer.feature_order(dataset)) is not None:
+        facts["order"] = hashlib.sha256(json.dumps(order).encode()).hexdigest()
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -82,7 +82,7 @@ def release(
 
 def _check_places(records: Mapping[str, Any]) -> None:
     for name in ("data_dir", "table", "validation_table", "test_table"):
-        if name in records and not Path(records[name]).exists():
+        if name in records and "://" not in str(records[name]) and not Path(records[name]).exists():
             raise FileNotFoundError(f"`--{name}` {records[name]} does not exist: give the records of the run.")
 
 

@@ -15,6 +15,7 @@ from ..ptbxl.label_order import label_names_of
 from ..ptbxl.table import FOLDS
 from ..runs.arguments import ModelArguments, recipe_of
 from ..runs.attention import set_attention
+from ..runs.labelled_shards import LabelledShards
 from ..runs.leads import model_leads, restrict_leads
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
 from ..runs.statistics import lead_statistics, window_statistics, without_normalisation
@@ -64,7 +65,9 @@ def load_model(
 ) -> tuple[ECGTransformerForMultiLabel, ECGTransformerFeatureExtractor]:
     """The model with a head for the task, and its feature extractor; a new one is normalised by the training split."""
     labels = label_names_of(train)
-    id2label, names = dict(enumerate(labels)), label_names_in_words(data_args, labels)
+    id2label = dict(enumerate(labels))
+    is_streamed = isinstance(train, LabelledShards)
+    names = train.labelled["titles"] if is_streamed else label_names_in_words(data_args, labels)
     problem_type = data_args.problem_type or MULTI_LABEL
     if model_args.model_name_or_path is None:
         return _new_model(model_args, data_args, train, id2label, names, problem_type)
@@ -89,7 +92,7 @@ def _new_model(model_args, data_args, train, id2label, names, problem_type):
     if (leads := model_leads(data_args.lead_names, LEAD_NAMES)) is not None:
         labels["lead_names"] = leads
     config = new_config(model_args, rate, **labels, label_names=names, problem_type=problem_type)
-    if data_args.reads_ptbxl:
+    if data_args.task is not None:  # PTB-XL's, wherever it is read from
         mean, std = lead_statistics(train, config.lead_names)
     else:
         # Own records may lack leads, or have them at several rates: what counts is what the model will see.

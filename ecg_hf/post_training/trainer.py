@@ -24,9 +24,10 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..runs.folder import room_for
+from ..runs.machines import is_so_on_all
 from ..runs.progress import METRIC_NAMES, STAGE_TITLES
 from ..runs.provenance import note_posttraining
-from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
@@ -68,8 +69,8 @@ class PostTrainer(RunTrainer):
         args ([`PostTrainingArguments`]): `stages`, `probe_*` for the probe, the plain fields for fine-tuning, and with
             `lora_*` for LoRA.
         train_dataset, eval_dataset, test_dataset (`datasets.Dataset`, *optional*):
-            Splits with the columns of [`load_ptbxl`]. Epochs and thresholds are chosen on `eval_dataset`;
-            `test_dataset` is read once, at the end.
+            Splits with the columns of [`load_ptbxl`]; for training [`LabelledShards`], too. Epochs and thresholds are
+            chosen on `eval_dataset`; `test_dataset` is read once, at the end.
         feature_extractor ([`ECGTransformerFeatureExtractor`]): Makes windows of records, and is saved with the model.
         recipe (`dict`, *optional*): Further facts of the run for `recipe.yaml`; compared when the run is resumed.
 
@@ -135,7 +136,8 @@ class PostTrainer(RunTrainer):
 
     def training_windows(self, dataset: datasets.Dataset) -> torch.utils.data.Dataset:
         checks = {"check_leads": not were_guarded([dataset])}
-        windows = TrainingWindows(dataset, self.processing_class, self.args.seed, **checks, **self.preparation)
+        checks |= self.preparation_of(dataset)
+        windows = TrainingWindows(dataset, self.processing_class, self.args.seed, **checks)
         windows = in_order(windows, dataset, self._labels())
         return soft_windows(windows, dataset, self._labels(), self.args)
 
@@ -164,10 +166,12 @@ class PostTrainer(RunTrainer):
     def data_fingerprints(self) -> dict[str, str]:
         splits = {"train": self.train_dataset, "validation": self.eval_dataset}
         fingerprints = {
-            name: fingerprint_of_records(dataset, TrainingWindows.columns)
+            name: self.fingerprint_of(dataset, TrainingWindows.columns)
             for name, dataset in splits.items()
             if dataset is not None
         }
+        if self.train_dataset is not None:
+            fingerprints |= self.order_facts(self.train_dataset)
         if self.args.teacher_predictions:
             fingerprints["teachers"] = fingerprint_of_teachers(self.args.teacher_predictions)
         return fingerprints
@@ -232,17 +236,20 @@ class PostTrainer(RunTrainer):
         # The probe fits weights and a bias from zeros; a converted head may have another form.
         self.model.use_linear_head()
         folder = self.run_folder.stage("probe")
-        if not (resume and (folder / "log.json").is_file()):
+        if not is_so_on_all(bool(resume) and (folder / "log.json").is_file(), self.args.world_size):
             self.model.to(self.args.device).eval()
             train = self._cache_features("train", self.train_dataset, resume)
             validation = self._cache_features("validation", self.eval_dataset, resume)
             state, logs, best = self._fit_probe(train, validation)
             self.model.classifier.load_state_dict(state)
             self.model.head_is_random = False
-            if self.is_world_process_zero():
+            if self.args.should_save:  # on each machine that shares no folder with the first
                 with room_for("the probe", folder):
                     self.model.save_pretrained(folder)
                     self.processing_class.save_pretrained(folder)
+                    if not self.is_world_process_zero():
+                        self.model.config.save_pretrained(folder)
+                        self.write_weights(folder / "model.safetensors")
                     write_atomic(
                         folder / "log.json", json.dumps({"logs": logs, "best": best, "seconds": self.stage_seconds()})
                     )
@@ -262,7 +269,7 @@ class PostTrainer(RunTrainer):
         if self.is_world_process_zero():
             try:
                 fitted = fit_linear_probe(
-                    CachedFeatures.read(train, labels_of(self.train_dataset, self._labels())),
+                    CachedFeatures.read(train, self._labels_of_features(self.train_dataset)),
                     CachedFeatures.read(validation, labels_of(self.eval_dataset, self._labels())),
                     self._aggregate_windows,
                     self.args,
@@ -274,6 +281,10 @@ class PostTrainer(RunTrainer):
         if isinstance(fitted, Exception):
             raise fitted
         return fitted
+
+    def _labels_of_features(self, dataset: datasets.Dataset) -> np.ndarray:
+        labels, order = labels_of(dataset, self._labels()), self.feature_order(dataset)
+        return labels if order is None else labels[order]
 
     def _finetune(self, resume: bool) -> dict[str, float]:
         self.enter_stage("finetune")

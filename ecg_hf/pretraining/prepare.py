@@ -1,8 +1,7 @@
 """`ecg-hf prepare`: records of any kind as Parquet shards, which training reads from wherever they lie.
 
-Each shard is written whole or not at all, by one of several processes, straight from the files of the records; the
-manifest comes last. A command that was stopped goes on with the shards that are missing, or whose records have
-changed.
+Shards are written straight from the files of the records; how, see `ecg_hf.runs.shard_writing`. Shards with labels are
+made by `ecg_hf.post_training.shards`.
 """
 
 from __future__ import annotations
@@ -11,61 +10,39 @@ import functools
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..files import whole_file, write_atomic
 from ..ptbxl.table import FOLDS, read_table
-from ..runs.shards import MANIFEST, SCHEMA, VERSION
-from ..tables.store import NAMED_IN_A_MESSAGE, Files, batch_of, check_skipped, end_with_parent, usable_record
+from ..runs.shard_writing import (
+    ENCODING,
+    RECORDS_PER_ROW_GROUP,
+    SHARD_SIZE,
+    Shard,
+    finish,
+    finished_manifest,
+    joint_key,
+    shard_file,
+    splits_of_shards,
+    write_shards,
+)
+from ..runs.shards import SCHEMA, VERSION
+from ..tables.store import NAMED_IN_A_MESSAGE, Files, batch_of, check_skipped, usable_record
 from ..tables.table import SPLITS, open_table, splits_of
 from .overlap import refuse_test_folds
 from .records import RecordFile, ptbxl_files
 from .run import RecordArguments, data_facts, seen_folds, training_files
 
 logger = logging.getLogger(__name__)
-
-SHARD_SIZE = 1000
-"""Records of a shard: 16 MB of PTB-XL's at 100 Hz, 50 MB at 500 Hz."""
-
-_PROGRESS = "unfinished"
-_RECORDS_PER_ROW_GROUP = 100
-# Of neighbouring samples the differences have few bits: of PTB-XL .65 (100 Hz) and .41 (500 Hz) of the int16 are left.
-_ENCODING = {
-    "use_dictionary": ["lead_names.list.element"],
-    "column_encoding": {"signal.list.element": "DELTA_BINARY_PACKED"},
-    "compression": "none",
-}
-
-
-class Shard(NamedTuple):
-    """A file to be written: its split, its name in the folder, and its records."""
-
-    split: str
-    file: str
-    files: list[RecordFile]
-
-    @property
-    def source(self) -> Files:
-        return Files([str(file.path) for file in self.files], [file.said for file in self.files])
-
-    def key(self, min_seconds: float) -> str:
-        """Hexadecimal text that changes whenever the shard may have other rows."""
-        ids = [[file.ecg_id, file.patient_id] for file in self.files]
-        facts = json.dumps([VERSION, min_seconds, ids, self.source.key(0, len(self.files))])
-        return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def prepare(
@@ -94,15 +71,19 @@ def prepare(
     output_dir = Path(output_dir)
     splits = _files_of_splits(record_args, split_column)
     folds = _checked_folds(record_args, splits["train"])
-    shards = [shard for split, files in splits.items() for shard in _shards(split, files, shard_size)]
-    keys = [shard.key(min_seconds) for shard in shards]
-    if finished := _finished(output_dir, keys):
+    shards = [shard for split, files in splits.items() for shard in _shards(split, files, shard_size, min_seconds)]
+    if finished := finished_manifest(output_dir, shards):
         return finished
-    notes = _write_all(shards, keys, output_dir, record_args, min_seconds)
+    num_records = sum(shard.num_records for shard in shards)
+
+    def check(skipped: list[str]) -> None:
+        check_skipped(skipped, len(skipped), num_records, record_args.max_skipped)
+
+    write = functools.partial(_write, min_seconds=min_seconds)
+    notes = write_shards(shards, write, output_dir, record_args.num_proc, check)
     facts = {"data": data_facts(record_args), "ptbxl_records": {str(fold): count for fold, count in folds.items()}}
-    manifest = _manifest(shards, keys, notes, facts)
-    write_atomic(output_dir / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    shutil.rmtree(output_dir / _PROGRESS)
+    manifest = _manifest(shards, notes, facts)
+    finish(output_dir, manifest)
     _report(notes, output_dir)
     return manifest
 
@@ -141,105 +122,48 @@ def _checked_folds(record_args: RecordArguments, files: list[RecordFile]) -> Cou
     return folds
 
 
-def _shards(split: str, files: list[RecordFile], shard_size: int) -> list[Shard]:
-    count = -(-len(files) // shard_size)
+def _shards(split: str, files: list[RecordFile], shard_size: int, min_seconds: float) -> list[Shard]:
+    starts = range(0, len(files), shard_size)
+    parts = [files[start : start + shard_size] for start in starts]
     return [
-        Shard(
-            split,
-            f"data/{split}-{number:05d}-of-{count:05d}.parquet",
-            files[number * shard_size : (number + 1) * shard_size],
-        )
-        for number in range(count)
+        Shard(split, shard_file(split, number, len(parts)), len(part), _key(part, min_seconds), part)
+        for number, part in enumerate(parts)
     ]
 
 
-def _finished(output_dir: Path, keys: list[str]) -> dict[str, Any] | None:
-    """The manifest of a folder that holds these shards already."""
-    if not (output_dir / MANIFEST).is_file():
-        return None
-    manifest = json.loads((output_dir / MANIFEST).read_text(encoding="utf-8"))
-    if manifest.get("key") != _joint(keys):
-        raise FileExistsError(
-            f"`{output_dir}` holds shards of other records or settings: choose another `--output_dir`, or remove it."
-        )
-    logger.warning("`%s` holds these shards already: nothing was read.", output_dir)
-    return manifest
+def _key(files: list[RecordFile], min_seconds: float) -> str:
+    ids = [[file.ecg_id, file.patient_id] for file in files]
+    facts = json.dumps([VERSION, min_seconds, ids, _source(files).key(0, len(files))])
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _joint(keys: list[str]) -> str:
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+def _source(files: list[RecordFile]) -> Files:
+    return Files([str(file.path) for file in files], [file.said for file in files])
 
 
 # ---- Writing ----
 
 
-def _write_all(shards: list[Shard], keys: list[str], output_dir: Path, record_args, min_seconds: float) -> list[dict]:
-    """The notes of all shards, those that are missing being written."""
-    for folder in ("data", _PROGRESS):
-        (output_dir / folder).mkdir(parents=True, exist_ok=True)
-    notes = [_old_notes(output_dir, shard, key) for shard, key in zip(shards, keys, strict=True)]
-    todo = [number for number, found in enumerate(notes) if found is None]
-    num_records = sum(len(shard.files) for shard in shards)
-    with tqdm(total=num_records, desc="Writing shards", unit="record") as bar:
-        bar.update(num_records - sum(len(shards[number].files) for number in todo))
-        jobs = [(shards[number], keys[number]) for number in todo]
-        for number, found in zip(todo, _written(jobs, output_dir, min_seconds, record_args.num_proc), strict=True):
-            notes[number] = found
-            bar.update(len(shards[number].files))
-            reasons = [reason for some in notes if some is not None for reason in some["skipped"]]
-            check_skipped(reasons, len(reasons), num_records, record_args.max_skipped)
-    return notes
-
-
-def _old_notes(output_dir: Path, shard: Shard, key: str) -> dict | None:
-    """The notes of a shard that a command which was stopped has written, of the same records."""
-    path = _notes_path(output_dir, shard)
-    if not path.is_file() or not (output_dir / shard.file).is_file():
-        return None
-    notes = json.loads(path.read_text(encoding="utf-8"))
-    # A record that was skipped may be readable by now.
-    return notes if notes["key"] == key and not notes["skipped"] else None
-
-
-def _notes_path(output_dir: Path, shard: Shard) -> Path:
-    return output_dir / _PROGRESS / f"{Path(shard.file).stem}.json"
-
-
-def _written(jobs: Sequence[tuple[Shard, str]], output_dir: Path, min_seconds: float, num_proc: int) -> Iterator[dict]:
-    write = functools.partial(_write, output_dir=output_dir, min_seconds=min_seconds)
-    if num_proc == 1 or len(jobs) < 2:
-        yield from map(write, jobs)
-        return
-    with ProcessPoolExecutor(min(num_proc, len(jobs)), multiprocessing.get_context(), end_with_parent) as pool:
-        try:
-            yield from pool.map(write, jobs)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _write(job: tuple[Shard, str], output_dir: Path, min_seconds: float) -> dict:
-    """One shard, then its notes: the records that were skipped, and what the manifest says of it."""
-    shard, key = job
-    path, skipped, shortest = output_dir / shard.file, [], np.inf
+def _write(shard: Shard, path: Path, min_seconds: float) -> dict:
+    """One shard -> the records that were skipped, and what the manifest says of it."""
+    files, skipped, shortest = shard.content, [], np.inf
     num_records = 0
-    with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, SCHEMA, **_ENCODING) as writer:
-        for start in range(0, len(shard.files), _RECORDS_PER_ROW_GROUP):
-            rows = range(start, min(start + _RECORDS_PER_ROW_GROUP, len(shard.files)))
-            usable = [(shard.files[row], record) for row, record in _usable(shard, rows, min_seconds, skipped)]
+    with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, SCHEMA, **ENCODING) as writer:
+        for start in range(0, len(files), RECORDS_PER_ROW_GROUP):
+            rows = range(start, min(start + RECORDS_PER_ROW_GROUP, len(files)))
+            usable = [(files[row], record) for row, record in _usable(files, rows, min_seconds, skipped)]
             if usable:
                 writer.write_table(_table(*zip(*usable, strict=True)))
                 shortest = min(shortest, *(_seconds(record) for _, record in usable))
                 num_records += len(usable)
-    notes = {"key": key, "num_records": num_records, "skipped": skipped, "shortest_seconds": float(shortest)}
-    with open(path, "rb") as file:
-        notes |= {"num_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    write_atomic(_notes_path(output_dir, shard), json.dumps(notes))
-    return notes
+    return {"num_records": num_records, "skipped": skipped, "shortest_seconds": float(shortest)}
 
 
-def _usable(shard: Shard, rows: range, min_seconds: float, skipped: list[str]) -> Iterator[tuple[int, Record]]:
+def _usable(
+    files: list[RecordFile], rows: range, min_seconds: float, skipped: list[str]
+) -> Iterator[tuple[int, Record]]:
     """The records that can be used; the reasons against the others are added to `skipped`."""
-    source = shard.source
+    source = _source(files)
     for row in rows:
         try:
             record = usable_record(source, row)
@@ -267,28 +191,20 @@ def _table(files: Sequence[RecordFile], records: Sequence[Record]) -> pa.Table:
 # ---- The manifest ----
 
 
-def _manifest(shards: list[Shard], keys: list[str], notes: list[dict], facts: dict) -> dict[str, Any]:
-    splits: dict[str, Any] = {}
-    for shard, its in zip(shards, notes, strict=True):
-        entry = splits.setdefault(shard.split, {"num_records": 0, "num_patients": None, "shards": []})
-        entry["num_records"] += its["num_records"]
-        if its["num_records"]:
-            entry["shards"].append({"file": shard.file, **{name: its[name] for name in _OF_SHARD}})
+def _manifest(shards: list[Shard], notes: list[dict], facts: dict) -> dict[str, Any]:
+    splits = splits_of_shards(shards, notes)
     for split, entry in splits.items():
-        patients = {file.patient_id for shard in shards if shard.split == split for file in shard.files}
+        patients = {file.patient_id for shard in shards if shard.split == split for file in shard.content}
         entry["num_patients"] = None if None in patients else len(patients)
     return {
         "version": VERSION,
-        "key": _joint(keys),
+        "key": joint_key(shards),
         "num_records": sum(entry["num_records"] for entry in splits.values()),
         "num_skipped": sum(len(its["skipped"]) for its in notes),
         "shortest_seconds": min(its["shortest_seconds"] for its in notes),
         **facts,
         "splits": splits,
     }
-
-
-_OF_SHARD = ("num_records", "num_bytes", "sha256")
 
 
 def _report(notes: Sequence[dict], output_dir: Path) -> None:

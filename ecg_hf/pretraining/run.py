@@ -18,7 +18,15 @@ from ..ptbxl.builder import PTBXL
 from ..ptbxl.labels import encode_labels, task_labels
 from ..ptbxl.table import FOLDS, read_table
 from ..readers.channels import Said, canonical_leads
-from ..runs.arguments import PTBXL_DEFAULT_RATE, DataArguments, ModelArguments, check_at_least, recipe_of
+from ..runs.arguments import (
+    PTBXL_DEFAULT_RATE,
+    DataArguments,
+    ModelArguments,
+    check_streaming,
+    recipe_of,
+    shuffle_field,
+    streaming_field,
+)
 from ..runs.attention import set_attention
 from ..runs.leads import model_leads, restrict_feature_extractor, restrict_model
 from ..runs.models import new_config, new_feature_extractor, pretrained_feature_extractor, pretrained_model
@@ -50,36 +58,14 @@ class RecordArguments(DataArguments):
         default=None, metadata={"help": "PTB-XL folder for the probe; default: `data_dir`, where it is one."}
     )
 
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": "Read the shards that `ecg-hf prepare` has written to `--data_dir` while training, without a copy "
-            "on this machine; then it may be `hf://datasets/OWNER/NAME`, `s3://...` or another address of fsspec. "
-            "Such records are resampled and filtered in each batch."
-        },
-    )
-    shuffle_shards: int = field(
-        default=4,
-        metadata={"help": "Of streamed records: how many shards each worker holds, to draw records from at random."},
-    )
+    streaming: bool = streaming_field()
+    shuffle_shards: int = shuffle_field()
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least("shuffle_shards", self.shuffle_shards, 1)
-        if self.streaming:
-            self._check_streaming()
+        check_streaming(self, ("table", "patient_column", "sampling_rate", "units"))
         if self.data_dir is None and self.table is None:
             raise ValueError("Give `--data_dir`, a folder of records, or `--table`, a table of their paths.")
-
-    def _check_streaming(self) -> None:
-        """`ValueError` for what shards state themselves, and without their place."""
-        if self.data_dir is None:
-            raise ValueError("`--streaming` needs `--data_dir`, the folder of shards of `ecg-hf prepare`.")
-        stated = ("table", "patient_column", "sampling_rate", "units")
-        if given := [name for name in stated if getattr(self, name) is not None]:
-            raise ValueError(
-                f"`--{given[0]}` is for `ecg-hf prepare`; the shards of `--streaming` state it: leave it out."
-            )
 
     @property
     def reads_ptbxl(self) -> bool:

@@ -18,9 +18,9 @@ from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerF
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..files import write_atomic
 from ..runs.provenance import note_pretraining
-from ..runs.shards import ShardedRecords, ShardSampler
-from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
-from ..runs.windows import EpochSampler, EvaluationWindows
+from ..runs.shards import ShardedRecords
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model
+from ..runs.windows import EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
 from .probe import LinearProbe
@@ -113,7 +113,6 @@ class PreTrainer(RunTrainer):
             extractor.num_samples = round(self.args.crop_seconds * extractor.sampling_rate)
             extractor.window_stride = None
         augmentation = Augmentation(**{item.name: getattr(self.args, item.name) for item in fields(Augmentation)})
-        preparation = {} if isinstance(dataset, ShardedRecords) else self.preparation
         return Crops(
             dataset,
             extractor,
@@ -121,31 +120,17 @@ class PreTrainer(RunTrainer):
             self.args.seed,
             self.args.crops_per_record,
             reports=self.reports,
-            **preparation,
+            **self.preparation_of(dataset),
         )
-
-    def training_sampler(self, num_records: int, batch_size: int) -> EpochSampler:
-        dataset = self.train_dataset
-        if not isinstance(dataset, ShardedRecords):
-            return super().training_sampler(num_records, batch_size)
-        return ShardSampler(dataset.sizes, self.data_seed, batch_size, self.num_streams, dataset.num_held)
-
-    @property
-    def num_streams(self) -> int:
-        """In how many parts an epoch of shards is read: one for each worker of each process."""
-        return self.args.world_size * max(1, self.args.dataloader_num_workers)
 
     def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> EvaluationWindows:
         raise ValueError("Pre-training has no evaluation records: give it a `probe`.")
 
     def data_fingerprints(self) -> dict[str, str | list[str]]:
         dataset = self.train_dataset
-        if isinstance(dataset, ShardedRecords):
-            order = f"{dataset.num_held} shards at a time by {self.num_streams} workers"
-            return {"train": dataset.fingerprint, "order": order}
         columns = Crops.columns if self.reports is None else (*Crops.columns, REPORT)
         words = {} if self.reports is None else {"report_words": self.reports.words}
-        return {"train": fingerprint_of_records(dataset, columns), **words}
+        return {"train": self.fingerprint_of(dataset, columns), **self.order_facts(dataset), **words}
 
     def pretrain(self, resume_from_checkpoint: bool | str | None = None) -> dict[str, float]:
         """Train, write the encoder and its curves into `args.output_dir`, and return what `all_results.json` holds.

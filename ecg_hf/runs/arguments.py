@@ -7,6 +7,7 @@ import json
 import pathlib
 import typing
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import datasets
@@ -347,6 +348,42 @@ class DataArguments:
         return self.table is None and (self.data_dir is None or is_ptbxl_folder(self.data_dir))
 
 
+def streaming_field() -> bool:
+    """The field `streaming` of arguments of records."""
+    return field(
+        default=False,
+        metadata={
+            "help": "Read the shards that `ecg-hf prepare` has written to `--data_dir` while training, without a copy "
+            "on this machine; then it may be `hf://datasets/OWNER/NAME`, `s3://...` or another address of fsspec. "
+            "Such records are resampled and filtered in each batch."
+        },
+    )
+
+
+def shuffle_field() -> int:
+    """The field `shuffle_shards` beside it."""
+    return field(
+        default=4,
+        metadata={"help": "Of streamed records: how many shards each worker holds, to draw records from at random."},
+    )
+
+
+def check_streaming(args: DataArguments, stated: Sequence[str]) -> None:
+    """`ValueError` for what shards state themselves, by the names of the fields, and without their place."""
+    check_at_least("shuffle_shards", args.shuffle_shards, 1)
+    defaults = {item.name: _default(item) for item in dataclasses.fields(args)}
+    if not args.streaming:
+        if args.shuffle_shards != defaults["shuffle_shards"]:
+            raise ValueError("`--shuffle_shards` is for the shards of `--streaming`: leave it out, or add that.")
+        return
+    if args.data_dir is None:
+        raise ValueError("`--streaming` needs `--data_dir`, the folder of shards of `ecg-hf prepare`.")
+    if given := [name for name in stated if getattr(args, name) != defaults[name]]:
+        raise ValueError(
+            f"`--{given[0]}` is for `ecg-hf prepare`; the shards of `--streaming` state it: leave it out."
+        )
+
+
 def _default(item: dataclasses.Field) -> object:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
@@ -375,6 +412,9 @@ __all__ = [
     "check_at_least",
     "check_is_number",
     "check_numbers",
+    "check_streaming",
     "number_fields",
     "recipe_of",
+    "shuffle_field",
+    "streaming_field",
 ]

@@ -67,4 +67,9 @@ def agreed_checkpoint(folder: str | os.PathLike, world_size: int) -> str | None:
         limit = min(steps)
 
 
-__all__ = ["CompleteCheckpoints", "agreed_checkpoint"]
+def is_so_on_all(found: bool, world_size: int) -> bool:
+    """Whether every process has found it; called by all."""
+    return all(gather_object([found])) if world_size > 1 else found
+
+
+__all__ = ["CompleteCheckpoints", "agreed_checkpoint", "is_so_on_all"]

@@ -25,6 +25,16 @@ MANIFEST = "manifest.json"
 VERSION = 1
 """Of the layout of the folder."""
 
+LABELLED = "labelled"
+"""Of a manifest: what is said of the labels, where there are some."""
+
+_OTHER_KIND = {
+    False: "`{}` holds records with labels, for `ecg-hf train`: for pre-training write shards without, by `ecg-hf "
+    "prepare` without `--task`, `--label_columns`, `--label_column` and `--labels`.",
+    True: "`{}` holds records without labels, for `ecg-hf pretrain`: write shards with labels by `ecg-hf prepare` "
+    "with `--task` (PTB-XL), `--label_columns`, `--label_column` or `--labels`.",
+}
+
 SCHEMA = pa.schema(
     {
         **{"ecg_id": pa.int64(), "patient_id": pa.int64(), "sampling_rate": pa.float64()},
@@ -51,9 +61,12 @@ class ShardedRecords:
     Raises:
         FileNotFoundError: there is no manifest; the folder is none of `ecg-hf prepare`, or unfinished.
         ImportError: the package that reads such addresses is not installed.
-        ValueError: a manifest of another version, or without records of this split; on reading, a shard that is not
-            as the manifest says.
+        ValueError: a manifest of another version, of records with labels, or without records of this split; on
+            reading, a shard that is not as the manifest says.
     """
+
+    schema = SCHEMA
+    has_labels = False
 
     def __init__(
         self, path: str | os.PathLike, split: str = "train", num_held: int = 2, max_records: int | None = None
@@ -61,6 +74,8 @@ class ShardedRecords:
         self.path, self.split, self.num_held = str(path), split, num_held
         self.filesystem, self.root = fsspec.core.url_to_fs(os.path.expanduser(self.path))
         self.manifest = read_manifest(self.filesystem, self.root, self.path)
+        if (LABELLED in self.manifest) != self.has_labels:
+            raise ValueError(_OTHER_KIND[self.has_labels].format(path))
         if split not in self.manifest["splits"]:
             raise ValueError(
                 f"`{path}` has no records of the split {split}, but of {', '.join(self.manifest['splits'])}."
@@ -68,6 +83,8 @@ class ShardedRecords:
         self.shards = _first_shards(self.manifest["splits"][split]["shards"], max_records)
         self.sizes = [shard["num_records"] for shard in self.shards]
         self._starts = np.cumsum([0, *self.sizes])
+        # Where in its shard each record is.
+        self._offsets = np.concatenate([np.empty(0, np.int64), *map(np.arange, self.sizes)])
         self._held: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
@@ -75,11 +92,11 @@ class ShardedRecords:
 
     @property
     def column_names(self) -> list[str]:
-        return SCHEMA.names
+        return self.schema.names
 
     @property
     def features(self) -> datasets.Features:
-        return datasets.Features.from_arrow_schema(SCHEMA)
+        return datasets.Features.from_arrow_schema(self.schema)
 
     @property
     def data(self) -> pa.Table:
@@ -107,11 +124,9 @@ class ShardedRecords:
         rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         places = [np.flatnonzero(shards == shard) for shard in dict.fromkeys(shards.tolist())]
-        parts = [
-            self._shard(shards[some[0]]).take(pa.array(rows[some] - self._starts[shards[some[0]]])) for some in places
-        ]
+        parts = [self._shard(shards[some[0]]).take(pa.array(self._offsets[rows[some]])) for some in places]
         order = np.argsort(np.concatenate([np.empty(0, np.int64), *places]), kind="stable")
-        return pa.concat_tables(parts or [SCHEMA.empty_table()]).take(pa.array(order))
+        return pa.concat_tables(parts or [self.schema.empty_table()]).take(pa.array(order))
 
     def _shard(self, number: int) -> pa.Table:
         number = int(number)
@@ -124,19 +139,25 @@ class ShardedRecords:
 
     def _read(self, shard: dict) -> pa.Table:
         """Download a shard in one piece."""
-        where = f"The shard {shard['file']} of `{self.path}`"
-        content = self.filesystem.cat_file(f"{self.root}/{shard['file']}")
-        if len(content) != shard["num_bytes"]:
+        table = self._table(shard)
+        if not table.schema.equals(self.schema):
             raise ValueError(
-                f"{where} has {len(content)} bytes, the manifest says {shard['num_bytes']}: copy the folder again."
+                f"The shard {shard['file']} of `{self.path}` has other columns than `ecg-hf prepare` writes: "
+                f"{table.schema.to_string()}."
+            )
+        return table.slice(0, shard["num_records"])
+
+    def _table(self, file: dict) -> pa.Table:
+        where = f"The shard {file['file']} of `{self.path}`"
+        content = self.filesystem.cat_file(f"{self.root}/{file['file']}")
+        if len(content) != file["num_bytes"]:
+            raise ValueError(
+                f"{where} has {len(content)} bytes, the manifest says {file['num_bytes']}: copy the folder again."
             )
         try:
-            table = pq.read_table(pa.BufferReader(content), use_threads=False)
+            return pq.read_table(pa.BufferReader(content), use_threads=False)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{where} is not a whole Parquet file ({error}): copy the folder again.") from error
-        if not table.schema.equals(SCHEMA):
-            raise ValueError(f"{where} has other columns than `ecg-hf prepare` writes: {table.schema.to_string()}.")
-        return table.slice(0, shard["num_records"])
 
     def __getstate__(self) -> dict:
         """Workers begin with nothing in memory."""
@@ -189,9 +210,10 @@ class ShardSampler(EpochSampler):
         self.sizes, self.batch_size, self.num_streams, self.buffer = list(sizes), batch_size, num_streams, buffer
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, int(index)) for index in self._order())
+        return ((self.epoch, int(index)) for index in self.order())
 
-    def _order(self) -> np.ndarray:
+    def order(self) -> np.ndarray:
+        """(records,): the indices of the epoch."""
         generator = np.random.default_rng([self.seed, self.epoch])
         starts = np.cumsum([0, *self.sizes])
         shards = [np.arange(starts[shard], starts[shard + 1]) for shard in generator.permutation(len(self.sizes))]
@@ -220,4 +242,4 @@ def _dealt_out(shards: Sequence[np.ndarray], num_streams: int) -> list[list[np.n
     return parts
 
 
-__all__ = ["MANIFEST", "SCHEMA", "VERSION", "ShardSampler", "ShardedRecords", "read_manifest"]
+__all__ = ["LABELLED", "MANIFEST", "SCHEMA", "VERSION", "ShardSampler", "ShardedRecords", "read_manifest"]

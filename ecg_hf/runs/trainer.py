@@ -10,11 +10,8 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Iterable
 
 import datasets
-import numpy as np
-import pyarrow as pa
 import torch
 import yaml
 from accelerate.utils import broadcast_object_list
@@ -44,6 +41,7 @@ from .folder import (
 from .machines import CompleteCheckpoints, agreed_checkpoint
 from .progress import report_progress, say
 from .provenance import note_base
+from .records import RecordOrder
 from .windows import EpochSampler, identity_collate
 
 logger = logging.get_logger(__name__)
@@ -71,7 +69,7 @@ PASSING_FIELDS = (
 )
 
 
-class RunTrainer(Trainer):
+class RunTrainer(RecordOrder, Trainer):
     """A [`Trainer`] of one run in one folder, which can be stopped and resumed, bit-identically on a CPU.
 
     A subclass has the methods `training_windows(dataset)` and `evaluation_windows(dataset, feature_extractor,
@@ -226,9 +224,8 @@ class RunTrainer(Trainer):
                 self.model.load_state_dict(load_file(start))
             elif self.is_world_process_zero():
                 folder.mkdir(parents=True, exist_ok=True)
-                state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-                with room_for("the first weights of the stage", folder), whole_file(start) as unfinished:
-                    save_file(state, unfinished)
+                with room_for("the first weights of the stage", folder):
+                    self.write_weights(start)
             self.accelerator.wait_for_everyone()
         # With `model_init` the library would begin with another model than the stage before has left.
         model_init, self.model_init = self.model_init, None
@@ -277,6 +274,12 @@ class RunTrainer(Trainer):
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
+
+    def write_weights(self, file: pathlib.Path) -> None:
+        """Write those of this process, unsharded; `save_pretrained` (transformers 5.23) does so in the first alone."""
+        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        with whole_file(file) as unfinished:
+            save_file(state, unfinished)
 
     def load_weights(self, file: pathlib.Path) -> None:
         """Give the model, sharded or not, the weights of a file."""
@@ -335,14 +338,6 @@ class RunTrainer(Trainer):
         )
         return self._train_loader
 
-    def training_sampler(self, num_records: int, batch_size: int) -> EpochSampler:
-        """The order of the records in each epoch, of which every process takes each so many-th batch."""
-        return EpochSampler(num_records, self.data_seed)
-
-    @property
-    def data_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
     @property
     def workers_wait(self) -> bool:
         """Whether persistent workers of the training batches wait for the next epoch."""
@@ -355,11 +350,6 @@ class RunTrainer(Trainer):
             loader._iterator._shutdown_workers()
             loader._iterator = None
 
-    @property
-    def preparation(self) -> dict:
-        """Arguments of [`RecordWindows`] for records that are read in several epochs, or by several runs."""
-        return {"cache_dir": self.args.prepared_folder, "silent": self.args.disable_tqdm}
-
     def get_eval_dataloader(self, eval_dataset: datasets.Dataset | None = None) -> DataLoader:
         """Of prepared records in training, between epochs; otherwise as for a test, from the records themselves."""
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -369,7 +359,7 @@ class RunTrainer(Trainer):
             return self.get_test_dataloader(eval_dataset)
         if self._epoch_windows is None:
             extractor = self.epoch_extractor
-            self._epoch_windows = self.evaluation_windows(eval_dataset, extractor, **self.preparation)
+            self._epoch_windows = self.evaluation_windows(eval_dataset, extractor, **self.preparation_of(eval_dataset))
         return self._loader(self._epoch_windows, self.args.eval_batch_size)
 
     @property
@@ -378,9 +368,9 @@ class RunTrainer(Trainer):
         return self.processing_class
 
     def get_feature_dataloader(self, dataset: datasets.Dataset) -> DataLoader:
-        """All windows of prepared records, without an order of an epoch."""
-        windows = self.evaluation_windows(dataset, self.processing_class, **self.preparation)
-        return self._loader(windows, self.args.eval_batch_size)
+        """All windows of prepared records, in the order of [`RecordOrder.feature_order`]."""
+        windows = self.evaluation_windows(dataset, self.processing_class, **self.preparation_of(dataset))
+        return self._loader(windows, self.args.eval_batch_size, sampler=self.feature_order(dataset))
 
     def get_test_dataloader(self, test_dataset: datasets.Dataset) -> DataLoader:
         windows = self.evaluation_windows(test_dataset, self.processing_class)
@@ -561,36 +551,11 @@ def fingerprint_of_weights(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_of_records(dataset: datasets.Dataset, columns: Iterable[str]) -> str:
-    """SHA-256 of some columns of a data set, and of `units` if it has that: signals and all, whatever its cache."""
-    digest = hashlib.sha256()
-    units = [name for name in ("units",) if name in dataset.column_names]
-    rows = dataset.select_columns([*columns, *units]).with_format("arrow")
-    for start in range(0, len(rows), 256):
-        table = rows[start : start + 256]
-        for column in table.columns:
-            _update(digest, column.combine_chunks())
-    return digest.hexdigest()
-
-
-def _update(digest, array: pa.Array | pa.ChunkedArray) -> None:
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
-    if pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        _update(digest, array.value_lengths())
-        array = array.flatten()
-    if pa.types.is_primitive(array.type) and not array.null_count:
-        digest.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)))
-    else:
-        digest.update(repr(array.to_pylist()).encode())
-
-
 __all__ = [
     "PASSING_FIELDS",
     "REFUSED_KEYWORDS",
     "RunTrainer",
     "accepted_keywords",
     "check_model",
-    "fingerprint_of_records",
     "fingerprint_of_weights",
 ]

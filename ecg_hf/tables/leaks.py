@@ -30,19 +30,25 @@ def listed(examples: Sequence[object]) -> str:
     return ", ".join(map(str, examples[:NAMED_IN_A_MESSAGE])) + (f" and {more} more" if more > 0 else "")
 
 
-def identities_of(dataset: datasets.Dataset, labels: np.ndarray) -> Identities:
-    """Those of a data set with the columns `ecg_id`, `signal` and, it may be, `patient_id`, and with these labels."""
+def identities_of(dataset: datasets.Dataset, labels: np.ndarray, digests: Sequence[int] | None = None) -> Identities:
+    """Those of a data set with the columns `ecg_id`, `signal` and, it may be, `patient_id`, and with these labels.
+
+    `digests` are those of the signals, where they are known.
+    """
     rows = dataset.with_format("arrow")
     patients = [None] * len(rows)
     if "patient_id" in dataset.column_names:
         patients = rows["patient_id"][:].to_pylist()
+    return Identities(rows["ecg_id"][:].to_pylist(), patients, _digests(rows) if digests is None else digests, labels)
+
+
+def _digests(rows: datasets.Dataset) -> list[int]:
     signals = rows.select_columns(["signal"])
-    digests = [
+    return [
         digest_of(signal)
         for start in range(0, len(rows), 256)
         for signal in _arrays(signals[start : start + 256]["signal"])
     ]
-    return Identities(rows["ecg_id"][:].to_pylist(), patients, digests, labels)
 
 
 def _arrays(column: pa.ChunkedArray) -> list[np.ndarray]:

@@ -7,16 +7,14 @@ files.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import stat
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -28,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError, record_files
 from ..files import whole_file, write_atomic
+from ..processes import in_processes
 from ..readers.channels import Channel, Said, record_of, whole_microvolts
 from ..readers.reading import read_leads
 from ..readers.sidecar import sidecar_path
@@ -46,9 +45,6 @@ _SCHEMA = pa.schema(
 )
 
 _ALL_FLAT = "it is flat in all leads."
-
-_source: Source
-"""Of a process that reads."""
 
 # To be raised whenever the same source gives other rows than before.
 _VERSION = "1"
@@ -239,36 +235,12 @@ def _written(source: Source, todo, num_proc: int, bar) -> Iterator[tuple[dict, i
         for part, path in todo:
             yield _write(source, part, path, bar.update), 0
         return
-    pool = ProcessPoolExecutor(min(num_proc, len(todo)), multiprocessing.get_context(), _begin_process, (source,))
-    with pool:
-        try:
-            yield from (
-                (notes, part.stop - part.start)
-                for notes, (part, _) in zip(pool.map(_write_part, todo), todo, strict=True)
-            )
-        finally:
-            pool.shutdown(cancel_futures=True)
+    written = in_processes(functools.partial(_write_part, source), todo, num_proc)
+    yield from ((notes, part.stop - part.start) for notes, (part, _) in zip(written, todo, strict=True))
 
 
-def _begin_process(source: Source) -> None:
-    """Each process gets the source once: sent with every part, all paths of many records would cost more than they."""
-    global _source
-    _source = source
-    end_with_parent()
-
-
-def end_with_parent() -> None:
-    """Let a process of the pool end when the one that began it is killed; it would wait for work forever."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _write_part(item: tuple[_Part, Path]) -> dict:
-    return _write(_source, *item, progress=lambda count: None)
+def _write_part(source: Source, item: tuple[_Part, Path]) -> dict:
+    return _write(source, *item, progress=lambda count: None)
 
 
 def _write(source: Source, part: _Part, path: Path, progress) -> dict:
@@ -452,7 +424,6 @@ __all__ = [
     "batch_of",
     "cache_folder",
     "check_skipped",
-    "end_with_parent",
     "parts_of",
     "store_records",
     "usable_record",
