@@ -26,6 +26,7 @@ from ..hub import create_repository, push_model
 from ..runs.folder import room_for
 from ..runs.progress import METRIC_NAMES, STAGE_TITLES
 from ..runs.provenance import note_posttraining
+from ..runs.timing import FirstSteps
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model, fingerprint_of_records
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
@@ -49,6 +50,7 @@ from .mixing import check_soft_targets, fingerprint_of_teachers, read_teachers, 
 from .probe import fit_linear_probe, head_outputs
 from .reports import header, plan
 from .targets import MultiLabel, macro_metrics, target_of, without_nan
+from .timing import stage_evaluations
 
 logger = logging.get_logger(__name__)
 
@@ -125,6 +127,7 @@ class PostTrainer(RunTrainer):
         self._average = AverageWeights(self)
         self.add_callback(self._average)
         self.add_callback(SetDropPath(self))
+        self.add_callback(FirstSteps(self, stage_evaluations))
         self.stage = "finetune"
         self.is_adapted = False  # whether the model has adapters, which `train()` then trains
 
