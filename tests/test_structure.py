@@ -55,7 +55,7 @@ ALLOWED = {
     },
     "hub": {"cards", "ecg_transformer"},
     "command": {"ecg_transformer"},
-    "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl", "readers"},
+    "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl", "readers", "shipped"},
     "post_training": {
         "cards",
         "curves",
@@ -79,6 +79,7 @@ ALLOWED = {
         "post_training",
         "ptbxl",
         "runs",
+        "shipped",
         "tables",
         "target_metrics",
     },
