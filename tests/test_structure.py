@@ -55,9 +55,10 @@ ALLOWED = {
     },
     "hub": {"cards", "ecg_transformer"},
     "command": {"ecg_transformer"},
-    "runs": {"cards", "ecg_transformer", "files", "plotting", "ptbxl", "readers", "shipped"},
+    "runs": {"cards", "command", "ecg_transformer", "files", "plotting", "ptbxl", "readers", "shipped"},
     "post_training": {
         "cards",
+        "command",
         "curves",
         "ecg_transformer",
         "files",

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalPrediction, IntervalStrategy, Predict
 from transformers.utils import logging
 
 from ..cards import DATA_NAMES, describe_data, folds_of, package_versions, write_model_card
+from ..command import without_progress_bars
 from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
@@ -243,7 +244,7 @@ class PostTrainer(RunTrainer):
             self.model.classifier.load_state_dict(state)
             self.model.head_is_random = False
             if self.is_world_process_zero():
-                with room_for("the probe", folder):
+                with room_for("the probe", folder), without_progress_bars():
                     self.model.save_pretrained(folder)
                     self.processing_class.save_pretrained(folder)
                     write_atomic(
