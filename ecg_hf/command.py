@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 PACKAGE = pathlib.Path(__file__).parent
@@ -101,10 +102,12 @@ def without_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
 def run_command(command: Callable[[list[str]], object], argv: list[str], debug: bool = False) -> None:
     """Run a command; errors that its user can mend end it with a line and the exit code 2, or 1 for a record.
 
-    With `debug`, and for all other exceptions, there is a traceback. SIGINT ends it with the exit code 130.
+    With `debug`, and for all other exceptions, there is a traceback. SIGINT ends it with the exit code 130. Warnings
+    for the user are lines too, without the place in the code.
     """
     try:
-        command(argv)
+        with contextlib.nullcontext() if debug else _warnings_in_lines():
+            command(argv)
     except KeyboardInterrupt:
         print("\nStopped by SIGINT.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
@@ -113,6 +116,23 @@ def run_command(command: Callable[[list[str]], object], argv: list[str], debug: 
             raise
         print(f"ecg-hf: error: {_message(error)}", file=sys.stderr)
         raise SystemExit(1 if _is_of_a_record(error) else 2) from None
+
+
+@contextlib.contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """A block in which a `UserWarning` that this package gives is shown as its message alone."""
+    with_place = warnings.formatwarning
+
+    def formatted(message, category, filename, *args, **kwargs):
+        if category is UserWarning and PACKAGE in pathlib.Path(filename).parents:
+            return f"Warning: {message}\n"
+        return with_place(message, category, filename, *args, **kwargs)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = with_place
 
 
 def _mendable() -> tuple[type[Exception], ...]:

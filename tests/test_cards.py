@@ -27,6 +27,7 @@ from ecg_hf.hub import write_release
 from ecg_hf.pretraining.records import folder_files, load_records
 
 ROOT = pathlib.Path(__file__).parents[1]
+ALL_SHIPPED = sorted(path for path in (ROOT / "hub_cards").iterdir() if path.is_dir())
 SHIPPED = ROOT / "hub_cards/ecg-transformer-ptbxl-100hz"
 
 QUICK = {"max_steps": 2, "per_device_train_batch_size": 16, "num_bootstrap_resamples": 20, "probe_num_train_epochs": 1}
@@ -209,7 +210,7 @@ def snippets(folder, language: str) -> list[str]:
 
 
 def test_the_python_of_a_card_runs_in_its_folder(encoder, classifier, tmp_path, monkeypatch, capsys):
-    for folder in (encoder, classifier, SHIPPED, write_release(classifier, tmp_path / "release")):
+    for folder in (encoder, classifier, *ALL_SHIPPED, write_release(classifier, tmp_path / "release")):
         monkeypatch.chdir(folder)
         (code,) = snippets(folder, "python")
         scope = {}
@@ -222,12 +223,23 @@ def test_the_python_of_a_card_runs_in_its_folder(encoder, classifier, tmp_path, 
             assert len(capsys.readouterr().out.splitlines()) == len(scope["classifier"].model.config.labels)
 
 
-def test_the_shell_of_an_encoders_card_trains_from_its_folder(encoder, simulated_folder, tmp_path, monkeypatch):
+def test_the_pictures_of_the_cards_that_ship_are_there():
+    for folder in ALL_SHIPPED:
+        promised = re.findall(r"\]\(([\w-]+\.(?:png|svg))\)", (folder / "README.md").read_text())
+        assert promised and [name for name in promised if not (folder / name).is_file()] == [], folder.name
+
+
+def test_the_shell_of_an_encoders_card_trains_from_its_folder(
+    encoder, simulated_folder, simulated_cache, tmp_path, monkeypatch
+):
     monkeypatch.chdir(encoder)
     command = shlex.split(snippets(encoder, "bash")[0].replace("path/to/ptb-xl", str(simulated_folder)))
     assert command[:2] == ["ecg-hf", "train"]
     command[command.index("../run")] = str(tmp_path / "run")
-    cli.main([*command[1:], "--dry_run", "true", "--use_cpu", "true"])
+    cli.main([*command[1:], "--dry_run", "true", "--use_cpu", "true", "--cache_dir", str(simulated_cache)])
+    shipped = [folder for folder in ALL_SHIPPED if snippets(folder, "bash")[0].startswith("ecg-hf train --model")]
+    assert [folder.name for folder in shipped] == [SHIPPED.name, f"{SHIPPED.name}-reports"]
+    assert all(snippets(folder, "bash")[0] == snippets(encoder, "bash")[0] for folder in shipped)
 
 
 # ---- The command ----

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import warnings
 
 import pytest
 import torch
@@ -47,7 +48,16 @@ def error_of(capsys, *argv, code=2) -> str:
         (("pretrain", "--output_dir", "x", "--data_dir", "nowhere", "--use_cpu", "true"), "nowhere"),
         (("evaluate", "--output_dir", "x", "--model_name_or_path", "y", "--split", "tset"), "`split` must be one of"),
         (("classify", "--model", "m", "--topk", 3, "record"), "no flag `--topk`. Did you mean `--top_k`"),
-        (("classify", "--model", "./nowhere", "record"), "nowhere"),
+        (("classify", "--model", "./nowhere", "record"), "`./nowhere` is no folder here.* would be `owner/name`"),
+        (("classify", "--model", "nowhere", "record"), "no checkpoint of this installation .*ecg-transformer-ptbxl"),
+        (
+            ("classify", "--model", "runs/nowhere", "record"),
+            "no folder here.* as an id of the Hub it cannot be loaded",
+        ),
+        (
+            ("train", "--demo", "true", "--output_dir", "x", "--model_name_or_path", "nowhere"),
+            "`nowhere` is no folder",
+        ),
         (("convert", "nowhere.pt", "--output_dir", "x"), "nowhere.pt"),
         (("convert", "nowhere.pt", "--output_dir", "x", "--source", "ecg"), "invalid choice: 'ecg'"),
         (("prepare-ptbxl", "--data_dir", "nowhere", "--output_dir", "x"), "nowhere"),
@@ -67,6 +77,21 @@ def test_what_a_user_can_mend_is_one_line(argv, message, capsys, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert re.search(message, error_of(capsys, *argv))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_warning_for_the_user_is_its_message_alone(monkeypatch):
+    shown = []
+
+    def command(argv):
+        for filename in (cli.__file__, __file__):
+            shown.append(warnings.formatwarning("Few patients.", UserWarning, filename, 1, "code"))
+
+    monkeypatch.setitem(cli.COMMANDS, "info", command)
+    cli.main(["info"])
+    cli.main(["info", "--debug"])
+    of_package, of_others, *with_debug = shown
+    assert of_package == "Warning: Few patients.\n"
+    assert all("test_command.py" in text or "cli.py" in text for text in (of_others, *with_debug))
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [1\n", "expected ',' or ']'"), ("- a\n", "`name: value` lines")])

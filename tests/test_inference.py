@@ -373,10 +373,11 @@ def pooled(model: str, signal: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch_size", [2, 32])
-def test_embed_writes_the_mean_feature_of_each_record(records, encoder, checkpoint, tmp_path, batch_size):
+def test_embed_writes_the_mean_feature_of_each_record(records, encoder, checkpoint, tmp_path, batch_size, capsys):
     for model in (encoder, checkpoint):
         flags = {"model": model, "batch_size": batch_size}
         run("embed", records[0], **flags, output=tmp_path / "x.npy")
+        assert capsys.readouterr().err.splitlines()[-1] == f"12 records embedded: {tmp_path / 'x.npy'}"
         run("embed", records[0], **flags, output=tmp_path / "x.parquet")
         vectors, names = np.load(tmp_path / "x.npy"), pd.read_csv(tmp_path / "x.csv")["record"]
         assert vectors.dtype == np.float32 and vectors.shape == (12, 16)

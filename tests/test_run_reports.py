@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 import yaml
 from small_models import small_extractor, small_model
 from test_docs import write_ecgs
@@ -17,9 +19,13 @@ from test_scripts import LAUNCHER, QUICK, TRAINING, flags
 from ecg_hf import PostTrainer, PostTrainingArguments, Record, cli, read_ecg
 from ecg_hf.post_training.reports import results_table
 from ecg_hf.runs.devices import has_accelerator
+from ecg_hf.runs.timing import duration
 
 ENCODER = TRAINING.parent / "hub_cards/ecg-transformer-ptbxl-100hz"
 FIGURE = r"\d\.\d{3}"
+FEW = r"\d\d? s"
+TIME = rf"Time +about {FEW} on this machine, measured on 3 steps:"
+PROBE = rf"Linear probe {FEW}"
 INTERVAL = rf"{FIGURE} \[{FIGURE}, {FIGURE}\]"
 
 
@@ -111,6 +117,7 @@ def test_bars_have_names_and_leave_the_lines(simulated_folder, simulated_cache, 
     for name in ("Fine-tuning: ", "Evaluation: ", "Linear probe: "):
         assert name in printed.err, name
     assert len(re.findall(r"Fine-tuning, step \d of 2, epoch [\d.]+: validation", printed.err)) == 2
+    assert "shards" not in printed.err  # a bar of the library for each file would break the others
     assert "loss=" in printed.err and "{'" not in printed.out + printed.err
 
 
@@ -199,10 +206,26 @@ def test_at_most_twenty_labels_are_shown_and_the_rarest_are_not():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, [r"Fine-tuning: 2 steps of 32 records", r"Groups .* learning rate 0\.0005, weight decay 0\.05"]),
-        ({"stages": "probe"}, [r"Linear probe of the frozen encoder: 2 epochs of 512 windows"]),
+        (
+            {},
+            [
+                r"Fine-tuning: 2 steps of 32 records",
+                rf"{TIME} Linear probe {FEW}, Fine-tuning {FEW}, ev",
+                r"Groups .* learning rate 0\.0005, weight decay 0\.05",
+            ],
+        ),
+        (
+            {"stages": "probe"},
+            [
+                r"Linear probe of the frozen encoder: 2 epochs of 512 windows",
+                rf"{TIME} Linear probe {FEW}, evaluation {FEW}",
+            ],
+        ),
         ({"stages": "finetune", "layer_decay": 0.5}, [r"\(\d+ groups between\)", r"learning rate 0\.00025"]),
-        ({"stages": "lora", "model_name_or_path": ENCODER}, [r"LoRA: 2 steps", r"Groups +66,176 parameters"]),
+        (
+            {"stages": "lora", "model_name_or_path": ENCODER},
+            [r"LoRA: 2 steps", rf"{TIME} LoRA {FEW}", r"Groups +66,176"],
+        ),
         ({"max_steps": -1, "num_train_epochs": 3}, [r"Fine-tuning: 12 steps \(3 epochs\) of 32 records"]),
         ({"optim": "adafactor"}, [r"that of the optimizer `adafactor` is not known"]),
     ],
@@ -245,6 +268,7 @@ def test_a_dry_run_of_pretraining(simulated_folder, simulated_cache, tmp_path, c
     printed = capsys.readouterr()
     assert "2 crops of each" in printed.err and "Pre-training: 2 steps of 16 records" in printed.err
     assert "Groups" in printed.err and "nothing was trained" in printed.err
+    assert re.search(rf"{TIME} Pre-training {FEW}, its linear probe {FEW}", printed.err)
     assert printed.out == "" and not (tmp_path / "runs").exists()
     cli.main(["pretrain", *flags(**settings, **places, disable_tqdm=True)])
     printed = capsys.readouterr()
@@ -277,6 +301,55 @@ def test_a_dry_run_publishes_nothing(simulated_splits, tmp_path, monkeypatch):
     monkeypatch.setattr("ecg_hf.post_training.trainer.create_repository", lambda *args, **kwargs: pytest.fail("asked"))
     args = PostTrainingArguments(output_dir=str(tmp_path / "run"), push_to_hub=True, dry_run=True)
     assert not args.push_to_hub and "dry_run" not in args.recipe()
+
+
+# ---- How long it takes ----
+
+
+def time_left(err: str) -> tuple[float, int, int]:
+    """(seconds, steps left, steps of the stage) of the one line of a run that says them."""
+    (found,) = re.findall(r"^Fine-tuning: about (\d+) s left, for (\d+) of (\d+) steps, measured on 3$", err, re.M)
+    return tuple(map(int, found))
+
+
+def test_a_run_says_how_long_it_takes_after_its_first_steps(
+    simulated_folder, simulated_cache, tmp_path, capsys, monkeypatch
+):
+    """Each step takes a tenth of a second longer, so that the time is known: no machine does a tiny one as slowly."""
+    monkeypatch.setattr("ecg_hf.runs.timing.FIRST_SECONDS", 0)
+    step = PostTrainer.training_step
+    monkeypatch.setattr(PostTrainer, "training_step", lambda *args: time.sleep(0.1) or step(*args))
+    settings = {"stages": "finetune", "max_steps": 12, "per_device_train_batch_size": 2, "max_train_records": 48}
+    settings |= {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
+    cli.main(["train", *flags(**{**QUICK, **settings, **places})])
+    seconds, left, steps = time_left(capsys.readouterr().err)
+    assert (left, steps) == (8, 12)  # the first is not counted
+    taken = json.loads((tmp_path / "run/all_results.json").read_text())["finetune_seconds"]
+    assert 0.1 * left - 0.5 <= seconds <= 1.5 * taken + 0.5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.2, "1 s"), (59.6, "60 s"), (99.6, "1.7 min"), (1000, "17 min"), (6000, "1.7 h"), (360000, "100 h")],
+)
+def test_a_duration_has_two_digits(seconds, expected):
+    assert duration(seconds) == expected
+
+
+def test_a_measured_plan_leaves_the_model_alone(simulated_splits, tmp_path, capsys):
+    settings = {"num_samples": 250}
+    trainer = PostTrainer(
+        model=small_model(["CD", "HYP", "MI", "NORM", "STTC"], patch_size=10, **settings),
+        args=PostTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, dry_run=True, max_steps=4),
+        train_dataset=simulated_splits["train"],
+        eval_dataset=simulated_splits["validation"],
+        feature_extractor=small_extractor(**settings),
+    )
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    assert trainer.post_train() == {}
+    assert "Time " in capsys.readouterr().err and trainer.optimizer is None
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 
 
 # ---- The precision of the machine ----

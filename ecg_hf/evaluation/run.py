@@ -17,6 +17,7 @@ from ..post_training.data import TaskArguments, check_splits, data_folder, load_
 from ..post_training.reports import results_table
 from ..ptbxl.labels import task_labels
 from ..runs.folder import STAGES_FOLDER
+from ..shipped import checkpoint_of
 from .arguments import EvaluationArguments
 from .calibration import calibration_report, check_can_update, fit_temperature, update_checkpoint
 from .figures import FOLDER, draw_figures
@@ -74,7 +75,8 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
 def _load_model(path: str, data_args: TaskArguments) -> ECGTransformerForMultiLabel:
     if data_args.demo:
         raise ValueError("`--demo` is for training: give the folder of its records, OUTPUT_DIR-data, as `--data_dir`.")
-    model = ECGTransformerForMultiLabel.from_pretrained(path)
+    with checkpoint_of(path):
+        model = ECGTransformerForMultiLabel.from_pretrained(path)
     if model.head_is_random:
         raise ValueError(f"`{path}` has no trained head: post-train it before it is evaluated.")
     labels = model.config.labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -106,8 +107,11 @@ class Report:
             else:
                 self.problems.append(_with_name(answer.name, answer.problem))
 
-    def end(self) -> None:
-        """Raise `SystemExit` with the number of broken records, if there are any, once ten are named on stderr."""
+    def end(self, output: str | os.PathLike | None = None) -> None:
+        """Say on stderr what was written to `output`, and raise `SystemExit` with the number of broken records, if
+        there are any, once ten are named there."""
+        if output is not None and (count := self.num_records - len(self.problems)):
+            print(f"{count:,} records {self.verb}: {os.fspath(output)}", file=sys.stderr)
         if not self.problems:
             return
         for problem in self.problems[:NAMED_IN_A_MESSAGE]:

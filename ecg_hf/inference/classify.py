@@ -73,7 +73,7 @@ def classify_records(
     with _stream(output) as stream:
         for chunk in chunks:
             stream.write(chunk)
-    report.end()
+    report.end(output)
 
 
 def _format(output_format: str | None, output: str | os.PathLike | None) -> str:

@@ -57,7 +57,7 @@ def embed_records(
         vectors.append(vector.numpy())
     if vectors:
         _write(Path(output), names, np.stack(vectors))
-    report.end()
+    report.end(output)
 
 
 def _write(output: Path, names: list[str], vectors: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import torch
 from transformers import Pipeline, pipeline
 
 from ..command import without_progress_bars
-from ..shipped import located
+from ..shipped import checkpoint_of
 
 
 def load_pipeline(task: str, model: str, device: str | None = None, **kwargs) -> Pipeline:
@@ -14,12 +14,12 @@ def load_pipeline(task: str, model: str, device: str | None = None, **kwargs) ->
 
     Of a checkpoint that ships the folder is given, since for some tasks the library asks the Hub what else a name has.
 
-    Raises `ValueError` for a device that does not exist here, `FileNotFoundError` as `located` does.
+    Raises `ValueError` for a device that does not exist here, `FileNotFoundError` as `checkpoint_of` does.
     """
     if device is not None:
         _check_device(device)
-    with without_progress_bars():
-        return pipeline(task, model=located(model), device=device, **kwargs)
+    with without_progress_bars(), checkpoint_of(model) as place:
+        return pipeline(task, model=place, device=device, **kwargs)
 
 
 def _check_device(device: str) -> None:

@@ -161,6 +161,22 @@ def check_can_choose(validation: datasets.Dataset | None, metric: str, target: M
         )
 
 
+def unlearnable_labels(dataset: datasets.Dataset, target: MultiLabel) -> list[str]:
+    """The labels that are the same in all training records."""
+    learnable = target.learnable(labels_of(dataset, target.config.labels))
+    return [label for label, known in zip(target.config.labels, learnable, strict=True) if not known]
+
+
+def warn_of_unlearnable(dataset: datasets.Dataset, target: MultiLabel) -> None:
+    # Of own records it was said when they were loaded.
+    if not were_guarded([dataset]) and (unlearnable := unlearnable_labels(dataset, target)):
+        logger.warning(
+            f"{len(unlearnable)} of {target.config.num_labels} labels are the same in all training records and cannot "
+            f"be learned: {', '.join(unlearnable)}. Macro metrics count them where the evaluation records differ in "
+            "them."
+        )
+
+
 def warn_of_leaks(splits: Mapping[str, datasets.Dataset], label_names: Sequence[str]) -> None:
     """Warns, with counts, of patients in more than one split, and of one recording under several ids.
 
@@ -191,5 +207,7 @@ __all__ = [
     "in_order",
     "label_order",
     "labels_of",
+    "unlearnable_labels",
     "warn_of_leaks",
+    "warn_of_unlearnable",
 ]

@@ -38,9 +38,8 @@ def fit_linear_probe(
     bias = torch.zeros(train.labels.shape[1], requires_grad=True)
     optimizer = torch.optim.AdamW([weight, bias], lr=args.probe_learning_rate, weight_decay=args.probe_weight_decay)
     num_windows, batch_size = len(train.features), args.probe_train_batch_size
-    steps_of_epoch = -(-num_windows // batch_size)
-    epochs = args.probe_num_train_epochs or max(PROBE_EPOCHS, -(-PROBE_STEPS // steps_of_epoch))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps_of_epoch * epochs)
+    epochs = num_epochs(args, num_windows)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, -(-num_windows // batch_size) * epochs)
     generator = torch.Generator().manual_seed(args.seed)
     record_of_window = torch.from_numpy(np.repeat(np.arange(len(train.counts)), train.counts))
     labels = torch.from_numpy(train.labels)
@@ -80,6 +79,12 @@ def fit_linear_probe(
     return state, logs, best
 
 
+def num_epochs(args: PostTrainingArguments, num_windows: int) -> int:
+    """Passes of the probe over its windows."""
+    steps_of_epoch = -(-num_windows // args.probe_train_batch_size)
+    return args.probe_num_train_epochs or max(PROBE_EPOCHS, -(-PROBE_STEPS // steps_of_epoch))
+
+
 def _standardisation(train: CachedFeatures) -> tuple[torch.Tensor, torch.Tensor]:
     """Factor (hidden,) and mean (hidden,) of the features."""
     mean, deviation = train.moments()
@@ -112,4 +117,4 @@ def head_outputs(
     return torch.cat(logits).numpy(), torch.cat(losses).numpy()
 
 
-__all__ = ["fit_linear_probe", "head_outputs"]
+__all__ = ["fit_linear_probe", "head_outputs", "num_epochs"]

@@ -19,6 +19,7 @@ from ..runs.reports import device_lines, gradient_line, group_lines, memory_line
 from .checks import labels_of
 from .lora import adapted
 from .probe import PROBE_EPOCHS, PROBE_STEPS
+from .timing import time_lines
 
 SHOWN_IN_HEADER = 10
 SHOWN_IN_TABLE = 20
@@ -38,7 +39,7 @@ def header(trainer: Trainer) -> str:
 
 
 def plan(trainer: Trainer) -> str:
-    """The header of a dry run, with the parameter groups and the memory of its last stage."""
+    """The header of a dry run, with the parameter groups and the memory of its last stage, and the time of all."""
     lines = [header(trainer)]
     last = trainer.args.stages[-1]
     if last != "probe":
@@ -48,6 +49,7 @@ def plan(trainer: Trainer) -> str:
             lines += section("Memory", memory_lines(trainer))
     else:
         lines += section("Memory", memory_lines(trainer))
+    lines += section("Time", time_lines(trainer))
     return "\n".join([*lines, "This was a dry run: nothing was trained or written. Leave `--dry_run` out to begin."])
 
 

@@ -43,6 +43,8 @@ def make_trainer(model_args: ModelArguments, data_args: TaskArguments, args: Pos
             "The stage `lora` keeps the encoder's weights, and these are random: give a pre-trained one by "
             "`--model_name_or_path`."
         )
+    if model_args.model_name_or_path is not None:
+        pretrained_feature_extractor(model_args)  # a wrong name is found before the records are read
     with args.main_process_first(desc="reading the records"):
         splits = load_splits(data_folder(data_args, args.output_dir), data_args, args.seed)
     check_splits(splits, FOLDS if data_args.evaluate_test else ("train", "validation"), data_args)

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalPrediction, IntervalStrategy, Predict
 from transformers.utils import logging
 
 from ..cards import DATA_NAMES, describe_data, folds_of, package_versions, write_model_card
+from ..command import without_progress_bars
 from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
@@ -27,6 +28,7 @@ from ..runs.folder import room_for
 from ..runs.machines import is_so_on_all
 from ..runs.progress import METRIC_NAMES, STAGE_TITLES
 from ..runs.provenance import note_posttraining
+from ..runs.timing import FirstSteps
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
@@ -41,7 +43,9 @@ from .checks import (
     count_positives,
     in_order,
     labels_of,
+    unlearnable_labels,
     warn_of_leaks,
+    warn_of_unlearnable,
 )
 from .evaluation import DivergenceError, choosing_metric, logits_of_windows, splits_table
 from .features import CachedFeatures, cache_features, forget_features
@@ -50,6 +54,7 @@ from .mixing import check_soft_targets, fingerprint_of_teachers, read_teachers, 
 from .probe import fit_linear_probe, head_outputs
 from .reports import header, plan
 from .targets import MultiLabel, macro_metrics, target_of, without_nan
+from .timing import stage_evaluations
 
 logger = logging.get_logger(__name__)
 
@@ -126,6 +131,7 @@ class PostTrainer(RunTrainer):
         self._average = AverageWeights(self)
         self.add_callback(self._average)
         self.add_callback(SetDropPath(self))
+        self.add_callback(FirstSteps(self, stage_evaluations))
         self.stage = "finetune"
         self.is_adapted = False  # whether the model has adapters, which `train()` then trains
 
@@ -194,7 +200,8 @@ class PostTrainer(RunTrainer):
             results = self.open_run(resume)
             if results is None:
                 self.say(header(self))
-                self._warn_of_unlearnable_labels()
+                if self.is_world_process_zero():
+                    warn_of_unlearnable(self.train_dataset, self.target)
                 results = {"world_size": self.args.world_size}
                 run_stage = {"probe": self._probe, "finetune": self._finetune, "lora": self._lora}
                 for name in self.args.stages:
@@ -244,7 +251,7 @@ class PostTrainer(RunTrainer):
             self.model.classifier.load_state_dict(state)
             self.model.head_is_random = False
             if self.args.should_save:  # on each machine that shares no folder with the first
-                with room_for("the probe", folder):
+                with room_for("the probe", folder), without_progress_bars():
                     self.model.save_pretrained(folder)
                     self.processing_class.save_pretrained(folder)
                     if not self.is_world_process_zero():
@@ -531,19 +538,7 @@ class PostTrainer(RunTrainer):
         return self.train_dataset.info.dataset_name in DATA_NAMES
 
     def _unlearnable_labels(self) -> list[str]:
-        learnable = self.target.learnable(labels_of(self.train_dataset, self._labels()))
-        return [label for label, known in zip(self.model.config.labels, learnable, strict=True) if not known]
-
-    def _warn_of_unlearnable_labels(self) -> None:
-        # Of own records it was said when they were loaded.
-        if not self.is_world_process_zero() or were_guarded([self.train_dataset]):
-            return
-        if unlearnable := self._unlearnable_labels():
-            logger.warning(
-                f"{len(unlearnable)} of {self.model.config.num_labels} labels are the same in all training records "
-                f"and cannot be learned: {', '.join(unlearnable)}. Macro metrics count them where the evaluation "
-                "records differ in them."
-            )
+        return unlearnable_labels(self.train_dataset, self.target)
 
     # ---- The Hub ----
 

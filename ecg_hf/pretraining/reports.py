@@ -11,6 +11,7 @@ from transformers import Trainer
 from ..ptbxl.table import FOLDS
 from ..runs.progress import METRIC_NAMES, STAGE_TITLES
 from ..runs.reports import device_lines, gradient_line, group_lines, memory_lines, model_lines, section, table
+from .timing import time_lines
 
 
 def header(trainer: Trainer) -> str:
@@ -46,12 +47,13 @@ def _of_learned_reports(trainer: Trainer) -> str:
 
 
 def plan(trainer: Trainer) -> str:
-    """The header of a dry run, with parameter groups and memory."""
+    """The header of a dry run, with parameter groups, memory and time."""
     return "\n".join(
         [
             header(trainer),
             *section("Groups", group_lines(trainer)),
             *section("Memory", memory_lines(trainer)),
+            *section("Time", time_lines(trainer)),
             "This was a dry run: nothing was trained or written. Leave `--dry_run` out to begin.",
         ]
     )

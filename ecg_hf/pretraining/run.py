@@ -129,7 +129,8 @@ def _model_settings(model_args: ModelArguments, record_args: RecordArguments):
         leads = model_leads(record_args.lead_names, LEAD_NAMES)
         fields = {} if leads is None else {"lead_names": leads}
         return new_config(model_args, record_args.sampling_rate or PTBXL_DEFAULT_RATE, **fields), None
-    config, feature_extractor = ECGTransformerConfig.from_pretrained(path), pretrained_feature_extractor(model_args)
+    feature_extractor = pretrained_feature_extractor(model_args)
+    config = ECGTransformerConfig.from_pretrained(path)
     if (leads := model_leads(record_args.lead_names, config.lead_names)) is not None:
         feature_extractor = restrict_feature_extractor(feature_extractor, leads)
     return config, feature_extractor

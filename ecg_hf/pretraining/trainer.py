@@ -19,6 +19,7 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTrain
 from ..files import write_atomic
 from ..runs.provenance import note_pretraining
 from ..runs.shards import ShardedRecords
+from ..runs.timing import FirstSteps
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model
 from ..runs.windows import EvaluationWindows
 from .arguments import PreTrainingArguments
@@ -26,6 +27,7 @@ from .crops import Augmentation, Crops
 from .probe import LinearProbe
 from .records import REPORT
 from .reports import header, plan
+from .timing import probe_seconds
 from .words import ReportWords, word_loss
 
 STAGE = "pretrain"
@@ -103,6 +105,7 @@ class PreTrainer(RunTrainer):
         reports = None if self.reports is None else f"{self.reports.in_words()}, of {records}"
         note_pretraining(model.config, records, self.data["ptbxl_folds"], reports)
         self.add_callback(_LogLastStep())
+        self.add_callback(FirstSteps(self, probe_seconds))
         if probe is not None and args.probe_every:
             self.add_callback(_Probe(self))
 

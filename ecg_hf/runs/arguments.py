@@ -85,8 +85,8 @@ class RunArguments(TrainingArguments):
     dry_run: bool = field(
         default=False,
         metadata={
-            "help": "Read arguments and records, print what the run would do (stages, learning rates, steps, memory), "
-            "and stop before anything is written to `--output_dir` or published."
+            "help": "Read arguments and records, print what the run would do (stages, learning rates, steps, memory, "
+            "time, from a few steps), and stop before anything is written to `--output_dir` or published."
         },
     )
     # A string for the parser alone, which otherwise takes true and false; afterwards a bool.

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS, ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from ..shipped import checkpoint_of
 from .arguments import ModelArguments
 from .provenance import note_base
 
@@ -46,7 +47,8 @@ def new_feature_extractor(
 
 def pretrained_feature_extractor(model_args: ModelArguments) -> ECGTransformerFeatureExtractor:
     """The checkpoint's feature extractor, with the window stride that was asked for."""
-    feature_extractor = ECGTransformerFeatureExtractor.from_pretrained(model_args.model_name_or_path)
+    with checkpoint_of(model_args.model_name_or_path):
+        feature_extractor = ECGTransformerFeatureExtractor.from_pretrained(model_args.model_name_or_path)
     stride = _stride(model_args, feature_extractor.sampling_rate, default=None)
     if stride is None:
         return feature_extractor

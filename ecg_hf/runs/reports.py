@@ -9,6 +9,7 @@ import torch
 from transformers import Trainer
 
 from .devices import device_in_words
+from .timing import steps_of_epoch
 
 _COLUMN = 9
 """Characters of the titles on the left."""
@@ -67,9 +68,7 @@ def num_steps(trainer: Trainer) -> int:
     args = trainer.args
     if args.max_steps > 0:
         return args.max_steps
-    batches = len(trainer.train_dataset) / (args.train_batch_size * args.world_size)
-    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
-    return math.ceil(max(1, math.ceil(batches / args.gradient_accumulation_steps)) * args.num_train_epochs)
+    return math.ceil(steps_of_epoch(trainer) * args.num_train_epochs)
 
 
 def gradient_line(trainer: Trainer) -> str:

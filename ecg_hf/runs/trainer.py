@@ -25,6 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
 from ..cards import write_model_card
+from ..command import without_progress_bars
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..files import whole_file, write_atomic
 from ..plotting import plot_learning_curves
@@ -296,7 +297,8 @@ class RunTrainer(RecordOrder, Trainer):
                 folder = output_dir or self.args.output_dir
                 self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
                 self.processing_class.save_pretrained(folder)
-        super().save_model(output_dir, _internal_call)
+        with without_progress_bars():
+            super().save_model(output_dir, _internal_call)
 
     def _forget_preparation(self) -> None:
         """After an `evaluate()` the first step would otherwise get the bare model, without DDP, and the processes
@@ -459,7 +461,7 @@ class RunTrainer(RecordOrder, Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            with room_for("the final files", self.run_folder.path):
+            with room_for("the final files", self.run_folder.path), without_progress_bars():
                 module.save_pretrained(folder, state_dict=state)
                 self.processing_class.save_pretrained(folder)
         return folder

@@ -1,6 +1,8 @@
 """Draws the README's pictures into this folder: `python training/guides/figures.py MODEL RECORD`.
 
-`stages.svg` shows the two stages, `ecg.png` the record with the findings of the model.
+`stages.svg` shows the two stages, `ecg.png` the record with the model's findings and where the first one comes from.
+In the README the model is `hub_cards/ecg-transformer-ptbxl-100hz-superdiagnostic`, and the record
+`simulated/records100/00000/00051_lr` of its section *Try it*, with hypertrophy (LVH) and ischaemia (ISC_).
 """
 
 import argparse
@@ -14,9 +16,11 @@ from PIL import Image
 from transformers import pipeline
 
 from ecg_hf import plot_ecg, read_ecg
+from ecg_hf.inference.attribution import explain
 
 FROZEN, TRAINED, SKIPPED = "#dfe8f1", "#fbd9a5", "#ffffff"
 EDGE, TEXT = "#444444", "#222222"
+LEADS, SECONDS, DOTS_PER_INCH = ("II", "V1", "V5", "V6"), 5, 90
 NUM_BLOCKS, WIDTH, HEIGHT = 4, 1.25, 1.0
 
 
@@ -70,14 +74,23 @@ def draw_stages() -> Figure:
 
 
 def draw_ecg(model: str, path: str) -> Image.Image:
-    """In few colours, which make the file a third as large."""
-    record = read_ecg(path)
-    said = {"sampling_rate": record.sampling_rate, "lead_names": record.lead_names}
-    findings = pipeline("ecg-classification", model=model)(path)
-    figure = plot_ecg(record.signal / 1000, **said, title="A simulated ECG", findings=findings)
+    """Half of a record, with what speaks for its first finding; in few colours, which make the file small."""
+    classifier = pipeline("ecg-classification", model=model)
+    findings, record = classifier(path), read_ecg(path)
+    (found,) = explain(classifier.model, classifier.feature_extractor, record, findings[0]["label"])
+    rows, samples = [found.lead_names.index(name) for name in LEADS], int(SECONDS * found.sampling_rate)
+    figure = plot_ecg(
+        found.signal[rows, :samples],
+        sampling_rate=found.sampling_rate,
+        lead_names=LEADS,
+        title=f"A simulated ECG: where {findings[0]['name']} comes from",
+        findings=findings,
+        marks=found.smoothed()[rows, :samples] * found.sampling_rate,
+        marks_unit="logit per second, orange for the finding, blue against it",
+    )
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=75)
-    return Image.open(drawn).convert("RGB").quantize(32)
+    figure.savefig(drawn, dpi=DOTS_PER_INCH)
+    return Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
 
 
 def main() -> None:
