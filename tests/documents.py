@@ -192,7 +192,9 @@ def _check_make(targets: list[str]) -> None:
 def _check_pip(words: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert words[:2] == ["install", "-c"] and (ROOT / words[2]).is_file()
-    extras = re.fullmatch(r"\.\[(.*)\]", words[3])[1].split(",")
+    # Editable, so that the checkpoints of the clone are found by their names.
+    assert words[3] == "-e" and len(words) == 5
+    extras = re.fullmatch(r"\.\[(.*)\]", words[4])[1].split(",")
     assert set(extras) <= project["optional-dependencies"].keys()
 
 
