@@ -93,17 +93,13 @@ def _few(examples: Sequence[str]) -> str:
 
 def _copies(splits: Mapping[str, Identities]) -> list[list[tuple[str, Identities, int]]]:
     """The places of each recording that has several."""
-    digests = np.concatenate([np.asarray(split.digests, np.uint64) for split in splits.values()])
-    _, number, counts = np.unique(digests, return_inverse=True, return_counts=True)
-    if counts.max(initial=0) < 2:
-        return []
+    digests = {name: np.asarray(split.digests, np.uint64) for name, split in splits.items()}
+    known, counts = np.unique(np.concatenate(list(digests.values())), return_counts=True)
+    repeated = known[counts > 1]
     several: dict[int, list] = {}
-    first = 0
     for name, split in splits.items():
-        its = number[first : first + len(split.ids)]
-        for row in np.flatnonzero(counts[its] > 1).tolist():
-            several.setdefault(int(its[row]), []).append((name, split, row))
-        first += len(split.ids)
+        for row in np.flatnonzero(np.isin(digests[name], repeated)).tolist():
+            several.setdefault(int(digests[name][row]), []).append((name, split, row))
     return list(several.values())
 
 

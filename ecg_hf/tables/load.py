@@ -212,6 +212,7 @@ def build_splits(
             fractions = _fractions_of(parts.keys(), split_fractions)
             patients, is_regression = own.patients.to_pylist(), problem_type == REGRESSION
             split = split_by_patient(patients, own.labels, fractions, seed, is_regression, own.ids)
+        _release_unused()
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
         report(stored, len(own.source), cache_dir)
@@ -224,6 +225,7 @@ def build_splits(
                 rows_of.setdefault(split_name, []).append(
                     records if len(rows) == len(records) else records.select(rows)
                 )
+    _release_unused()
     names = next(iter(parts.values())).label_names
     guard(join_guarded(guarded), names, problem_type)
     splits = datasets.DatasetDict({name: _joined(rows_of[name]) for name in SPLITS if name in rows_of})
@@ -232,6 +234,11 @@ def build_splits(
         name_labels(dataset, names)
     remember(splits)
     return splits
+
+
+def _release_unused() -> None:
+    """Give back what Arrow keeps of memory that was freed: of many records several times what is left of them."""
+    pa.default_memory_pool().release_unused()
 
 
 def _rows_of(own: Own, rows: np.ndarray) -> Own:
