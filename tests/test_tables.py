@@ -16,6 +16,7 @@ from ecg_hf.ptbxl.label_order import label_names_of
 from ecg_hf.readers.channels import Said
 from ecg_hf.tables import store
 from ecg_hf.tables.split import split_by_patient
+from ecg_hf.tables.table import open_table, source_of
 
 NUM_RECORDS = 40
 
@@ -524,3 +525,11 @@ def test_a_file_that_is_no_table_is_refused_in_one_message(fault, folder, tmp_pa
     with pytest.raises(kind, match=message) as caught:
         load_ecg_dataset(tmp_path / "table.csv", label_columns=["AF"], data_dir=folder, cache_dir=tmp_path)
     assert "ller" not in str(caught.value)  # of a patient
+
+
+def test_many_rows_share_what_is_said_of_their_files():
+    table = pd.DataFrame({"path": [f"{row:04}.npy" for row in range(1000)], "sampling_rate": [100, 250] * 500})
+    source, _ = source_of(open_table(table), "path", units="mV", lead_names=["I", "II"])
+    assert len({id(said) for said in source.said}) == 2
+    assert [said.sampling_rate for said in source.said[:3]] == [100, 250, 100]
+    assert type(source.paths[0]) is str and source.paths.nbytes == 16 * len(table)

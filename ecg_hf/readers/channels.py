@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS
 from ..ecg_transformer.wfdb_ecg_transformer import MAX_FILE_BYTES, Record, RecordError
 
+_ALL_LEADS = frozenset(LEAD_NAMES)
 _CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
 _PREFIX = re.compile(r"^(mdc_ecg_lead_|lead[ _-]|ecg[ _-]|ekg[ _-])+", re.IGNORECASE)
 _SUFFIX = re.compile(r"\s*\(einthoven\)$", re.IGNORECASE)
@@ -55,7 +56,7 @@ class Said:
     sampling_rate: float | None = None
     units: str | None = None
     lead_names: tuple[str, ...] | None = None
-    wanted: frozenset[str] = field(default_factory=lambda: frozenset(LEAD_NAMES))
+    wanted: frozenset[str] = _ALL_LEADS
 
     def text(self) -> str:
         """The same text for the same content."""

@@ -98,8 +98,8 @@ def load_code15(
     rows = exams.rows
     own = Own(
         exams.source,
-        exams.source.ids.tolist(),
-        [patients[row] for row in rows],
+        pa.array(exams.source.ids),
+        pa.array(patients, pa.string()).take(pa.array(rows)),
         names,
         matrix[rows],
         None,

@@ -57,6 +57,8 @@ class Facts(NamedTuple):
 
 def join_facts(parts: Sequence[Facts]) -> Facts:
     """The facts of several sets of records, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
     return Facts(*map(np.concatenate, zip(*(tuple(part) for part in parts), strict=True)))
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from ..ecg_transformer.common_ecg_transformer import (
     LEAD_NAMES,
@@ -58,16 +59,16 @@ class Guarded(NamedTuple):
     """Of each record:
 
     Attributes:
-        ids, patients, split: as the data set has them, and in which split it is.
-        labels: float32 (records, labels), as the column `labels`.
+        ids, patients, split: as the data set has them (ids of several tables as text), and in which split it is.
+        labels: (records, labels), as the column `labels`.
         units: the unit that is stated beside the file, or None.
         folders: the folders of its path, outermost first, and of a file of many records that file; empty where
             there is no path.
         facts: what was measured.
     """
 
-    ids: Sequence[object]
-    patients: Sequence[str | None]
+    ids: pa.Array
+    patients: pa.Array
     split: np.ndarray
     labels: np.ndarray
     units: Sequence[str | None]
@@ -77,9 +78,11 @@ class Guarded(NamedTuple):
 
 def join_guarded(parts: Sequence[Guarded]) -> Guarded:
     """The records of several tables."""
+    if len(parts) == 1:
+        return parts[0]
     return Guarded(
-        ids=[name for part in parts for name in part.ids],
-        patients=[patient for part in parts for patient in part.patients],
+        ids=pa.array([str(name) for part in parts for name in part.ids], pa.string()),
+        patients=pa.concat_arrays([part.patients for part in parts]),
         split=np.concatenate([part.split for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
         units=[unit for part in parts for unit in part.units],
@@ -112,13 +115,13 @@ def _identities(records: Guarded) -> dict[str, Identities]:
     found = {}
     for name in SPLITS:
         if len(rows := np.flatnonzero(records.split == name)):
-            ids, patients = ([column[row] for row in rows] for column in (records.ids, records.patients))
+            ids, patients = (column.take(pa.array(rows)) for column in (records.ids, records.patients))
             found[name] = Identities(ids, patients, records.facts.digest[rows], records.labels[rows])
     return found
 
 
-def _named(records: Guarded, rows: Sequence[int]) -> str:
-    return listed([records.ids[row] for row in rows])
+def _named(records: Guarded, rows: np.ndarray) -> str:
+    return listed(records.ids.take(pa.array(rows)))
 
 
 # ---- Voltages ----
@@ -162,7 +165,9 @@ def _unit_to_give(records: Guarded, wrong: Sequence[int], typical: float) -> str
 def _lead_messages(records: Guarded) -> Iterator[str]:
     facts = records.facts
     if len(rows := np.flatnonzero(facts.miss)):
-        faults = [LimbFault(records.ids[row], float(facts.miss[row]), str(facts.mends[row])) for row in rows]
+        faults = [
+            LimbFault(records.ids[int(row)].as_py(), float(facts.miss[row]), str(facts.mends[row])) for row in rows
+        ]
         yield f"{describe_limb_faults(faults, len(facts.miss))} Records: {_named(records, rows)}."
     flat = [f"{name} ({count})" for name, count in zip(LEAD_NAMES, facts.flat.sum(axis=0), strict=True) if count]
     if flat:

@@ -16,10 +16,10 @@ from .store import NAMED_IN_A_MESSAGE
 
 
 class Identities(NamedTuple):
-    """Of each record of a split its id, patient (None where unknown) and digest, and (records, labels) its labels."""
+    """Of each record of a split its id, patient (null where unknown) and digest, and (records, labels) its labels."""
 
-    ids: Sequence[object]
-    patients: Sequence[object]
+    ids: pa.Array | pa.ChunkedArray
+    patients: pa.Array | pa.ChunkedArray
     digests: Sequence[int]
     labels: np.ndarray
 
@@ -36,10 +36,8 @@ def identities_of(dataset: datasets.Dataset, labels: np.ndarray, digests: Sequen
     `digests` are those of the signals, where they are known.
     """
     rows = dataset.with_format("arrow")
-    patients = [None] * len(rows)
-    if "patient_id" in dataset.column_names:
-        patients = rows["patient_id"][:].to_pylist()
-    return Identities(rows["ecg_id"][:].to_pylist(), patients, _digests(rows) if digests is None else digests, labels)
+    patients = rows["patient_id"][:] if "patient_id" in dataset.column_names else pa.nulls(len(rows), pa.string())
+    return Identities(rows["ecg_id"][:], patients, _digests(rows) if digests is None else digests, labels)
 
 
 def _digests(rows: datasets.Dataset) -> list[int]:
@@ -57,7 +55,7 @@ def _arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
 
 def leaks_in_words(splits: Mapping[str, Identities], label_names: Sequence[str]) -> list[str]:
     """A sentence for each pair of splits that share patients, and one on recordings that are there several times."""
-    patients = {name: set(split.patients) - {None} for name, split in splits.items()}
+    patients = {name: set(split.patients.unique().to_pylist()) - {None} for name, split in splits.items()}
     messages = [
         f"{len(both)} patients are in {first} and in {second} (such as {listed(sorted(both, key=str))}): figures of "
         f"{second} are too good where patients were learned from."
@@ -95,14 +93,13 @@ def _few(examples: Sequence[str]) -> str:
 
 def _copies(splits: Mapping[str, Identities]) -> list[list[tuple[str, Identities, int]]]:
     """The places of each recording that has several."""
-    digests = np.concatenate([np.asarray(split.digests, np.uint64) for split in splits.values()])
-    _, number, counts = np.unique(digests, return_inverse=True, return_counts=True)
-    if counts.max(initial=0) < 2:
-        return []
-    places = [(name, split, row) for name, split in splits.items() for row in range(len(split.ids))]
+    digests = {name: np.asarray(split.digests, np.uint64) for name, split in splits.items()}
+    known, counts = np.unique(np.concatenate(list(digests.values())), return_counts=True)
+    repeated = known[counts > 1]
     several: dict[int, list] = {}
-    for index in np.flatnonzero(counts[number] > 1):
-        several.setdefault(int(number[index]), []).append(places[index])
+    for name, split in splits.items():
+        for row in np.flatnonzero(np.isin(digests[name], repeated)).tolist():
+            several.setdefault(int(digests[name][row]), []).append((name, split, row))
     return list(several.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,15 +31,15 @@ class Own(NamedTuple):
     Attributes:
         source: where the records are.
         ids: one for each record, a number or text.
-        patients: as text; None where unknown.
-        label_names, labels: as from [`table_labels`].
+        patients: as text; null where unknown.
+        label_names, labels: as from [`table_labels`], or in a smaller type of numbers.
         split: of each record, or None.
         columns: further columns of the data set by name, such as `age`.
     """
 
     source: Source
-    ids: Sequence[object]
-    patients: Sequence[str | None]
+    ids: pa.Array
+    patients: pa.Array
     label_names: Sequence[str]
     labels: np.ndarray
     split: np.ndarray | None
@@ -120,11 +121,11 @@ def load_ecg_dataset(
     for name, part in tables.items():
         source, ids = source_of(part, record_column, sampling_rate, units, lead_names)
         names, matrix = table_labels(part, label_columns, label_column, problem_type, labels)
-        patients = [None] * len(part)
+        patients = pa.nulls(len(part), pa.string())
         if patient_column is not None:
-            patients = names_of_patients(part.column("patient_column", patient_column))
+            patients = pa.array(names_of_patients(part.column("patient_column", patient_column)), pa.string())
         split = None if split_column is None else splits_of(part, split_column)
-        parts[name] = Own(source, ids, patients, names, matrix, split, {})
+        parts[name] = Own(source, pa.array(ids), patients, names, matrix, split, {})
     return build_splits(
         parts,
         data_name=_data_name(table),
@@ -206,21 +207,25 @@ def build_splits(
     for name, own in parts.items():
         split = own.split
         if name != "train":
-            split = np.full(len(own.ids), name)
+            split = np.full(len(own.ids), name, object)
         elif split is None:
             fractions = _fractions_of(parts.keys(), split_fractions)
-            split = split_by_patient(own.patients, own.labels, fractions, seed, problem_type == REGRESSION, own.ids)
+            patients, is_regression = own.patients.to_pylist(), problem_type == REGRESSION
+            split = split_by_patient(patients, own.labels, fractions, seed, is_regression, own.ids)
+        _release_unused()
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
         report(stored, len(own.source), cache_dir)
-        guarded.append(_guarded(own, stored, split))
+        own = _rows_of(own._replace(split=split), stored.rows)
+        guarded.append(_guarded(own, stored))
         records = _with_columns(own, stored)
         for split_name in SPLITS:
-            rows = np.flatnonzero(split[stored.rows] == split_name)
+            rows = np.flatnonzero(own.split == split_name)
             if len(rows):
                 rows_of.setdefault(split_name, []).append(
                     records if len(rows) == len(records) else records.select(rows)
                 )
+    _release_unused()
     names = next(iter(parts.values())).label_names
     guard(join_guarded(guarded), names, problem_type)
     splits = datasets.DatasetDict({name: _joined(rows_of[name]) for name in SPLITS if name in rows_of})
@@ -231,7 +236,26 @@ def build_splits(
     return splits
 
 
-def _guarded(own: Own, stored: Stored, split: np.ndarray) -> Guarded:
+def _release_unused() -> None:
+    """Give back what Arrow keeps of memory that was freed: of many records several times what is left of them."""
+    pa.default_memory_pool().release_unused()
+
+
+def _rows_of(own: Own, rows: np.ndarray) -> Own:
+    """The records that were read, of which the source has others beside."""
+    if len(rows) == len(own.ids):
+        return own
+    taken = pa.array(rows)
+    return own._replace(
+        ids=own.ids.take(taken),
+        patients=own.patients.take(taken),
+        labels=own.labels[rows],
+        split=own.split[rows],
+        columns={name: column.take(taken) for name, column in own.columns.items()},
+    )
+
+
+def _guarded(own: Own, stored: Stored) -> Guarded:
     """What the guards look at of the records that were read."""
     source, rows = own.source, stored.rows
     units = [None] * len(rows)  # files state it themselves
@@ -239,24 +263,17 @@ def _guarded(own: Own, stored: Stored, split: np.ndarray) -> Guarded:
         # Floats without a unit are mV in the rows of a data set.
         default = "mV" if isinstance(source, Rows) else None
         units = [source.said[row].units or default for row in rows]
-    folders: dict[tuple[str, ...], tuple[str, ...]] = {}  # each once, whatever the number of records in it
-    found = (_folders(source.paths[row]) if isinstance(source, Files) else () for row in rows)
-    return Guarded(
-        ids=[own.ids[row] for row in rows],
-        patients=[own.patients[row] for row in rows],
-        split=split[rows],
-        labels=own.labels[rows],
-        units=units,
-        folders=[folders.setdefault(each, each) for each in found],
-        facts=facts_of(stored.files),
-    )
+    folders = [()] * len(rows)
+    if isinstance(source, Files):
+        parts_of = functools.cache(lambda folder: Path(folder).parts)  # each once, whatever the number of its records
+        folders = [parts_of(_folder(source.paths[row])) for row in rows]
+    return Guarded(own.ids, own.patients, own.split, own.labels, units, folders, facts_of(stored.files))
 
 
-def _folders(path: str) -> tuple[str, ...]:
-    """The folders of a path, and of a file of many records that file."""
+def _folder(path: str) -> str:
+    """The folder of a path, or of a file of many records that file."""
     file, of_many, _ = path.partition("#")
-    folders = Path(file).parts
-    return folders if of_many else folders[:-1]
+    return file if of_many else os.path.dirname(file)
 
 
 def _fractions_of(given: Iterable[str], fractions: Sequence[float]) -> Sequence[float]:
@@ -275,13 +292,11 @@ def _joined(parts: list[datasets.Dataset]) -> datasets.Dataset:
 
 def _with_columns(own: Own, stored: Stored) -> datasets.Dataset:
     """The stored records with ids, patients, labels and further columns. No signal is copied."""
-    labels = own.labels[stored.rows]
-    ids = [own.ids[row] for row in stored.rows]
-    patients = [own.patients[row] for row in stored.rows]
+    labels = own.labels.astype(np.float32, copy=False)
     columns = {
-        "ecg_id": pa.array(ids),
-        "patient_id": pa.array(patients, pa.string()),
-        **{name: column.take(pa.array(stored.rows)) for name, column in own.columns.items()},
+        "ecg_id": own.ids,
+        "patient_id": own.patients,
+        **own.columns,
         "labels": pa.FixedSizeListArray.from_arrays(pa.array(labels.reshape(-1)), labels.shape[1]),
     }
     beside = datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,7 @@ def shortcuts_in_words(
         folders: of each record the folders of its path, outermost first.
         seconds, rates: of each record.
     """
-    groupings = [*_folder_groupings(folders), _length_grouping(seconds), _grouping([f"{rate:g} Hz" for rate in rates])]
+    groupings = [*_folder_groupings(folders), _length_grouping(seconds), _grouping(rates, lambda rate: f"{rate:g} Hz")]
     tables = [table for grouping in groupings if (table := _counts(grouping, labels)) is not None]
     num_tests = sum(int(table.is_test.sum()) for table in tables)
     found: dict[int, Shortcut] = {}
@@ -78,18 +78,23 @@ def shortcuts_in_words(
 # ---- Groups ----
 
 
-def _grouping(names: Sequence[str | None]) -> Grouping:
-    codes, known = pd.factorize(np.array(names, dtype=object))
-    return Grouping(codes, known.tolist())
+def _grouping(values: np.ndarray, name_of: Callable[[Any], str | None]) -> Grouping:
+    """By the names of values, of which several may have one; None is no group. A name is asked for once a value."""
+    codes, known = pd.factorize(values)
+    code_of_value, names = pd.factorize(np.array([name_of(value) for value in known], dtype=object))
+    return Grouping(code_of_value[codes], names.tolist())
 
 
 def _folder_groupings(folders: Sequence[tuple[str, ...]]) -> Iterator[Grouping]:
     """By the outermost folder that not all share, by the two outermost, and so on."""
-    shared = len(os.path.commonprefix(folders))
-    folders = [folder[shared:] for folder in folders]
-    deepest = min(max(map(len, folders), default=0), _DEEPEST_FOLDER)
+    number_of: dict[tuple[str, ...], int] = {}
+    numbers = np.array([number_of.setdefault(folder, len(number_of)) for folder in folders])
+    shared = len(os.path.commonprefix(list(number_of)))
+    known = [folder[shared:] for folder in number_of]
+    deepest = min(max(map(len, known), default=0), _DEEPEST_FOLDER)
     for depth in range(1, deepest + 1):
-        yield _grouping([f"folder {'/'.join(folder[:depth])}" if len(folder) >= depth else None for folder in folders])
+        names = [f"folder {'/'.join(folder[:depth])}" if len(folder) >= depth else None for folder in known]
+        yield _grouping(numbers, names.__getitem__)
 
 
 def _length_grouping(seconds: np.ndarray) -> Grouping:
@@ -99,7 +104,7 @@ def _length_grouping(seconds: np.ndarray) -> Grouping:
         f"{tenth / 10:g} s" if count >= FEWEST_RECORDS else _octave(tenth / 10)
         for tenth, count in zip(tenths, counts, strict=True)
     ]
-    return _grouping([names[code] for code in codes])
+    return _grouping(codes, names.__getitem__)
 
 
 def _octave(seconds: float) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from iterstrat.ml_stratifiers import IterativeStratification
 
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
@@ -45,21 +47,22 @@ def split_by_patient(
         )
     # By name, so that the order of the rows decides nothing: a table that was sorted again would have other records in
     # its test, of which a model has learned.
-    names = [
+    names = pa.array(
         f"record {record}" if patient is None else f"patient {patient}"
         for record, patient in zip(range(len(patients)) if ids is None else ids, patients, strict=True)
-    ]
-    known, patient_of = np.unique(names, return_inverse=True)
-    if len(known) < np.count_nonzero(shares):
+    )
+    patient_of = pc.rank(names, tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    num_patients = int(patient_of.max(initial=-1)) + 1
+    if num_patients < np.count_nonzero(shares):
         raise ValueError(
-            f"{len(known)} patients cannot be split into {np.count_nonzero(shares)} parts, since all records of a "
+            f"{num_patients} patients cannot be split into {np.count_nonzero(shares)} parts, since all records of a "
             "patient stay together: give more, or a split of your own."
         )
     if is_regression:
-        num_parts = int(np.clip(len(known) * shares[shares > 0].min(), 1, _MAX_QUANTILES))
-        strata = _quantiles(labels, patient_of, len(known), num_parts)
+        num_parts = int(np.clip(num_patients * shares[shares > 0].min(), 1, _MAX_QUANTILES))
+        strata = _quantiles(labels, patient_of, num_patients, num_parts)
     else:
-        strata = np.zeros((len(known), labels.shape[1]), dtype=bool)
+        strata = np.zeros((num_patients, labels.shape[1]), dtype=bool)
         rows, columns = np.nonzero((labels != 0) & (labels != UNKNOWN_LABEL))
         strata[patient_of[rows], columns] = True
         strata = strata[:, sorted(range(strata.shape[1]), key=lambda label: strata[:, label].tobytes())]
@@ -67,10 +70,10 @@ def split_by_patient(
     split_of = IterativeStratification(labels=strata, r=shares, random_state=random_state)
     if empty := [name for index, name in enumerate(SPLITS) if shares[index] and not (split_of == index).any()]:
         raise ValueError(
-            f"{len(known)} patients are too few for a split that is stratified over the labels: {', '.join(empty)} "
+            f"{num_patients} patients are too few for a split that is stratified over the labels: {', '.join(empty)} "
             "would have no record. Give more, or a split of your own."
         )
-    return np.array(SPLITS)[split_of[patient_of]]
+    return np.array(SPLITS, object)[split_of[patient_of]]
 
 
 def _quantiles(targets: np.ndarray, patient_of: np.ndarray, num_patients: int, num_parts: int) -> np.ndarray:

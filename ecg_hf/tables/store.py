@@ -65,9 +65,14 @@ class Source(Protocol):
         """Raises `RecordError` or `OSError` for a record that cannot be read."""
 
 
+def texts(values: Iterable[str]) -> np.ndarray:
+    """Texts as an array that holds them itself, in half the memory of a list, and gives each as a `str`."""
+    return np.array(list(values), np.dtypes.StringDType())
+
+
 @dataclass(frozen=True)
 class Files:
-    """Records in files; `said` has for each what is said of it beside the file."""
+    """Records in files, paths as of [`texts`]; `said` has for each what is said of it beside the file."""
 
     paths: Sequence[str]
     said: Sequence[Said]
@@ -426,5 +431,6 @@ __all__ = [
     "check_skipped",
     "parts_of",
     "store_records",
+    "texts",
     "usable_record",
 ]

@@ -19,7 +19,7 @@ import pyarrow.csv
 
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
 from ..readers.channels import Said, canonical_lead, microvolts_of
-from .store import NAMED_IN_A_MESSAGE, Files, Rows, Source
+from .store import NAMED_IN_A_MESSAGE, Files, Rows, Source, texts
 
 TableLike = str | os.PathLike | pd.DataFrame | datasets.Dataset
 
@@ -303,7 +303,7 @@ def splits_of(table: Table, split_column: str) -> np.ndarray:
             f"`split_column`: `{split_column}` of {table.name} must be train, validation or test; it is not in "
             f"{table.rows_in_words(wrong, column)}."
         )
-    return np.array(found)
+    return np.array(found, object)
 
 
 # ---- Records ----
@@ -353,7 +353,7 @@ def source_of(
     )
     if once:
         _refuse_twice(table, record_column, inside)
-    return Files([_bare(path) for path in inside], said), paths
+    return Files(texts(map(_bare, inside)), said), paths
 
 
 def _refuse_rows(table: Table, name: str, column: pd.Series, wrong: Iterable[bool], what: str) -> None:
@@ -399,10 +399,12 @@ def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> list[Said]:
         else:
             columns[name] = [value] * len(table)
     rows = zip(*columns.values(), strict=True)
-    return [
+    said = (
         Said(_rate(rate, table, row), _unit(unit, table, row), _names(names, table, row))
         for row, (rate, unit, names) in enumerate(rows)
-    ]
+    )
+    known: dict[Said, Said] = {}  # each once, whatever the number of rows of which it is said
+    return [known.setdefault(each, each) for each in said]
 
 
 def _rate(cell: object, table: Table, row: int) -> float | None:
