@@ -9,9 +9,11 @@ from conftest import SHARED
 from small_models import small_extractor, small_model
 from transformers import AutoModel, pipeline
 
-from ecg_hf import cli
+from ecg_hf import cli, load_ecg_dataset
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ecg_hf.post_training.run import TaskArguments, load_model
 from ecg_hf.pretraining.records import folder_files, load_records
+from ecg_hf.runs.arguments import ModelArguments
 from ecg_hf.synthetic import simulate_ecg
 
 pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
@@ -153,3 +155,17 @@ def test_the_segments_of_a_record_are_no_records_and_a_changed_one_is_read_again
     write(folder, "seg0_b", LEAD_NAMES, np.tile(np.sin(np.arange(3000) / 50), (12, 1)))
     after = load_records(files, 0.0, tmp_path)
     assert before[0]["signal"] != after[0]["signal"] and before[1]["signal"] == after[1]["signal"]
+
+
+def test_a_new_model_has_the_rate_of_the_files_to_the_last_digit(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"{number}.npy" for number in range(12)]
+    for name in names:
+        np.save(tmp_path / name, rng.normal(0, 0.3, (12, 2600)).astype(np.float32))
+    table = tmp_path / "table.csv"
+    table.write_text("path,AF\n" + "".join(f"{name},{number % 2}\n" for number, name in enumerate(names)))
+    said = {"sampling_rate": 257.3, "units": "mV", "lead_names": list(LEAD_NAMES)}
+    splits = load_ecg_dataset(table, label_columns=["AF"], cache_dir=tmp_path / "cache", **said)
+    data_args = TaskArguments(table=str(table), label_columns=["AF"], **said)
+    model, extractor = load_model(ModelArguments(architecture="tiny"), data_args, splits["train"])
+    assert model.config.sampling_rate == extractor.sampling_rate == 257.3

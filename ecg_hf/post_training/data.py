@@ -17,7 +17,7 @@ from ..ptbxl.labels import task_label_names
 from ..ptbxl.parquet import load_ptbxl_parquet
 from ..ptbxl.table import FOLDS
 from ..runs.arguments import DataArguments, check_at_least, check_streaming, shuffle_field, streaming_field
-from ..runs.columns import is_unknown
+from ..runs.columns import is_unknown, sampling_rates
 from ..runs.labelled_shards import LabelledShards
 from ..synthetic import simulate_ptbxl
 from ..tables import load_ecg_dataset
@@ -308,7 +308,7 @@ def check_splits(splits: datasets.DatasetDict, names: Iterable[str], data_args: 
 
 def most_common_rate(dataset: datasets.Dataset) -> float:
     """The sampling rate in Hz that most records have."""
-    rates, counts = np.unique(dataset.with_format("numpy")["sampling_rate"][:], return_counts=True)
+    rates, counts = np.unique(sampling_rates(dataset), return_counts=True)
     return float(rates[counts.argmax()])
 
 

@@ -46,6 +46,13 @@ _KINDS = {
 _MAY_BE_NULL = ("patient_id", "units")
 
 
+def sampling_rates(dataset: datasets.Dataset) -> np.ndarray:
+    """Of each record, in Hz, as it is stored: the format of `datasets` would round to float32, and 257.3 Hz would be
+    another rate than that of the file."""
+    column = dataset.select_columns("sampling_rate").with_format("numpy", dtype=np.float64)
+    return np.asarray(column["sampling_rate"][:])
+
+
 def check_columns(dataset: datasets.Dataset, columns: Sequence[str]) -> None:
     """`ValueError` where a data set lacks a column, or one has another type or empty cells; no signal is read."""
     if missing := set(columns) - set(dataset.column_names):
@@ -186,6 +193,7 @@ __all__ = [
     "label_matrix",
     "number_of",
     "rows_of",
+    "sampling_rates",
     "signals_of",
     "units_of",
 ]

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from ..ecg_transformer.inputs_ecg_transformer import Batch, group_records
 from ..ecg_transformer.signal_steps_ecg_transformer import resample_in_blocks
 from ..files import whole_file
-from .columns import each_signal, signals_of
+from .columns import each_signal, sampling_rates, signals_of
 from .folder import room_for
 
 LONG_SECONDS = 120
@@ -170,7 +170,7 @@ def prepare(
     Raises `ValueError` for a record that the extractor refuses, and `OSError` where the cache cannot be written.
     """
     steps = Steps(extractor)
-    rates = dataset.with_format("numpy")["sampling_rate"][:]
+    rates = sampling_rates(dataset)
     if not steps.once or not (steps.always or (rates != steps.rate).any()):
         return None
     rows = dataset.with_format("arrow")
