@@ -239,6 +239,8 @@ def test_damaged_shards_are_named(shards, tmp_path, kind, error, message):
     [
         ({"data_dir": None}, "`--streaming` needs `--data_dir`"),
         ({"units": "mV"}, "`--units` is for `ecg-hf prepare`"),
+        ({"num_proc": 2}, "`--num_proc` is for `ecg-hf prepare`"),
+        ({"max_skipped": 0.5}, "`--max_skipped` is for `ecg-hf prepare`"),
         ({"shuffle_shards": 0}, "`shuffle_shards` must be at least 1"),
     ],
 )

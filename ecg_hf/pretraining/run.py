@@ -38,6 +38,8 @@ from .probe import LinearProbe
 from .records import RecordFile, folder_files, load_records, ptbxl_files, table_files
 from .trainer import OWN_RECORDS, PreTrainer
 
+_STATED_BY_SHARDS = ("table", "record_column", "patient_column", "sampling_rate", "units", "max_skipped", "num_proc")
+
 
 @dataclass
 class RecordArguments(DataArguments):
@@ -63,7 +65,7 @@ class RecordArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_streaming(self, ("table", "patient_column", "sampling_rate", "units"))
+        check_streaming(self, _STATED_BY_SHARDS)
         if self.data_dir is None and self.table is None:
             raise ValueError("Give `--data_dir`, a folder of records, or `--table`, a table of their paths.")
 
