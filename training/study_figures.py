@@ -110,14 +110,16 @@ def _draw_curve(axes: Axes, grid: Grid, task: str, method: str, metric: str, sty
     """Returns the shares that it drew."""
     points = []
     for setting in grid.settings(method):
-        if setting.task == task and setting.budget == 1 and not grid.missing(setting, method):
-            best = grid.best(setting, method)
-            values = [getattr(scores, metric) for scores in best.scores.values()]
+        if setting.task == task and setting.budget == 1:
+            values = [np.nan]  # breaks the line, which would else run on through what nobody has measured
+            if not grid.missing(setting, method):
+                values = [getattr(scores, metric) for scores in grid.best(setting, method).scores.values()]
             points.append((setting.share, np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0))
-    if points:
+    drawn = {share for share, mean, _ in points if mean == mean}
+    if drawn:
         shares, means, deviations = zip(*points, strict=True)
         axes.errorbar(shares, means, yerr=deviations, label=method, capsize=2, linewidth=1.2, **style)
-    return {share for share, *_ in points}
+    return drawn
 
 
 def draw_dynamics(curves: Mapping[Setting, Mapping[str, list[list[list[float]]]]], task: str) -> Figure | None:
@@ -139,7 +141,7 @@ def draw_dynamics(curves: Mapping[Setting, Mapping[str, list[list[list[float]]]]
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.supylabel("macro AUROC, validation", fontsize=8)
-    figure.suptitle(f"{task}: validation during training, own best rates, a line for each seed", fontsize=10)
+    figure.suptitle(f"{task}: validation during training,\nown best rates, a line for each seed", fontsize=10)
     return figure
 
 
