@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ PRECORDIAL = LEAD_NAMES[6:]
 _BEAT_LEADS = ("II", "I", "V5", "V4", "V6", "aVF", "V3", "V2", "V1", "aVR", "III", "aVL")
 
 # To be raised whenever the same record gives other facts than before.
-_VERSION = "2"
+_VERSION = "3"
 
 
 class Facts(NamedTuple):
@@ -36,35 +36,49 @@ class Facts(NamedTuple):
         digest: uint64, equal for equal signals.
         extent: float32, mV from peak to peak, the median over the leads that are not flat; 0 where all are.
         flat: bool (records, 12), the leads of `LEAD_NAMES` that are constant.
-        miss: float32, by how many µV the limb leads contradict each other; 0 where they agree.
-        mends: text, what would mend that; empty where nothing does.
-        beats: float32, beats a minute under the stated sampling rate; NaN where they were not looked for or not found.
-        progression: float32 (records, 6), of V1 to V6 the share of R less that of S, -1 to 1; NaN as above.
-        rate: float64, the stated sampling rate in Hz.
-        seconds: float64, the length.
+        rate: float32, the stated sampling rate in Hz.
+        seconds: float32, the length.
+
+    Of some of them alone:
+
+    Attributes:
+        faulty: int64, the records whose limb leads contradict each other.
+        miss: float32, of these by how many µV.
+        mends: text, of these what would mend that; empty where nothing does.
+        closer: int64, the records that were looked at more closely.
+        beats: float32, of these the beats a minute under the stated sampling rate; NaN where they were not found.
+        progression: float32 (closer, 6), of these of V1 to V6 the share of R less that of S, -1 to 1; NaN as above.
     """
 
     digest: np.ndarray
     extent: np.ndarray
     flat: np.ndarray
-    miss: np.ndarray
-    mends: np.ndarray
-    beats: np.ndarray
-    progression: np.ndarray
     rate: np.ndarray
     seconds: np.ndarray
+    faulty: np.ndarray
+    miss: np.ndarray
+    mends: np.ndarray
+    closer: np.ndarray
+    beats: np.ndarray
+    progression: np.ndarray
 
 
-def join_facts(parts: Sequence[Facts]) -> Facts:
+def join_facts(parts: Iterable[Facts]) -> Facts:
     """The facts of several sets of records, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    return Facts(*map(np.concatenate, zip(*(tuple(part) for part in parts), strict=True)))
+    moved, start = [], 0
+    for part in parts:
+        moved.append(part._replace(faulty=part.faulty + start, closer=part.closer + start))
+        start += len(part.digest)
+    if len(moved) == 1:
+        return moved[0]
+    columns = list(zip(*moved, strict=True))[::-1]
+    moved.clear()  # so that of each column the parts are gone before the next one is joined
+    return Facts(*(np.concatenate(columns.pop()) for _ in Facts._fields))
 
 
 def facts_of(files: Sequence[Path]) -> Facts:
     """The facts of the records in Arrow files of [`store_records`], in order; those known are taken from beside it."""
-    return join_facts([_facts_of_file(Path(path)) for path in files])
+    return join_facts(_facts_of_file(Path(path)) for path in files)
 
 
 def _facts_of_file(path: Path) -> Facts:
@@ -84,7 +98,8 @@ def _measure(path: Path) -> Facts:
         table = pa.ipc.open_stream(file).read_all()
         step = max(1, len(table) // _CLOSER_LOOKS)
         rows = [
-            _facts_of_rows(values, names, rate, start, step) for start, values, names, rate in _equal_records(table)
+            _facts_of_rows(values, names, rate, np.arange(-start % step, len(values), step))
+            for start, values, names, rate in _equal_records(table)
         ]
     facts = join_facts([_no_facts(0), *rows])
     return facts._replace(mends=facts.mends.astype(str))
@@ -106,37 +121,40 @@ def _equal_records(table: pa.Table) -> Iterator[tuple[int, np.ndarray, tuple[str
             start, first = start + count, first + count * length
 
 
-def _no_facts(count: int) -> Facts:
+def _no_facts(count: int, num_faulty: int = 0, num_closer: int = 0) -> Facts:
     return Facts(
-        np.zeros(count, np.uint64),
-        np.zeros(count, np.float32),
-        np.zeros((count, len(LEAD_NAMES)), bool),
-        np.zeros(count, np.float32),
-        np.full(count, "", dtype=object),
-        np.full(count, np.nan, np.float32),
-        np.full((count, len(PRECORDIAL)), np.nan, np.float32),
-        np.zeros(count),
-        np.zeros(count),
+        digest=np.zeros(count, np.uint64),
+        extent=np.zeros(count, np.float32),
+        flat=np.zeros((count, len(LEAD_NAMES)), bool),
+        rate=np.zeros(count, np.float32),
+        seconds=np.zeros(count, np.float32),
+        faulty=np.zeros(num_faulty, np.int64),
+        miss=np.zeros(num_faulty, np.float32),
+        mends=np.full(num_faulty, "", object),
+        closer=np.zeros(num_closer, np.int64),
+        beats=np.full(num_closer, np.nan, np.float32),
+        progression=np.full((num_closer, len(PRECORDIAL)), np.nan, np.float32),
     )
 
 
-def _facts_of_rows(values: np.ndarray, names: tuple[str, ...], rate: float, start: int, step: int) -> Facts:
-    """The facts of equal records, the first of which is row `start` of its file."""
-    facts = _no_facts(len(values))
+def _facts_of_rows(values: np.ndarray, names: tuple[str, ...], rate: float, closer: np.ndarray) -> Facts:
+    """The facts of equal records (records, leads, samples) in µV; those of the rows `closer` are looked at closely."""
     lowest, highest = values.min(axis=-1).astype(np.float64), values.max(axis=-1).astype(np.float64)
     flat = is_flat(lowest, highest, np.maximum(-lowest, highest).max(axis=-1))
+    faults = limb_lead_faults(values, names, flat, microvolts=1.0)
+    facts = _no_facts(len(values), len(faults), len(closer))
     facts.extent[:] = _median_extent(highest - lowest, flat) / 1000
     facts.flat[:, [LEAD_NAMES.index(name) for name in names]] = flat
     facts.digest[:] = [digest_of(signal) for signal in values]
-    for fault in limb_lead_faults(values, names, flat, microvolts=1.0):
-        facts.miss[fault.record], facts.mends[fault.record] = fault.miss, fault.mends
+    for row, fault in enumerate(faults):
+        facts.faulty[row], facts.miss[row], facts.mends[row] = fault.record, fault.miss, fault.mends
     facts.rate[:], facts.seconds[:] = rate, values.shape[-1] / rate
-    closer = np.arange(-start % step, len(values), step)
     if len(closer):
         seen = _middle(values, rate)[closer]
         lead = min(names, key=_BEAT_LEADS.index)
-        facts.beats[closer] = beat_rates(seen[:, names.index(lead)], rate)
-        _progression(seen, names, facts.progression, closer)
+        facts.closer[:] = closer
+        facts.beats[:] = beat_rates(seen[:, names.index(lead)], rate)
+        _progression(seen, names, facts.progression)
     return facts
 
 
@@ -158,14 +176,14 @@ def _middle(values: np.ndarray, rate: float) -> np.ndarray:
     return values[..., (length - wanted) // 2 :][..., :wanted]
 
 
-def _progression(values: np.ndarray, names: tuple[str, ...], progression: np.ndarray, rows: np.ndarray) -> None:
+def _progression(values: np.ndarray, names: tuple[str, ...], progression: np.ndarray) -> None:
     for column, name in enumerate(PRECORDIAL):
         if name in names:
             lead = values[:, names.index(name)].astype(np.float32)
             base = np.median(lead[:, :: max(1, lead.shape[1] // 500)], axis=1)
             lowest, highest = lead.min(axis=1), lead.max(axis=1)
             extent = np.where(highest > lowest, highest - lowest, np.nan)
-            progression[rows, column] = (highest + lowest - 2 * base) / extent
+            progression[:, column] = (highest + lowest - 2 * base) / extent
 
 
 # ---- Beats ----

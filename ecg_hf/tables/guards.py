@@ -26,7 +26,7 @@ from ..ecg_transformer.lead_checks_ecg_transformer import LimbFault, describe_li
 from ..readers.channels import microvolts_of
 from .facts import PRECORDIAL, Facts, join_facts
 from .leaks import Identities, leaks_in_words, listed
-from .shortcuts import shortcuts_in_words
+from .shortcuts import Folders, join_folders, shortcuts_in_words
 from .table import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,8 @@ class Guarded(NamedTuple):
     Attributes:
         ids, patients, split: as the data set has them (ids of several tables as text), and in which split it is.
         labels: (records, labels), as the column `labels`.
-        units: the unit that is stated beside the file, or None.
-        folders: the folders of its path, outermost first, and of a file of many records that file; empty where
-            there is no path.
+        units: the unit that is stated beside the file, or null.
+        folders: those of its path, and of a file of many records that file.
         facts: what was measured.
     """
 
@@ -71,8 +70,8 @@ class Guarded(NamedTuple):
     patients: pa.Array
     split: np.ndarray
     labels: np.ndarray
-    units: Sequence[str | None]
-    folders: Sequence[tuple[str, ...]]
+    units: pa.Array
+    folders: Folders
     facts: Facts
 
 
@@ -85,9 +84,9 @@ def join_guarded(parts: Sequence[Guarded]) -> Guarded:
         patients=pa.concat_arrays([part.patients for part in parts]),
         split=np.concatenate([part.split for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
-        units=[unit for part in parts for unit in part.units],
-        folders=[folders for part in parts for folders in part.folders],
-        facts=join_facts([part.facts for part in parts]),
+        units=pa.concat_arrays([part.units for part in parts]),
+        folders=join_folders([part.folders for part in parts]),
+        facts=join_facts(part.facts for part in parts),
     )
 
 
@@ -148,7 +147,7 @@ def _check_unit(records: Guarded) -> None:
 def _unit_to_give(records: Guarded, wrong: Sequence[int], typical: float) -> str:
     """What would bring the records to the voltages of an ECG."""
     factor = 1000.0 if typical < LEAST_EXTENT else 0.001
-    stated = {records.units[row] for row in wrong}
+    stated = set(records.units.take(pa.array(wrong)).to_pylist())
     if len(stated) == 1 and (unit := stated.pop()) is not None:
         given = microvolts_of(unit, "`units`")
         if (wanted := _UNIT_NAMES.get(round(given * factor, 9))) is not None:
@@ -164,11 +163,10 @@ def _unit_to_give(records: Guarded, wrong: Sequence[int], typical: float) -> str
 
 def _lead_messages(records: Guarded) -> Iterator[str]:
     facts = records.facts
-    if len(rows := np.flatnonzero(facts.miss)):
-        faults = [
-            LimbFault(records.ids[int(row)].as_py(), float(facts.miss[row]), str(facts.mends[row])) for row in rows
-        ]
-        yield f"{describe_limb_faults(faults, len(facts.miss))} Records: {_named(records, rows)}."
+    if len(rows := facts.faulty):
+        found = zip(rows.tolist(), facts.miss.tolist(), facts.mends.tolist(), strict=True)
+        faults = [LimbFault(records.ids[row].as_py(), miss, mends) for row, miss, mends in found]
+        yield f"{describe_limb_faults(faults, len(facts.digest))} Records: {_named(records, rows)}."
     flat = [f"{name} ({count})" for name, count in zip(LEAD_NAMES, facts.flat.sum(axis=0), strict=True) if count]
     if flat:
         rows = np.flatnonzero(facts.flat.any(axis=1))
@@ -204,10 +202,11 @@ def _chest_lead_messages(facts: Facts) -> Iterator[str]:
 def _beat_messages(records: Guarded) -> Iterator[str]:
     facts = records.facts
     for rate in np.unique(facts.rate):
-        rows = np.flatnonzero((facts.rate == rate) & np.isfinite(facts.beats))
+        found = (facts.rate[facts.closer] == rate) & np.isfinite(facts.beats)
+        rows = facts.closer[found]
         if len(rows) < _FEWEST_RECORDS:
             continue
-        beats = float(np.median(facts.beats[rows]))
+        beats = float(np.median(facts.beats[found]))
         if not LOWEST_BEATS <= beats <= HIGHEST_BEATS:
             yield (
                 f"The records of {rate:g} Hz have a median of {beats:.0f} heart beats a minute ({len(rows)} were "

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from .facts import digest_of
@@ -55,12 +56,12 @@ def _arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
 
 def leaks_in_words(splits: Mapping[str, Identities], label_names: Sequence[str]) -> list[str]:
     """A sentence for each pair of splits that share patients, and one on recordings that are there several times."""
-    patients = {name: set(split.patients.unique().to_pylist()) - {None} for name, split in splits.items()}
+    patients = {name: split.patients.unique().drop_null() for name, split in splits.items()}
     messages = [
         f"{len(both)} patients are in {first} and in {second} (such as {listed(sorted(both, key=str))}): figures of "
         f"{second} are too good where patients were learned from."
         for first, second in combinations(splits, 2)
-        if (both := patients[first] & patients[second])
+        if (both := patients[first].filter(pc.is_in(patients[first], patients[second])).to_pylist())
     ]
     return messages + _copies_in_words(splits, label_names)
 

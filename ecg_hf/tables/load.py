@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from ..ptbxl.label_order import label_names_of, name_labels
 from .facts import facts_of
 from .guards import Guarded, guard, join_guarded, remember
 from .labels import matching_columns, table_labels
+from .shortcuts import Folders
 from .split import DEFAULT_FRACTIONS, split_by_patient
-from .store import Files, Rows, Source, Stored, report, store_records
+from .store import Files, Rows, Source, Stored, release_unused, report, store_columns, store_records
 from .table import SPLITS, Table, TableLike, names_of_patients, open_table, source_of, splits_of
 
 OWN_RECORDS = "own records"
@@ -202,43 +202,39 @@ def build_splits(
     `parts` are the records by split. A single part is split as its own `split` says, or by drawing; where there is a
     part of the test alone, validation is drawn from the training part.
     """
-    rows_of: dict[str, list[datasets.Dataset]] = {}
-    guarded = []
+    read = []
     for name, own in parts.items():
+        release_unused()
         split = own.split
         if name != "train":
             split = np.full(len(own.ids), name, object)
         elif split is None:
             fractions = _fractions_of(parts.keys(), split_fractions)
-            patients, is_regression = own.patients.to_pylist(), problem_type == REGRESSION
-            split = split_by_patient(patients, own.labels, fractions, seed, is_regression, own.ids)
-        _release_unused()
+            is_regression = problem_type == REGRESSION
+            split = split_by_patient(own.patients, own.labels, fractions, seed, is_regression, own.ids)
+        release_unused()
         # Drawn before anything is read: a record that cannot be read moves no other to another split.
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
         report(stored, len(own.source), cache_dir)
-        own = _rows_of(own._replace(split=split), stored.rows)
-        guarded.append(_guarded(own, stored))
-        records = _with_columns(own, stored)
+        read.append((_rows_of(own._replace(split=split), stored.rows), stored))
+    names = next(iter(parts.values())).label_names
+    guard(join_guarded([_guarded(own, stored) for own, stored in read]), names, problem_type)
+    release_unused()
+    rows_of: dict[str, list[datasets.Dataset]] = {}
+    for own, stored in read:
+        records = _with_columns(own, stored, cache_dir)
         for split_name in SPLITS:
             rows = np.flatnonzero(own.split == split_name)
             if len(rows):
                 rows_of.setdefault(split_name, []).append(
                     records if len(rows) == len(records) else records.select(rows)
                 )
-    _release_unused()
-    names = next(iter(parts.values())).label_names
-    guard(join_guarded(guarded), names, problem_type)
     splits = datasets.DatasetDict({name: _joined(rows_of[name]) for name in SPLITS if name in rows_of})
     for dataset in splits.values():
         dataset.info.dataset_name = data_name
         name_labels(dataset, names)
     remember(splits)
     return splits
-
-
-def _release_unused() -> None:
-    """Give back what Arrow keeps of memory that was freed: of many records several times what is left of them."""
-    pa.default_memory_pool().release_unused()
 
 
 def _rows_of(own: Own, rows: np.ndarray) -> Own:
@@ -258,15 +254,13 @@ def _rows_of(own: Own, rows: np.ndarray) -> Own:
 def _guarded(own: Own, stored: Stored) -> Guarded:
     """What the guards look at of the records that were read."""
     source, rows = own.source, stored.rows
-    units = [None] * len(rows)  # files state it themselves
+    units, folders = pa.nulls(len(rows), pa.string()), Folders(np.zeros(len(rows), np.int32), [()])
     if isinstance(source, Files | Rows):
-        # Floats without a unit are mV in the rows of a data set.
+        # Files state it themselves; floats without a unit are mV in the rows of a data set.
         default = "mV" if isinstance(source, Rows) else None
-        units = [source.said[row].units or default for row in rows]
-    folders = [()] * len(rows)
+        units = pa.array((source.said[row].units or default for row in rows), pa.string(), size=len(rows))
     if isinstance(source, Files):
-        parts_of = functools.cache(lambda folder: Path(folder).parts)  # each once, whatever the number of its records
-        folders = [parts_of(_folder(source.paths[row])) for row in rows]
+        folders = Folders.of(_folder(source.paths[row]) for row in rows)
     return Guarded(own.ids, own.patients, own.split, own.labels, units, folders, facts_of(stored.files))
 
 
@@ -290,16 +284,10 @@ def _joined(parts: list[datasets.Dataset]) -> datasets.Dataset:
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _with_columns(own: Own, stored: Stored) -> datasets.Dataset:
+def _with_columns(own: Own, stored: Stored, cache_dir: str | os.PathLike | None) -> datasets.Dataset:
     """The stored records with ids, patients, labels and further columns. No signal is copied."""
-    labels = own.labels.astype(np.float32, copy=False)
-    columns = {
-        "ecg_id": own.ids,
-        "patient_id": own.patients,
-        **own.columns,
-        "labels": pa.FixedSizeListArray.from_arrays(pa.array(labels.reshape(-1)), labels.shape[1]),
-    }
-    beside = datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
+    columns = {"ecg_id": own.ids, "patient_id": own.patients, **own.columns}
+    beside = store_columns(columns, {"labels": own.labels}, cache_dir)
     return datasets.concatenate_datasets([beside, stored.records], axis=1)
 
 

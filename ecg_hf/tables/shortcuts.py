@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,30 @@ class Grouping(NamedTuple):
     names: list[str]
 
 
+class Folders(NamedTuple):
+    """Where records lie: `codes` has for each record an index of `parts`, the parts of a path, outermost first; of
+    records without a path these are empty."""
+
+    codes: np.ndarray
+    parts: list[tuple[str, ...]]
+
+    @classmethod
+    def of(cls, paths: Iterable[str]) -> Folders:
+        """Of records in these folders."""
+        known: dict[str, int] = {}
+        codes = np.fromiter((known.setdefault(path, len(known)) for path in paths), np.int32)
+        return cls(codes, [Path(path).parts for path in known])
+
+
+def join_folders(groups: Sequence[Folders]) -> Folders:
+    parts: dict[tuple[str, ...], int] = {}
+    codes = [
+        np.array([parts.setdefault(path, len(parts)) for path in group.parts], np.int32)[group.codes]
+        for group in groups
+    ]
+    return Folders(np.concatenate(codes), list(parts))
+
+
 class Shortcut(NamedTuple):
     label: int
     group: str
@@ -39,7 +64,7 @@ class Shortcut(NamedTuple):
 def shortcuts_in_words(
     labels: np.ndarray,
     label_names: Sequence[str],
-    folders: Sequence[tuple[str, ...]],
+    folders: Folders,
     seconds: np.ndarray,
     rates: np.ndarray,
 ) -> list[str]:
@@ -51,7 +76,7 @@ def shortcuts_in_words(
 
     Args:
         labels: (records, labels) of 0, 1 and -100 for unknown.
-        folders: of each record the folders of its path, outermost first.
+        folders: of the path of each record.
         seconds, rates: of each record.
     """
     groupings = [*_folder_groupings(folders), _length_grouping(seconds), _grouping(rates, lambda rate: f"{rate:g} Hz")]
@@ -85,16 +110,14 @@ def _grouping(values: np.ndarray, name_of: Callable[[Any], str | None]) -> Group
     return Grouping(code_of_value[codes], names.tolist())
 
 
-def _folder_groupings(folders: Sequence[tuple[str, ...]]) -> Iterator[Grouping]:
+def _folder_groupings(folders: Folders) -> Iterator[Grouping]:
     """By the outermost folder that not all share, by the two outermost, and so on."""
-    number_of: dict[tuple[str, ...], int] = {}
-    numbers = np.array([number_of.setdefault(folder, len(number_of)) for folder in folders])
-    shared = len(os.path.commonprefix(list(number_of)))
-    known = [folder[shared:] for folder in number_of]
+    shared = len(os.path.commonprefix(folders.parts))
+    known = [folder[shared:] for folder in folders.parts]
     deepest = min(max(map(len, known), default=0), _DEEPEST_FOLDER)
     for depth in range(1, deepest + 1):
         names = [f"folder {'/'.join(folder[:depth])}" if len(folder) >= depth else None for folder in known]
-        yield _grouping(numbers, names.__getitem__)
+        yield _grouping(folders.codes, names.__getitem__)
 
 
 def _length_grouping(seconds: np.ndarray) -> Grouping:
@@ -164,4 +187,4 @@ def _shortcuts(table: _Counts, num_tests: int) -> Iterator[Shortcut]:
             )
 
 
-__all__ = ["shortcuts_in_words"]
+__all__ = ["Folders", "join_folders", "shortcuts_in_words"]

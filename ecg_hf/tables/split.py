@@ -47,10 +47,9 @@ def split_by_patient(
         )
     # By name, so that the order of the rows decides nothing: a table that was sorted again would have other records in
     # its test, of which a model has learned.
-    names = pa.array(
-        f"record {record}" if patient is None else f"patient {patient}"
-        for record, patient in zip(range(len(patients)) if ids is None else ids, patients, strict=True)
-    )
+    records = pa.array(np.arange(len(patients)) if ids is None else ids).cast(pa.string())
+    patients = pa.array(patients, pa.string())
+    names = pc.coalesce(_joined("patient ", patients), _joined("record ", records))
     patient_of = pc.rank(names, tiebreaker="dense").to_numpy().astype(np.int64) - 1
     num_patients = int(patient_of.max(initial=-1)) + 1
     if num_patients < np.count_nonzero(shares):
@@ -74,6 +73,10 @@ def split_by_patient(
             "would have no record. Give more, or a split of your own."
         )
     return np.array(SPLITS, object)[split_of[patient_of]]
+
+
+def _joined(text: str, names: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(text, names, "")
 
 
 def _quantiles(targets: np.ndarray, patient_of: np.ndarray, num_patients: int, num_parts: int) -> np.ndarray:

@@ -14,8 +14,9 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -34,7 +35,7 @@ from ..readers.sidecar import sidecar_path
 logger = logging.getLogger(__name__)
 
 RECORDS_PER_FILE = 1000
-_RECORDS_PER_BATCH = 64
+_RECORDS_PER_BATCH = 256
 _VALUES_PER_BATCH = 2**24
 
 NAMED_IN_A_MESSAGE = 10
@@ -71,8 +72,39 @@ def texts(values: Iterable[str]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class PathsBelow(Sequence[str]):
+    """The paths of names (text) below the folder `base`, made when they are asked for."""
+
+    base: str
+    names: pa.Array
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return [os.path.join(self.base, name) for name in self.names[place].to_pylist()]
+        return os.path.join(self.base, self.names[int(place)].as_py())
+
+
+@dataclass(frozen=True)
+class Same(Sequence):
+    """`count` times one value."""
+
+    value: object
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place):
+        places = range(self.count)[place]  # raises `IndexError` as a list does
+        return [self.value] * len(places) if isinstance(place, slice) else self.value
+
+
+@dataclass(frozen=True)
 class Files:
-    """Records in files, paths as of [`texts`]; `said` has for each what is said of it beside the file."""
+    """Records in files; `said` has for each what is said of it beside the file."""
 
     paths: Sequence[str]
     said: Sequence[Said]
@@ -187,6 +219,11 @@ def store_records(
         folder.mkdir(parents=True, exist_ok=True)
         _write_all(source, todo, max_skipped, num_proc)
     return _open(source, parts, paths, max_skipped)
+
+
+def release_unused() -> None:
+    """Give back what Arrow keeps of memory that was freed: of many records several times what is left of them."""
+    pa.default_memory_pool().release_unused()
 
 
 def cache_folder(cache_dir: str | os.PathLike | None) -> Path:
@@ -339,6 +376,53 @@ def batch_of(records: Iterable[Record]) -> pa.RecordBatch:
     return batch.rows()
 
 
+# ---- What is known of the records beside their signals ----
+
+
+def store_columns(
+    columns: Mapping[str, pa.Array], matrices: Mapping[str, np.ndarray], cache_dir: str | os.PathLike | None = None
+) -> datasets.Dataset:
+    """Columns, and matrices (rows, columns) of float32 numbers, as a data set in a file of the cache: of many records
+    they take more memory than all else. Texts that are numbered (of a dictionary) are written out."""
+    folder = cache_folder(cache_dir) / "columns"
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{os.getpid()}.arrow"
+    try:
+        _write_batches(_batches_of_columns(columns, matrices), unfinished)
+        with open(unfinished, "rb") as file:
+            path = folder / f"{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}.arrow"
+        if not path.is_file():  # the same columns are one file, and one fingerprint
+            os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return datasets.Dataset.from_file(str(path))
+
+
+def _write_batches(batches: Iterator[pa.RecordBatch], path: Path) -> None:
+    first = next(batches)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, first.schema) as writer:
+        for batch in chain([first], batches):
+            writer.write_batch(batch)
+            release_unused()
+
+
+def _batches_of_columns(columns, matrices) -> Iterator[pa.RecordBatch]:
+    num_rows = len(next(iter(columns.values())))
+    for start in range(0, num_rows, RECORDS_PER_FILE):
+        part = slice(start, start + RECORDS_PER_FILE)
+        arrays = {name: column[part].cast(_written_out(column.type)) for name, column in columns.items()}
+        for name, matrix in matrices.items():
+            numbers = pa.array(matrix[part].astype(np.float32).reshape(-1))
+            arrays[name] = pa.FixedSizeListArray.from_arrays(numbers, matrix.shape[1])
+        yield pa.record_batch(arrays)
+
+
+def _written_out(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(_written_out(kind.value_type))
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def _open(source: Source, parts: list[_Part], paths: list[Path], max_skipped: float) -> Stored:
     skipped: dict[int, str] = {}
     other_channels: Counter[str] = Counter()
@@ -430,6 +514,8 @@ __all__ = [
     "cache_folder",
     "check_skipped",
     "parts_of",
+    "release_unused",
+    "store_columns",
     "store_records",
     "texts",
     "usable_record",
