@@ -95,8 +95,8 @@ def _few(examples: Sequence[str]) -> str:
 def _copies(splits: Mapping[str, Identities]) -> list[list[tuple[str, Identities, int]]]:
     """The places of each recording that has several."""
     digests = {name: np.asarray(split.digests, np.uint64) for name, split in splits.items()}
-    known, counts = np.unique(np.concatenate(list(digests.values())), return_counts=True)
-    repeated = known[counts > 1]
+    in_order = np.sort(np.concatenate(list(digests.values())))
+    repeated = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
     several: dict[int, list] = {}
     for name, split in splits.items():
         for row in np.flatnonzero(np.isin(digests[name], repeated)).tolist():

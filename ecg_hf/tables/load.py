@@ -217,6 +217,7 @@ def build_splits(
         stored = store_records(own.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
         report(stored, len(own.source), cache_dir)
         read.append((_rows_of(own._replace(split=split), stored.rows), stored))
+        release_unused()
     names = next(iter(parts.values())).label_names
     guard(join_guarded([_guarded(own, stored) for own, stored in read]), names, problem_type)
     release_unused()

@@ -7,12 +7,14 @@ files.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import json
 import logging
 import os
 import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +46,9 @@ NAMED_IN_A_MESSAGE = 10
 _SCHEMA = pa.schema(
     {"sampling_rate": pa.float64(), "lead_names": pa.list_(pa.string()), "signal": pa.list_(pa.int16())}
 )
+
+# Of glibc; other C libraries have no such call.
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 _ALL_FLAT = "it is flat in all leads."
 
@@ -222,8 +227,11 @@ def store_records(
 
 
 def release_unused() -> None:
-    """Give back what Arrow keeps of memory that was freed: of many records several times what is left of them."""
+    """Give back what Arrow and the C library keep of memory that was freed: of many records several times what is left
+    of them."""
     pa.default_memory_pool().release_unused()
+    if _trim is not None:
+        _trim(0)
 
 
 def cache_folder(cache_dir: str | os.PathLike | None) -> Path:
