@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,9 @@ import pandas as pd
 from .curves import plot_precision_recall, plot_reliability, precision_recall_curves, reliability_curve
 from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from .plotting import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVES = ("reliability", "precision_recall")
 FORMATS = (".png", ".svg")
@@ -24,20 +28,27 @@ def draw_curves(folder: Path, split: str, labels: Sequence[str]) -> list[str]:
     """
     predictions = folder / f"{split}_predictions.csv"
     if predictions.is_file():
-        truth, scores = _columns(pd.read_csv(predictions), labels)
-        curve = reliability_curve(truth, scores)
-        figures = {
-            "reliability": plot_reliability(
-                {f"all {len(labels)} labels": curve}, title=f"Reliability on the {split} records"
-            )
-        }
-        recall = precision_recall_curves(truth, scores, labels)
-        if any(curve is not None for curve in recall.values()):
-            title = f"Precision and recall on the {split} records"
-            figures["precision_recall"] = plot_precision_recall(recall, title=title)
-        for name, figure in figures.items():
-            save_figure(figure, *(folder / f"{name}{ending}" for ending in FORMATS))
+        save_curves(curve_figures(pd.read_csv(predictions), split, labels), folder)
     return [name for name in CURVES if all((folder / f"{name}{ending}").is_file() for ending in FORMATS)]
+
+
+def curve_figures(predictions: pd.DataFrame, split: str, labels: Sequence[str]) -> dict[str, Figure]:
+    """Of a table of predictions of a split, as runs write them, the figures by their stems: `reliability`, and
+    `precision_recall` where a label has positives and negatives."""
+    truth, scores = _columns(predictions, labels)
+    curves = {f"all {len(labels)} labels": reliability_curve(truth, scores)}
+    figures = {"reliability": plot_reliability(curves, title=f"Reliability on the {split} records")}
+    recall = precision_recall_curves(truth, scores, labels)
+    if any(curve is not None for curve in recall.values()):
+        title = f"Precision and recall on the {split} records"
+        figures["precision_recall"] = plot_precision_recall(recall, title=title)
+    return figures
+
+
+def save_curves(figures: Mapping[str, Figure], folder: Path) -> None:
+    """Write figures by their stems into a folder, as PNG and SVG."""
+    for name, figure in figures.items():
+        save_figure(figure, *(folder / f"{name}{ending}" for ending in FORMATS))
 
 
 def _columns(table: pd.DataFrame, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -52,4 +63,4 @@ def _columns(table: pd.DataFrame, labels: Sequence[str]) -> tuple[np.ndarray, np
     return truth, scores
 
 
-__all__ = ["CURVES", "CURVE_PICTURES", "draw_curves"]
+__all__ = ["CURVES", "CURVE_PICTURES", "curve_figures", "draw_curves", "save_curves"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -67,10 +70,17 @@ def read_text(path: str | os.PathLike) -> str:
         ) from error
 
 
+def json_text(content: Any) -> str:
+    """As indented JSON that ends with a line's end; lists of numbers take a line each, not one a number."""
+    text = json.dumps(content, indent=2)
+    # No text of JSON has the end of a line in it, so only lists begin so.
+    return re.sub(r"\[\n\s+([^]\[{}\"]+?)\s+\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n"
+
+
 def write_atomic(path: str | os.PathLike, text: str) -> None:
     """Write a text file in UTF-8 that appears complete or not at all."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
-__all__ = ["read_text", "share_as_usual", "whole_file", "whole_folder", "write_atomic"]
+__all__ = ["json_text", "read_text", "share_as_usual", "whole_file", "whole_folder", "write_atomic"]

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2
 import torch
@@ -31,9 +32,13 @@ from huggingface_hub.errors import (
 )
 from safetensors.torch import load_file, save_file
 
+from .card_curves import save_curves
 from .cards import CARD, CURVE_PICTURES, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
-from .files import share_as_usual
+from .files import json_text, share_as_usual
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # What a push publishes besides the code and the weights. Predictions are not published: they contain record ids.
 PUBLISHED_FILES = (
@@ -116,6 +121,7 @@ def write_release(
     folder: str | os.PathLike,
     target: str | os.PathLike,
     changes: Mapping[str, dict] | None = None,
+    curves: Mapping[str, Figure] | None = None,
     *,
     with_code: bool = False,
 ) -> Path:
@@ -128,6 +134,7 @@ def write_release(
         folder: the output folder of a run.
         target: a new or empty folder.
         changes: what JSON files of the release hold in place of the run's, by their names.
+        curves: those of the card, in place of the run's, as [`curve_figures`] gives them.
         with_code: whether the model's code goes along, so that the folder loads without this package.
 
     Raises:
@@ -154,7 +161,8 @@ def write_release(
     contents = {"config.json": json.loads(read_fact(folder, "config.json")), **(changes or {})}
     contents["config.json"] = {**contents["config.json"], "dtype": "float32"}
     for name, content in contents.items():
-        (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (target / name).write_text(json_text(content), encoding="utf-8")
+    save_curves(curves or {}, target)
     save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
     share_as_usual(target)
     write_model_card(target)

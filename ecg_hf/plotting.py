@@ -6,9 +6,12 @@ the user's backend are not changed.
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 MM_PER_INCH = 25.4
 DOTS_PER_INCH = 150
+_PALETTE = 64  # colours
+_TALLEST = 2000  # dots
 
 # The usual paper speed and gain, IEC 60601-2-25.
 MM_PER_SECOND = 25
@@ -199,7 +204,8 @@ def plot_label_metrics(per_label: Mapping[str, Mapping], path: str | os.PathLike
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1.4 + 0.26 * len(per_label)), dpi=DOTS_PER_INCH, layout="constrained")
+    height = 1.4 + 0.26 * len(per_label)
+    figure = Figure(figsize=(9, height), dpi=min(DOTS_PER_INCH, _TALLEST / height), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
     for axes, metric in zip(grid, ("auroc", "auprc"), strict=True):
         for row, values in enumerate(per_label.values()):
@@ -465,15 +471,36 @@ def _stage_title(stage: str, entries: list[dict]) -> str:
 def save_figure(figure: Figure, *paths: str | os.PathLike) -> None:
     """Write a figure in the formats of the suffixes, each file whole or not at all; an SVG always has the same bytes.
 
-    The figure is laid out once, which takes longer than drawing it, and keeps that layout.
+    The figure is laid out once, which takes longer than drawing it, and keeps that layout. Pictures lie beside small
+    models in repositories, so they are kept small: PNGs have a palette, SVGs text as text and tenths of a point.
     """
     import matplotlib
 
     for path in paths:
-        with whole_file(path) as unfinished, matplotlib.rc_context({"svg.hashsalt": "ecg_hf"}):
+        with whole_file(path) as unfinished:
             kind = unfinished.suffix[1:] or "png"
-            figure.savefig(unfinished, format=kind, metadata={"Date": None} if kind == "svg" else None)
+            if kind == "svg":
+                with matplotlib.rc_context({"svg.hashsalt": "ecg_hf", "svg.fonttype": "none"}):
+                    figure.savefig(text := io.StringIO(), format=kind, metadata={"Date": None})
+                unfinished.write_text(_with_tenths(text.getvalue()), encoding="utf-8")
+                continue
+            figure.savefig(unfinished, format=kind)
+            if kind == "png":
+                _give_palette(unfinished)
         figure.set_layout_engine("none")
+
+
+def _with_tenths(svg: str) -> str:
+    """Its paths with one digit behind the point."""
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
+
+
+def _give_palette(png: Path) -> None:
+    from PIL import Image
+
+    with Image.open(png) as picture:
+        small = picture.convert("RGB").quantize(_PALETTE, dither=Image.Dither.NONE)
+        small.save(png, "png", optimize=True, dpi=picture.info.get("dpi", (DOTS_PER_INCH, DOTS_PER_INCH)))
 
 
 __all__ = ["plot_ecg", "plot_label_metrics", "plot_learning_curves", "save_figure"]

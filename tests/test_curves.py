@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from scipy.spatial import KDTree
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from ecg_hf.curves import plot_precision_recall, plot_reliability, precision_recall_curves, reliability_curve
 from ecg_hf.metrics import calibration_metrics
+from ecg_hf.plotting import save_figure
 
 
 def made_up(num_labels=3, num_records=400):
@@ -100,3 +102,19 @@ def test_nothing_to_draw_is_refused():
         plot_precision_recall(precision_recall_curves([[1], [1]], [[0.1], [0.2]]))
     with pytest.raises(ValueError, match="0 curves to draw"):
         plot_reliability({})
+
+
+def test_pictures_are_small_and_lose_nothing_that_is_seen(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((20_000, 12)) < 0.3).astype(int)
+    curves = precision_recall_curves(labels, labels + rng.normal(size=labels.shape))
+    figure = plot_precision_recall(curves)
+    drawn = {line.get_label().partition(":")[0]: line for line in figure.axes[0].lines}
+    for name, curve in curves.items():
+        points = np.stack(drawn[name].get_data(), axis=1)
+        assert len(points) < len(curve.recall) / 10
+        distances, _ = KDTree(points).query(np.stack([curve.recall, curve.precision], axis=1), p=np.inf)
+        assert distances.max() <= 1 / 125 and points[-1][0] == 1
+    save_figure(figure, tmp_path / "figure.svg", tmp_path / "figure.png")
+    assert (tmp_path / "figure.svg").stat().st_size < 130_000 and (tmp_path / "figure.png").stat().st_size < 80_000
+    assert "precision (PPV)" in (tmp_path / "figure.svg").read_text()  # as text, which a page can be searched for

@@ -17,6 +17,7 @@ from test_docs import write_ecgs
 from test_scripts import LAUNCHER, QUICK, TRAINING, flags
 
 from ecg_hf import PostTrainer, PostTrainingArguments, Record, cli, read_ecg
+from ecg_hf.files import json_text
 from ecg_hf.post_training.reports import results_table
 from ecg_hf.runs.devices import has_accelerator
 from ecg_hf.runs.timing import duration
@@ -140,6 +141,14 @@ def test_a_run_ends_with_a_table_and_where_everything_is(printed):
         assert f"{values['auroc']:.3f}{interval}" in rows[label]
     assert f"{metrics['macro_auroc']:.3f}" in lines[2]
     assert lines[-1].endswith(f"are in {folder}")
+
+
+def test_json_for_files_has_a_line_for_a_list_of_numbers():
+    content = {"a [ b": [1, 2.5, None], "c": [[1, -2e-9], []], "d": ["x", "y [\n 1 ]"], "e": [{"f": [True]}], "g": {}}
+    text = json_text(content)
+    assert json.loads(text) == content and text.endswith("}\n")
+    assert '"a [ b": [1, 2.5, null],\n' in text and '"f": [true]' in text and "[1, -2e-09]" in text
+    assert json.loads(json_text({"x": float("inf")})) == {"x": float("inf")}
 
 
 def test_json_is_for_programs_alone(printed, simulated_folder, simulated_cache, capsys, monkeypatch):

@@ -147,6 +147,8 @@ def test_a_folder_is_complete(folder):
         assert not model.head_is_random and len(config["thresholds"]) == len(config["label_names"])
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["measured_weights"] == "float16" and {"validation", "test"} <= metrics.keys()
+        curves = {f"{name}.{kind}" for name in ("reliability", "precision_recall") for kind in ("png", "svg")}
+        assert curves <= {file.name for file in folder.iterdir()}
         assert model.config.labels == task_labels(PROMISED[folder.name][0])
 
 
@@ -204,7 +206,7 @@ def test_the_models_that_ship_keep_what_is_promised(name, request):
 
 @pytest.fixture(scope="module")
 def run(simulated_folder, simulated_cache, tmp_path_factory):
-    """A finished run whose figures and thresholds are spoiled, so that what a release measures differs."""
+    """A finished run whose figures, thresholds and curves are spoiled, so that what a release measures differs."""
     base, folder = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("runs") / "probe"
     small_model(model_class=ECGTransformerModel).save_pretrained(base)
     small_extractor().save_pretrained(base)
@@ -221,6 +223,8 @@ def run(simulated_folder, simulated_cache, tmp_path_factory):
         else:
             content["thresholds"] = [0.123] * 5
         (folder / name).write_text(json.dumps(content))
+    for path in (*folder.glob("reliability.*"), *folder.glob("precision_recall.*"), folder / "test_predictions.csv"):
+        path.unlink()
     return folder
 
 
@@ -250,7 +254,10 @@ def test_a_release_is_measured_after_rounding(run, simulated_splits, simulated_f
     before = json.loads((run / "metrics.json").read_text())
     assert metrics["measured_weights"] == "float16" and metrics["stages"] == before["stages"]
     assert metrics["data"] == before["data"] and "0.123" not in (target / "README.md").read_text()
-    assert "thresholds and results are those of the stored weights" in (target / "README.md").read_text()
+    card = (target / "README.md").read_text()
+    assert "thresholds and results are those of the stored weights" in card
+    assert "](reliability.png)" in card and "](precision_recall.svg)" in card
+    assert "Reliability on the test records" in (target / "reliability.svg").read_text()
 
 
 def test_the_test_records_are_judged_only_if_asked_for(run, simulated_folder, simulated_cache, tmp_path):
@@ -258,6 +265,7 @@ def test_the_test_records_are_judged_only_if_asked_for(run, simulated_folder, si
     target = released(run, tmp_path / "mine", *flags)
     metrics, results = (json.loads((target / name).read_text()) for name in ("metrics.json", "all_results.json"))
     assert "test" not in metrics and not [name for name in results if name.startswith("test_")]
+    assert "on the validation records" in (target / "precision_recall.svg").read_text()
 
 
 def test_a_release_without_records_says_that_its_figures_are_older(run, tmp_path):

@@ -10,7 +10,7 @@ import datasets
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
-from ..files import write_atomic
+from ..files import json_text, write_atomic
 from ..post_training import PostTrainingArguments
 from ..post_training.checks import check_labels
 from ..post_training.data import TaskArguments, check_splits, data_folder, load_splits
@@ -65,7 +65,7 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
     if judge.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
         judge.target.predictions_table(dataset, output).to_csv(output_dir / "predictions.csv", index=False)
-        write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_atomic(output_dir / "metrics.json", json_text(metrics))
     if args.report:
         report = _report(args, judge, chosen_on, judged, metrics, groups, (stored_temperature, fitted))
         _write(args, report, judge, judged)
@@ -232,7 +232,7 @@ def _write(args: EvaluationArguments, report: dict, judge: Judge, judged: Predic
             found = report["operating_points"]["rules"]["max_f1"].values()
             thresholds = [0.5 if of_label is None else of_label["threshold"] for of_label in found]
         update_checkpoint(args.model_name_or_path, report["calibration"]["fitted_temperature"], thresholds)
-    write_atomic(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    write_atomic(folder / "report.json", json_text(report))
     write_atomic(folder / "report.md", report_text(report, measure, figures))
 
 

@@ -8,14 +8,16 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from transformers import set_seed
 from transformers.trainer_utils import PredictionOutput
 
+from ..card_curves import curve_figures
 from ..cards import ENCODER_CLASS, MEASURED, read_fact
+from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..hub import rounded, write_release
@@ -23,6 +25,9 @@ from .arguments import PostTrainingArguments
 from .checks import check_labels
 from .data import TaskArguments, check_splits, data_folder, load_splits
 from .trainer import PostTrainer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PLACES = {
     "data_dir": "the folder of the records, such as PTB-XL's",
@@ -49,8 +54,9 @@ def release(
 ) -> Path:
     """Write a finished run as it is published, see `write_release`, and measure the rounded weights -> `output_dir`.
 
-    Thresholds are chosen anew on the validation records, and the figures of validation and test are replaced by those
-    of the 16-bit weights, computed in 32 bit as whoever loads them will. Nothing is written before all is measured.
+    Thresholds are chosen anew on the validation records, and the figures of validation and test and the card's curves
+    are replaced by those of the 16-bit weights, computed in 32 bit as whoever loads them will. Nothing is written
+    before all is measured.
 
     Args:
         run: folder of a finished run.
@@ -67,17 +73,17 @@ def release(
         ValueError: `run` is an encoder, or the records are others than those that it was judged on.
     """
     folder = Path(run)
-    changes = None
+    changes, curves = None, {}
     if records:
         if json.loads(read_fact(folder, "config.json")).get("architectures") == [ENCODER_CLASS]:
             raise ValueError(
                 f"`{folder}` is an encoder, which has no labels to judge: leave `--{next(iter(records))}` out."
             )
         _check_places(records)
-        changes = _measured(folder, _task_arguments(folder, records, evaluate_test), batch_size, use_cpu)
+        changes, curves = _measured(folder, _task_arguments(folder, records, evaluate_test), batch_size, use_cpu)
     elif evaluate_test is not None:
         raise ValueError("`evaluate_test` needs the records: give them by `--data_dir`, or as the run was given them.")
-    return write_release(folder, output_dir, changes, with_code=with_code)
+    return write_release(folder, output_dir, changes, curves, with_code=with_code)
 
 
 def _check_places(records: Mapping[str, Any]) -> None:
@@ -98,8 +104,10 @@ def _task_arguments(folder: Path, records: Mapping[str, Any], evaluate_test: boo
     return TaskArguments(**values, **records)
 
 
-def _measured(folder: Path, data_args: TaskArguments, batch_size: int, use_cpu: bool) -> dict[str, dict]:
-    """The JSON files of a run with what the rounded weights change in them, by their names."""
+def _measured(
+    folder: Path, data_args: TaskArguments, batch_size: int, use_cpu: bool
+) -> tuple[dict[str, dict], dict[str, Figure]]:
+    """The JSON files of a run with what the rounded weights change in them, by their names, and the card's curves."""
     recipe = _recipe(folder)
     stored, metrics, results = (
         json.loads(read_fact(folder, name)) for name in ("config.json", "metrics.json", "all_results.json")
@@ -124,11 +132,15 @@ def _measured(folder: Path, data_args: TaskArguments, batch_size: int, use_cpu: 
     figures = {name: target.split_metrics(splits[name], outputs[name], resamples) for name in judged}
     kept = {name: values for name, values in metrics.items() if name not in _PREFIXES}
     kept["data"]["num_records"] |= {name: len(splits[name]) for name in judged}
-    return {
+    changes = {
         "config.json": {**stored, "thresholds": config.thresholds},
         "metrics.json": {**kept, **{name: values for name, values in figures.items() if values}, MEASURED: "float16"},
         "all_results.json": {**_without_figures(results), **_results(outputs, figures, target.figures)},
     }
+    if config.problem_type == REGRESSION:
+        return changes, {}
+    last = [name for name in judged if figures[name]][-1]  # of which the card has the figures
+    return changes, curve_figures(target.predictions_table(splits[last], outputs[last]), last, config.labels)
 
 
 def _judge(folder: Path, batch_size: int, use_cpu: bool) -> PostTrainer:

@@ -27,7 +27,7 @@ from transformers.utils import logging
 from ..cards import write_model_card
 from ..command import without_progress_bars
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from ..files import whole_file, write_atomic
+from ..files import json_text, whole_file, write_atomic
 from ..plotting import plot_learning_curves
 from .arguments import RunArguments
 from .folder import (
@@ -472,8 +472,8 @@ class RunTrainer(RecordOrder, Trainer):
         if self.args.auto_find_batch_size and self.state.train_batch_size:
             self.recipe["per_device_train_batch_size"] = self.state.train_batch_size // max(1, self.args.n_gpu)
         with room_for("the final files", self.run_folder.path):
-            write_atomic(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
-            write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            write_atomic(folder / "all_results.json", json_text(results))
+            write_atomic(folder / "metrics.json", json_text(metrics))
             write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
             write_atomic(folder / "log_history.json", json.dumps(self.state.log_history, indent=1))
             plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
