@@ -88,7 +88,7 @@ def _of_folder(folder: str, facts: Facts) -> list[Item]:
     # With data frames and `datasets`, which a record by itself does not need.
     from ..pretraining.records import folder_files
 
-    headers = {str(file.path) for file in folder_files(folder, allow_test_folds=True)}
+    headers = set(folder_files(folder, allow_test_folds=True).paths)
     paths = sorted(headers | {str(path) for path in Path(folder).rglob("*") if _is_record(path)})
     if not paths:
         return [Item(folder, functools.partial(_refuse_folder, folder))]

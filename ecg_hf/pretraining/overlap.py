@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..cards import UNKNOWN_FOLD
 from ..ptbxl.copies import ecg_id_of_header
 from ..ptbxl.table import FILENAME_COLUMNS, FOLDS, TABLE_NAME, read_table
-from .records import RecordFile
 
 
-def ptbxl_folds(files: Sequence[RecordFile], folders: Iterable[str | os.PathLike | None]) -> Counter[int | str]:
+def ptbxl_folds(paths: Iterable[str], folders: Iterable[str | os.PathLike | None]) -> Counter[int | str]:
     """How many of the records are of each fold of PTB-XL (1 to 10, or `UNKNOWN_FOLD`); other records are not counted.
 
     A record is PTB-XL's where it lies, links followed, in a folder with PTB-XL's table, or where its file or header
@@ -21,7 +20,7 @@ def ptbxl_folds(files: Sequence[RecordFile], folders: Iterable[str | os.PathLike
     The fold is that of the tables found above the records and at or below `folders`.
     """
     tables = _Tables(folder for folder in folders if folder is not None)
-    folds = (_fold(file.path, tables) for file in files)
+    folds = (_fold(path, tables) for path in paths)
     return Counter(fold for fold in folds if fold is not None)
 
 
@@ -76,7 +75,7 @@ class _Tables:
         return next((fold for fold in found if fold is not None), UNKNOWN_FOLD)
 
 
-def _fold(path: Path, tables: _Tables) -> int | str | None:
+def _fold(path: str, tables: _Tables) -> int | str | None:
     """The fold of a record, `UNKNOWN_FOLD`, or None for a record that is not PTB-XL's."""
     header = os.path.realpath(f"{path}.hea")
     folder = tables.above(os.path.dirname(header))

@@ -36,10 +36,10 @@ from ..runs.shard_writing import (
     write_shards,
 )
 from ..runs.shards import SCHEMA, VERSION
-from ..tables.store import NAMED_IN_A_MESSAGE, Files, batch_of, check_skipped, usable_record
+from ..tables.store import NAMED_IN_A_MESSAGE, batch_of, check_skipped, usable_record
 from ..tables.table import SPLITS, open_table, splits_of
 from .overlap import refuse_test_folds
-from .records import RecordFile, ptbxl_files
+from .records import RecordFiles, ptbxl_files
 from .run import RecordArguments, data_facts, seen_folds, training_files
 
 logger = logging.getLogger(__name__)
@@ -91,28 +91,28 @@ def prepare(
 # ---- What is written ----
 
 
-def _files_of_splits(record_args: RecordArguments, split_column: str | None) -> dict[str, list[RecordFile]]:
+def _files_of_splits(record_args: RecordArguments, split_column: str | None) -> dict[str, RecordFiles]:
     files = training_files(record_args)
     if split_column is not None:
         if record_args.table is None:
             raise ValueError("`--split_column` is a column of `--table`: give that.")
         table = open_table(record_args.table, record_args.record_column, record_args.data_dir)
         split_of = splits_of(table, split_column)
-        found = {split: [file for file, its in zip(files, split_of, strict=True) if its == split] for split in SPLITS}
+        found = {split: files.take(np.flatnonzero(split_of == split)) for split in SPLITS}
     elif record_args.reads_ptbxl and not record_args.allow_test_folds:
         others = {split: folds for split, folds in FOLDS.items() if split != "train"}
         rate = record_args.sampling_rate
         found = {"train": files} | {name: ptbxl_files(record_args.data_dir, rate, others[name]) for name in others}
     else:
         found = {"train": files}
-    if not found["train"]:
+    if not len(found["train"]):
         raise ValueError(
             "There is no record to prepare for training: no ECG file (for WFDB a header, .hea) was found."
         )
-    return {split: files for split, files in found.items() if files}
+    return {split: files for split, files in found.items() if len(files)}
 
 
-def _checked_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counter[int | str]:
+def _checked_folds(record_args: RecordArguments, files: RecordFiles) -> Counter[int | str]:
     """How many records of PTB-XL's folds are for training, where others than its training folds may be among them."""
     folds = seen_folds(record_args, files)
     if record_args.reads_ptbxl and record_args.allow_test_folds:
@@ -122,23 +122,19 @@ def _checked_folds(record_args: RecordArguments, files: list[RecordFile]) -> Cou
     return folds
 
 
-def _shards(split: str, files: list[RecordFile], shard_size: int, min_seconds: float) -> list[Shard]:
+def _shards(split: str, files: RecordFiles, shard_size: int, min_seconds: float) -> list[Shard]:
     starts = range(0, len(files), shard_size)
-    parts = [files[start : start + shard_size] for start in starts]
+    parts = [files.take(np.arange(start, min(start + shard_size, len(files)))) for start in starts]
     return [
         Shard(split, shard_file(split, number, len(parts)), len(part), _key(part, min_seconds), part)
         for number, part in enumerate(parts)
     ]
 
 
-def _key(files: list[RecordFile], min_seconds: float) -> str:
-    ids = [[file.ecg_id, file.patient_id] for file in files]
-    facts = json.dumps([VERSION, min_seconds, ids, _source(files).key(0, len(files))])
+def _key(files: RecordFiles, min_seconds: float) -> str:
+    ids = list(zip(files.ecg_id.to_pylist(), files.patient_id.to_pylist(), strict=True))
+    facts = json.dumps([VERSION, min_seconds, ids, files.source.key(0, len(files))])
     return hashlib.sha256(facts.encode()).hexdigest()
-
-
-def _source(files: list[RecordFile]) -> Files:
-    return Files([str(file.path) for file in files], [file.said for file in files])
 
 
 # ---- Writing ----
@@ -151,19 +147,17 @@ def _write(shard: Shard, path: Path, min_seconds: float) -> dict:
     with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, SCHEMA, **ENCODING) as writer:
         for start in range(0, len(files), RECORDS_PER_ROW_GROUP):
             rows = range(start, min(start + RECORDS_PER_ROW_GROUP, len(files)))
-            usable = [(files[row], record) for row, record in _usable(files, rows, min_seconds, skipped)]
+            usable = dict(_usable(files, rows, min_seconds, skipped))
             if usable:
-                writer.write_table(_table(*zip(*usable, strict=True)))
-                shortest = min(shortest, *(_seconds(record) for _, record in usable))
+                writer.write_table(_table(files.take(list(usable)), list(usable.values())))
+                shortest = min(shortest, *map(_seconds, usable.values()))
                 num_records += len(usable)
     return {"num_records": num_records, "skipped": skipped, "shortest_seconds": float(shortest)}
 
 
-def _usable(
-    files: list[RecordFile], rows: range, min_seconds: float, skipped: list[str]
-) -> Iterator[tuple[int, Record]]:
+def _usable(files: RecordFiles, rows: range, min_seconds: float, skipped: list[str]) -> Iterator[tuple[int, Record]]:
     """The records that can be used; the reasons against the others are added to `skipped`."""
-    source = _source(files)
+    source = files.source
     for row in rows:
         try:
             record = usable_record(source, row)
@@ -179,13 +173,8 @@ def _seconds(record: Record) -> float:
     return record.signal.shape[1] / record.sampling_rate
 
 
-def _table(files: Sequence[RecordFile], records: Sequence[Record]) -> pa.Table:
-    batch = batch_of(list(records))
-    beside = [
-        pa.array([file.ecg_id for file in files], pa.int64()),
-        pa.array([file.patient_id for file in files], pa.int64()),
-    ]
-    return pa.table([*beside, *batch.columns], schema=SCHEMA)
+def _table(files: RecordFiles, records: Sequence[Record]) -> pa.Table:
+    return pa.table([files.ecg_id, files.patient_id, *batch_of(records).columns], schema=SCHEMA)
 
 
 # ---- The manifest ----
@@ -194,8 +183,8 @@ def _table(files: Sequence[RecordFile], records: Sequence[Record]) -> pa.Table:
 def _manifest(shards: list[Shard], notes: list[dict], facts: dict) -> dict[str, Any]:
     splits = splits_of_shards(shards, notes)
     for split, entry in splits.items():
-        patients = {file.patient_id for shard in shards if shard.split == split for file in shard.content}
-        entry["num_patients"] = None if None in patients else len(patients)
+        patients = pa.chunked_array([shard.content.patient_id for shard in shards if shard.split == split])
+        entry["num_patients"] = None if patients.null_count else len(patients.unique())
     return {
         "version": VERSION,
         "key": joint_key(shards),

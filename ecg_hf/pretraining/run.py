@@ -35,7 +35,7 @@ from .arguments import PreTrainingArguments
 from .crops import crop_statistics
 from .overlap import ptbxl_folds, refuse_test_folds
 from .probe import LinearProbe
-from .records import RecordFile, folder_files, load_records, ptbxl_files, table_files
+from .records import RecordFiles, folder_files, load_records, ptbxl_files, table_files
 from .trainer import OWN_RECORDS, PreTrainer
 
 _STATED_BY_SHARDS = ("table", "record_column", "patient_column", "sampling_rate", "units", "max_skipped", "num_proc")
@@ -218,7 +218,7 @@ def _wanted_folds(record_args: RecordArguments) -> list[int]:
     return [fold for kind in kinds for fold in FOLDS[kind]]
 
 
-def training_files(record_args: RecordArguments, report_column: str | None = None) -> list[RecordFile]:
+def training_files(record_args: RecordArguments, report_column: str | None = None) -> RecordFiles:
     """The files of the records to pre-train on, each with its text where `report_column` names one."""
     if record_args.table is not None:
         return table_files(
@@ -238,13 +238,13 @@ def training_files(record_args: RecordArguments, report_column: str | None = Non
     return folder_files(record_args.data_dir, record_args.allow_test_folds, said)
 
 
-def seen_folds(record_args: RecordArguments, files: list[RecordFile]) -> Counter[int | str]:
+def seen_folds(record_args: RecordArguments, files: RecordFiles) -> Counter[int | str]:
     """How many records are of each fold of PTB-XL; see [`ptbxl_folds`]."""
     if record_args.reads_ptbxl:
         return Counter()  # the table has chosen them
     # Of a table `data_dir` is where paths begin, which may be far above the records.
     searched = record_args.data_dir if record_args.table is None else None
-    return ptbxl_folds(files, (searched, record_args.probe_data_dir))
+    return ptbxl_folds(files.paths, (searched, record_args.probe_data_dir))
 
 
 def _assert_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:

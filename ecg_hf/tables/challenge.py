@@ -8,7 +8,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from ..ptbxl.copies import ecg_id_of_header
 from ..readers.channels import Said, canonical_leads
+from ..readers.folders import headers_below, in_batches, texts_of
 from .leaks import listed
 from .load import DEFAULT_MAX_SKIPPED, Own, build_splits
 from .published import CHALLENGE_2021, note_source
@@ -49,7 +49,6 @@ _NAMES_OF_SOURCES = {
 _MATLAB_SIGNAL = re.compile(r"^\S+\.mat[ \t]+16\S*\+24\b", re.MULTILINE)
 
 _HEADER_BYTES = 2**16
-_HEADERS_PER_BATCH = 1000
 _COMMENT = re.compile(r"^[ \t]*#[ \t]*(age|sex|dx)[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 _UNKNOWN = ("", "unknown", "nan", "none", "n/a")
 _SEXES = {"male": 0, "m": 0, "female": 1, "f": 1}
@@ -190,7 +189,7 @@ def _own(
 
 def has_headers(folder: str | os.PathLike) -> bool:
     """Whether there is a WFDB header in a folder or below."""
-    return next(_header_files(os.fspath(folder)), None) is not None
+    return next(headers_below(folder), None) is not None
 
 
 def _base(folder: str | os.PathLike) -> str:
@@ -202,7 +201,8 @@ def _base(folder: str | os.PathLike) -> str:
 
 def _records(base: str, folder: str | os.PathLike) -> pa.Table:
     """The headers with codes, in the order of their ids; `folder` is what messages call `base`."""
-    ids = _sorted_texts(_id(base, path) for path in _header_files(base))
+    found = texts_of(name.removesuffix(".hea").replace(os.sep, "/") for name in headers_below(base))
+    ids = found.take(pc.sort_indices(found))
     left_out: dict[str, list[str]] = defaultdict(list)
     found = _table_of(_headers_with_codes(base, (name.as_py() for name in ids), left_out))
     if not len(found):
@@ -232,21 +232,10 @@ def _headers_with_codes(base: str, ids: Iterable[str], left_out: Mapping[str, li
             left_out[_NO_CODE if header.is_readable else _OTHER_CODES].append(name)
 
 
-def _in_batches(values: Iterator) -> Iterator[list]:
-    while batch := list(islice(values, _HEADERS_PER_BATCH)):
-        yield batch
-
-
-def _sorted_texts(values: Iterator[str]) -> pa.Array:
-    """As an array, which takes a sixth of the memory of a list."""
-    found = pa.chunked_array(map(pa.array, _in_batches(values)), pa.string()).combine_chunks()
-    return found.take(pc.sort_indices(found))
-
-
 def _table_of(headers: Iterator[Header]) -> pa.Table:
     """As columns, which take a tenth of the memory of tuples."""
     batches = []
-    for rows in _in_batches(headers):
+    for rows in in_batches(headers):
         columns = map(pa.array, zip(*rows, strict=True), _HEADERS.types)
         batches.append(pa.record_batch(list(columns), schema=_HEADERS))
     return pa.Table.from_batches(batches, _HEADERS).unify_dictionaries()
@@ -255,29 +244,6 @@ def _table_of(headers: Iterator[Header]) -> pa.Table:
 def _warn_left_out(ids: Sequence[str], what: str) -> None:
     if ids:
         logger.warning(f"{len(ids)} records are left out, since their headers {what}: {listed(ids)}.")
-
-
-def _header_files(folder: str) -> Iterator[str]:
-    """Paths of the headers, also through links to folders, each folder once. Of a folder no list is held."""
-    entered, waiting = set(), [folder]
-    while waiting:
-        place = waiting.pop()
-        real = os.path.realpath(place)
-        if real in entered:  # a link into what was read, or back above itself
-            continue
-        entered.add(real)
-        folders = []
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    folders.append(entry.path)
-                elif entry.name.endswith(".hea"):
-                    yield entry.path
-        waiting += sorted(folders, reverse=True)
-
-
-def _id(base: str, path: str) -> str:
-    return os.path.relpath(path, base).removesuffix(".hea").replace(os.sep, "/")
 
 
 def _read_header(base: str, name: str) -> Header:

@@ -126,6 +126,7 @@ def load_ecg_dataset(
             patients = pa.array(names_of_patients(part.column("patient_column", patient_column)), pa.string())
         split = None if split_column is None else splits_of(part, split_column)
         parts[name] = Own(source, pa.array(ids), patients, names, matrix, split, {})
+    del tables, part, ids  # of many records they take more memory than all that is read of them
     return build_splits(
         parts,
         data_name=_data_name(table),

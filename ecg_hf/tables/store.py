@@ -71,11 +71,6 @@ class Source(Protocol):
         """Raises `RecordError` or `OSError` for a record that cannot be read."""
 
 
-def texts(values: Iterable[str]) -> np.ndarray:
-    """Texts as an array that holds them itself, in half the memory of a list, and gives each as a `str`."""
-    return np.array(list(values), np.dtypes.StringDType())
-
-
 @dataclass(frozen=True)
 class PathsBelow(Sequence[str]):
     """The paths of names (text) below the folder `base`, made when they are asked for."""
@@ -90,6 +85,9 @@ class PathsBelow(Sequence[str]):
         if isinstance(place, slice):
             return [os.path.join(self.base, name) for name in self.names[place].to_pylist()]
         return os.path.join(self.base, self.names[int(place)].as_py())
+
+    def take(self, rows: np.ndarray) -> PathsBelow:
+        return PathsBelow(self.base, self.names.take(pa.array(rows)))
 
 
 @dataclass(frozen=True)
@@ -516,6 +514,8 @@ def _stamp(path: str) -> str:
 __all__ = [
     "NAMED_IN_A_MESSAGE",
     "Files",
+    "PathsBelow",
+    "Same",
     "Source",
     "Stored",
     "batch_of",
@@ -525,6 +525,5 @@ __all__ = [
     "release_unused",
     "store_columns",
     "store_records",
-    "texts",
     "usable_record",
 ]

@@ -19,7 +19,7 @@ import pyarrow.csv
 
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
 from ..readers.channels import Said, canonical_lead, microvolts_of
-from .store import NAMED_IN_A_MESSAGE, Files, Rows, Source, texts
+from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Rows, Same, Source
 
 TableLike = str | os.PathLike | pd.DataFrame | datasets.Dataset
 
@@ -353,7 +353,9 @@ def source_of(
     )
     if once:
         _refuse_twice(table, record_column, inside)
-    return Files(texts(map(_bare, inside)), said), paths
+    start = len(base.rstrip(os.sep)) + 1
+    names = pa.array((_bare(path)[start:] for path in inside), pa.string(), size=len(inside))
+    return Files(PathsBelow(base, names), said), paths
 
 
 def _refuse_rows(table: Table, name: str, column: pd.Series, wrong: Iterable[bool], what: str) -> None:
@@ -390,8 +392,12 @@ def _bare(path: str) -> str:
     return stem if ending in (".hea", ".dat", ".mat") and os.path.isfile(f"{stem}.hea") else path
 
 
-def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> list[Said]:
+def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> Sequence[Said]:
     given = {"sampling_rate": sampling_rate, "units": units, "lead_names": lead_names}
+    if all(value is not None or name not in table.cells.columns for name, value in given.items()):
+        return Same(
+            Said(_rate(sampling_rate, table, 0), _unit(units, table, 0), _names(lead_names, table, 0)), len(table)
+        )
     columns: dict[str, Sequence] = {}
     for name, value in given.items():
         if value is None and name in table.cells.columns:
