@@ -54,10 +54,11 @@ ALLOWED = {
         "seen_data",
         "version",
     },
-    "hub": {"cards", "ecg_transformer", "files"},
+    "hub": {"card_curves", "cards", "ecg_transformer", "files"},
     "command": {"ecg_transformer"},
     "runs": {"cards", "command", "ecg_transformer", "files", "plotting", "processes", "ptbxl", "readers", "shipped"},
     "post_training": {
+        "card_curves",
         "cards",
         "command",
         "curves",
