@@ -812,3 +812,26 @@ def test_weights_of_another_form_go_and_links_become_files(hub, alice, pushing, 
     files = hub.files("org/old")
     assert files.keys() == PUBLISHED
     assert files["model.safetensors"] == (run_folder / "model.safetensors").read_bytes()
+
+
+# ---- Records in shards ----
+
+
+def test_shards_are_streamed_from_the_hub(hub, alice, simulated_folder, tmp_path):
+    """`ecg-hf pretrain --streaming` reads a data set of the Hub as it reads the folder, to the last bit."""
+    ecg_hf.cli.prepare(
+        ["--data_dir", str(simulated_folder), "--output_dir", str(tmp_path / "shards"), "--shard_size", "40"]
+    )
+    alice.run(
+        "from huggingface_hub import HfApi\n"
+        "HfApi().create_repo('alice/shards', repo_type='dataset')\n"
+        f"HfApi().upload_folder(repo_id='alice/shards', repo_type='dataset', folder_path={str(tmp_path / 'shards')!r})"
+    )
+    weights = {}
+    for name, place in {"hub": "hf://datasets/alice/shards", "folder": str(tmp_path / "shards")}.items():
+        flags = ["--streaming", "true", "--data_dir", place, "--output_dir", str(tmp_path / name)]
+        flags += ["--architecture", "ptbxl_100hz", "--max_steps", "2", "--per_device_train_batch_size", "16"]
+        flags += ["--use_cpu", "true", "--disable_tqdm", "true"]
+        alice.run(f"from ecg_hf import cli\ncli.pretrain({flags!r})")
+        weights[name] = (tmp_path / name / "model.safetensors").read_bytes()
+    assert weights["hub"] == weights["folder"]
