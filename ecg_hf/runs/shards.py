@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..memory import release_unused
 from .windows import EpochSampler
 
 MANIFEST = "manifest.json"
@@ -133,6 +134,7 @@ class ShardedRecords:
         if number not in self._held:
             while len(self._held) >= self.num_held:
                 self._held.popitem(last=False)
+                release_unused()
             self._held[number] = self._read(self.shards[number])
         self._held.move_to_end(number)
         return self._held[number]

@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION
+from ..memory import release_unused
 from ..ptbxl.label_order import label_names_of, name_labels
 from .facts import facts_of
 from .guards import Guarded, guard, join_guarded, remember
 from .labels import matching_columns, table_labels
 from .shortcuts import Folders
 from .split import DEFAULT_FRACTIONS, split_by_patient
-from .store import Files, Rows, Source, Stored, release_unused, report, store_columns, store_records
+from .store import Files, Rows, Source, Stored, report, store_columns, store_records
 from .table import SPLITS, Table, TableLike, names_of_patients, open_table, source_of, splits_of
 
 OWN_RECORDS = "own records"

@@ -7,14 +7,12 @@ files.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import json
 import logging
 import os
 import stat
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from tqdm.auto import tqdm
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError, record_files
 from ..files import whole_file, write_atomic
+from ..memory import release_unused
 from ..processes import in_processes
 from ..readers.channels import Channel, Said, record_of, whole_microvolts
 from ..readers.reading import read_leads
@@ -46,9 +45,6 @@ NAMED_IN_A_MESSAGE = 10
 _SCHEMA = pa.schema(
     {"sampling_rate": pa.float64(), "lead_names": pa.list_(pa.string()), "signal": pa.list_(pa.int16())}
 )
-
-# Of glibc; other C libraries have no such call.
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 _ALL_FLAT = "it is flat in all leads."
 
@@ -222,14 +218,6 @@ def store_records(
         folder.mkdir(parents=True, exist_ok=True)
         _write_all(source, todo, max_skipped, num_proc)
     return _open(source, parts, paths, max_skipped)
-
-
-def release_unused() -> None:
-    """Give back what Arrow and the C library keep of memory that was freed: of many records several times what is left
-    of them."""
-    pa.default_memory_pool().release_unused()
-    if _trim is not None:
-        _trim(0)
 
 
 def cache_folder(cache_dir: str | os.PathLike | None) -> Path:
@@ -522,7 +510,6 @@ __all__ = [
     "cache_folder",
     "check_skipped",
     "parts_of",
-    "release_unused",
     "store_columns",
     "store_records",
     "usable_record",
