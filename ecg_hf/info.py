@@ -14,8 +14,8 @@ from .version import __version__
 PACKAGES = {
     "packages": (
         *("accelerate", "datasets", "evaluate", "filelock", "httpx2", "huggingface_hub", "iterative-stratification"),
-        *("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "pyyaml", "safetensors", "scikit-learn", "scipy"),
-        *("soundfile", "torch", "tqdm", "transformers", "wfdb", "xxhash"),
+        *("jinja2", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pyyaml", "safetensors", "scikit-learn"),
+        *("scipy", "soundfile", "torch", "tqdm", "transformers", "wfdb", "xxhash"),
     ),
     "extra cluster": ("ray",),
     "extra demo": ("gradio",),

@@ -378,23 +378,38 @@ def store_columns(
 ) -> datasets.Dataset:
     """Columns, and matrices (rows, columns) of float32 numbers, as a data set in a file of the cache: of many records
     they take more memory than all else. Texts that are numbered (of a dictionary) are written out."""
-    folder = cache_folder(cache_dir) / "columns"
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{os.getpid()}.arrow"
-    try:
-        _write_batches(_batches_of_columns(columns, matrices), unfinished)
-        with open(unfinished, "rb") as file:
-            path = folder / f"{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}.arrow"
-        if not path.is_file():  # the same columns are one file, and one fingerprint
-            os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    batches = functools.partial(_batches_of_columns, columns, matrices)
+    digest = _Digest()
+    _write_batches(batches(), pa.PythonFile(digest, mode="w"))
+    # Named by its content: the same columns are one file, and one fingerprint.
+    path = cache_folder(cache_dir) / "columns" / f"{digest.sha256.hexdigest()[:32]}.arrow"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as unfinished:
+            _write_batches(batches(), pa.OSFile(str(unfinished), "wb"))
     return datasets.Dataset.from_file(str(path))
 
 
-def _write_batches(batches: Iterator[pa.RecordBatch], path: Path) -> None:
+class _Digest:
+    """A file of which nothing is kept but the SHA-256."""
+
+    closed = False
+
+    def __init__(self):
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return len(content)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _write_batches(batches: Iterator[pa.RecordBatch], file: pa.NativeFile) -> None:
     first = next(batches)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, first.schema) as writer:
+    with file, pa.ipc.new_stream(file, first.schema) as writer:
         for batch in chain([first], batches):
             writer.write_batch(batch)
             release_unused()
