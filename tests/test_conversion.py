@@ -9,8 +9,8 @@ import os
 import pathlib
 import pickle
 import subprocess
-import sys
 import tarfile
+import time
 import traceback
 import warnings
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from cut_fixtures import cut_numbers, cut_record
+from forked import Forked
 from recorded import CUT, WHOLE, checkpoint, checkpoints, needs_whole, on_both
 from safetensors.torch import load_file, save_file
 from small_models import LABELS, small_extractor, small_model
@@ -972,15 +973,13 @@ def full_size(family: str, facts: dict) -> dict:
     return {"model": tensors(facts["keys"])}
 
 
-MEASURE = """
-import sys, time
-from ecg_hf.conversion import convert_checkpoint
-def peak():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
-before, start = peak(), time.time()
-model, _ = convert_checkpoint(sys.argv[1])
-print(time.time() - start, peak() - before, model.config.num_attention_heads)
-"""
+def measured_conversion(path: pathlib.Path) -> None:
+    def peak():
+        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+    before, start = peak(), time.time()
+    model, _ = convert_checkpoint(path)
+    print(time.time() - start, peak() - before, model.config.num_attention_heads)
 
 
 @pytest.mark.slow
@@ -989,10 +988,9 @@ print(time.time() - start, peak() - before, model.config.num_attention_heads)
 def test_published_size_converts_in_half_a_minute_and_three_times_the_memory(fixtures, family, tmp_path):
     facts = json.loads((fixtures.path / family / "meta.json").read_text())["published_full_size"]
     torch.save(full_size(family, facts), tmp_path / "full.pt")
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, tmp_path / "full.pt"], capture_output=True, text=True, check=True
-    )
-    seconds, memory, heads = map(float, done.stdout.split())
+    process = Forked(tmp_path / "measured", measured_conversion, tmp_path / "full.pt")
+    assert process.wait() == 0, process.stderr
+    seconds, memory, heads = map(float, process.stdout.split())
     assert seconds < 30
     assert memory < 3 * (tmp_path / "full.pt").stat().st_size
     assert heads == {"ecg_jepa_kim": 16, "ecg_jepa_weimann": 6, "mtecg": 3}.get(family, 12)
