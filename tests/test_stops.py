@@ -114,8 +114,7 @@ def waiting_run(command):
     cli.train(command)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
 def test_a_signal_ends_the_command_with_one_line(simulated_folder, simulated_cache, tmp_path, number, workers):
     places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
     few = {"max_train_records": 64, "window_stride_seconds": 2.5}
