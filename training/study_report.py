@@ -109,8 +109,10 @@ class Report:
     # ---- Verdicts ----
 
     def _verdicts(self) -> list[str]:
-        text = ["## Verdicts\n", "By the rule in `training/study_verdicts.py`, which was set before the study.\n"]
         found = verdicts(cell for key in self.grid.keys() for cell in self.grid.cells(*key))
+        if not any(verdict.holds or verdict.fails or verdict.unfinished for verdict in found):
+            return []  # a grid for another question
+        text = ["## Verdicts\n", "By the rule in `training/study_verdicts.py`, which was set before the study.\n"]
         text += _table(["the paper's claim", "verdict"], [[v.claim, f"**{v.verdict}**"] for v in found])
         for verdict in found:
             text += [f"\n**{verdict.claim}: {verdict.verdict}.**\n", *_reasons(verdict)]
