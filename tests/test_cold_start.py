@@ -28,10 +28,14 @@ HEAVY = (
 )
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess:
+def environment() -> dict[str, str]:
+    """Of a process that imports this checkout."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], env=environment(), capture_output=True, text=True)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -169,13 +173,14 @@ import json, os, sys, traceback
 import torch
 for line in sys.stdin:
     if (child := os.fork()) == 0:
-        code = 0
+        code = 1
         try:
             exec(json.loads(line), {})
-        except BaseException:
-            code = 1
+            code = 0
+        except Exception:
             traceback.print_exc()
-        os._exit(code)
+        finally:
+            os._exit(code)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -184,11 +189,10 @@ for line in sys.stdin:
 def fork_with_torch(tmp_path_factory):
     """A function that runs code in a fork of a process that has loaded torch -> its exit code, and stderr."""
     errors = tmp_path_factory.mktemp("server") / "stderr"
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with open(errors, "w") as stderr:
         server = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", SERVER],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
