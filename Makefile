@@ -20,7 +20,8 @@ demo: .venv/installed
 		--config training/configs/demo.yaml --output_dir runs/demo
 	$(BIN)/ecg-hf classify --model runs/demo runs/demo-data/records100/00000/00040_lr
 	@echo "That record is of the test fold, simulated with LVH (HYP) and ISC_ (STTC)."
-	@echo "Simulated records: runs/demo-data   Checkpoint, metrics, predictions, curves: runs/demo"
+	@echo "Simulated records: runs/demo-data   Checkpoint, metrics, predictions: runs/demo"
+	@echo "Picture of the training: runs/demo/learning_curves.png"
 
 # Two minutes on two cores: a study in miniature, which ends with the report, the map of the gain and the verdicts.
 study: .venv/installed
