@@ -148,7 +148,7 @@ def plot_ecg(
         _draw_scale_of_marks(axes, np.asarray(marks), marks_unit, footer - FOOTER_LINE)
     _draw_texts(axes, title, note, sampling_rate, height)
     if path is not None:
-        save_figure(figure, path)
+        save_figure(figure, path, all_colors=True)
     return figure
 
 
@@ -468,11 +468,12 @@ def _stage_title(stage: str, entries: list[dict]) -> str:
     return title
 
 
-def save_figure(figure: Figure, *paths: str | os.PathLike) -> None:
+def save_figure(figure: Figure, *paths: str | os.PathLike, all_colors: bool = False) -> None:
     """Write a figure in the formats of the suffixes, each file whole or not at all; an SVG always has the same bytes.
 
     The figure is laid out once, which takes longer than drawing it, and keeps that layout. Pictures lie beside small
-    models in repositories, so they are kept small: PNGs have a palette, SVGs text as text and tenths of a point.
+    models in repositories, so they are kept small: PNGs have a palette, unless shades mean something (`all_colors`),
+    SVGs text as text and tenths of a point.
     """
     import matplotlib
 
@@ -485,7 +486,7 @@ def save_figure(figure: Figure, *paths: str | os.PathLike) -> None:
                 unfinished.write_text(_with_tenths(text.getvalue()), encoding="utf-8")
                 continue
             figure.savefig(unfinished, format=kind)
-            if kind == "png":
+            if kind == "png" and not all_colors:
                 _give_palette(unfinished)
         figure.set_layout_engine("none")
 

@@ -231,3 +231,11 @@ def test_labels_are_drawn_from_top_to_bottom_with_figures_and_counts(tmp_path):
     assert [[text.get_text() for text in axes.texts] for axes in (auroc, auprc)] == [["0.930"], ["0.800"]]
     assert auprc.lines[1].get_xdata() == [0.2], "the AUPRC of chance"
     assert imread(tmp_path / "labels.png").size
+
+
+def test_shades_over_an_ecg_are_those_asked_for(tmp_path):
+    """A palette made the darkest blue of an attribution grey."""
+    from PIL import Image
+
+    plot_ecg(np.zeros((12, 1000)), sampling_rate=100, path=tmp_path / "ecg.png")
+    assert Image.open(tmp_path / "ecg.png").mode == "RGBA"
