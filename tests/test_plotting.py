@@ -237,5 +237,5 @@ def test_shades_over_an_ecg_are_those_asked_for(tmp_path):
     """A palette made the darkest blue of an attribution grey."""
     from PIL import Image
 
-    plot_ecg(np.zeros((12, 1000)), sampling_rate=100, path=tmp_path / "ecg.png")
+    plot_ecg(np.zeros((12, 1000)), sampling_rate=100, lead_names=LEAD_NAMES, path=tmp_path / "ecg.png")
     assert Image.open(tmp_path / "ecg.png").mode == "RGBA"
