@@ -103,7 +103,7 @@ def _with_point(cell: object) -> object:
 def _rows_of_ids(table: Table, data_args: TaskArguments) -> dict[object, int]:
     """The row of each record's id, as `load_ecg_dataset` gives ids."""
     _, ids = source_of(table, data_args.record_column, data_args.sampling_rate, data_args.units, data_args.lead_names)
-    return {ecg_id: row for row, ecg_id in enumerate(ids)}
+    return {ecg_id: row for row, ecg_id in enumerate(ids.to_pylist())}
 
 
 def _grouped(name: str, cells: Sequence[object]) -> list[str]:

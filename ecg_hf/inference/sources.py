@@ -141,13 +141,13 @@ def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None)
     opened = open_table(path, record_column, data_dir)
     for table in opened.values() if isinstance(opened, dict) else [opened]:
         source, ids = source_of(table, record_column, **asdict(facts))
-        for index, name in enumerate(ids):
+        for index, name in enumerate(map(str, ids)):
             if isinstance(source, Files):
                 said = source.said[index]
                 of_row = Facts(said.sampling_rate, said.units, said.lead_names)
-                yield _of_file(source.paths[index], of_row.as_dict())._replace(name=str(name))
+                yield _of_file(source.paths[index], of_row.as_dict())._replace(name=name)
             else:
-                yield Item(str(name), functools.partial(_read_row, source, index))
+                yield Item(name, functools.partial(_read_row, source, index))
 
 
 def _read_row(source, index: int, wanted: Sequence[str]) -> Record:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -168,27 +167,22 @@ def table_files(
     count = len(opened)
     patients = pa.nulls(count, pa.int64())
     if patient_column is not None:
-        patients = pa.array(_numbers(names_of_patients(opened.column("patient_column", patient_column))), pa.int64())
-    reports = None if report_column is None else pa.array(_reports(opened, report_column), pa.string())
+        names = names_of_patients(opened.column("patient_column", patient_column))
+        patients = names.dictionary_encode().indices.cast(pa.int64())
+    reports = None if report_column is None else _reports(opened, report_column)
     ids = pa.array(np.arange(count, dtype=np.int64))
     return RecordFiles(ids, source.paths, patients, source.said, reports)
 
 
-def _reports(table: Table, name: str) -> list[str | None]:
-    """The text of each row, None where the cell is empty."""
+def _reports(table: Table, name: str) -> pa.StringArray:
+    """The text of each row, null where the cell is empty."""
     column = table.column("report_column", name)
-    cells = [None if is_empty(cell) else cell for cell in column]
-    if wrong := [row for row, cell in enumerate(cells) if not isinstance(cell, str | None)]:
+    if wrong := [row for row, cell in enumerate(column) if not (isinstance(cell, str) or is_empty(cell))]:
         raise ValueError(
             f"`report_column`: `{name}` of {table.name} must hold texts, or nothing; it holds something else in "
             f"{table.rows_in_words(wrong, column)}."
         )
-    return cells
-
-
-def _numbers(names: Sequence[str | None]) -> list[int | None]:
-    numbers, _ = pd.factorize(pd.array(names, dtype="string"))
-    return [None if number < 0 else int(number) for number in numbers]
+    return texts_of(None if is_empty(cell) else cell for cell in column)
 
 
 def load_records(

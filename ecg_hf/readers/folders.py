@@ -41,9 +41,10 @@ def in_batches(values: Iterator[Value]) -> Iterator[list[Value]]:
         yield batch
 
 
-def texts_of(values: Iterator[str]) -> pa.Array:
+def texts_of(values: Iterator[str | None]) -> pa.StringArray:
     """As an array, which takes a sixth of the memory of a list."""
-    return pa.chunked_array(map(pa.array, in_batches(values)), pa.string()).combine_chunks()
+    arrays = (pa.array(batch, pa.string()) for batch in in_batches(values))
+    return pa.chunked_array(arrays, pa.string()).combine_chunks()
 
 
 __all__ = ["headers_below", "in_batches", "texts_of"]

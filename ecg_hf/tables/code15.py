@@ -99,7 +99,7 @@ def load_code15(
     own = Own(
         exams.source,
         pa.array(exams.source.ids),
-        pa.array(patients, pa.string()).take(pa.array(rows)),
+        patients.take(pa.array(rows)),
         names,
         matrix[rows],
         None,

@@ -124,9 +124,9 @@ def load_ecg_dataset(
         names, matrix = table_labels(part, label_columns, label_column, problem_type, labels)
         patients = pa.nulls(len(part), pa.string())
         if patient_column is not None:
-            patients = pa.array(names_of_patients(part.column("patient_column", patient_column)), pa.string())
+            patients = names_of_patients(part.column("patient_column", patient_column))
         split = None if split_column is None else splits_of(part, split_column)
-        parts[name] = Own(source, pa.array(ids), patients, names, matrix, split, {})
+        parts[name] = Own(source, ids, patients, names, matrix, split, {})
     del tables, part, ids  # of many records they take more memory than all that is read of them
     return build_splits(
         parts,

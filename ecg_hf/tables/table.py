@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -15,10 +16,12 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
 from ..readers.channels import Said, canonical_lead, microvolts_of
+from ..readers.folders import texts_of
 from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Rows, Same, Source
 
 TableLike = str | os.PathLike | pd.DataFrame | datasets.Dataset
@@ -287,10 +290,12 @@ def number_of_cell(cell: object, has_decimal_commas: bool) -> float | None:
     return number if np.isfinite(number) and "_" not in text else None
 
 
-def names_of_patients(column: pd.Series) -> list[str | None]:
+def names_of_patients(column: pd.Series) -> pa.StringArray:
     """The patients of the rows as text: the same where their cells are, but for blanks around and a `.0` behind; an
-    empty cell is a patient of its own, None."""
-    return [None if is_empty(cell) else re.sub(r"^([+-]?\d+)\.0*$", r"\1", str(cell).strip()) for cell in column]
+    empty cell is a patient of its own, null."""
+    return texts_of(
+        None if is_empty(cell) else re.sub(r"^([+-]?\d+)\.0*$", r"\1", str(cell).strip()) for cell in column
+    )
 
 
 def splits_of(table: Table, split_column: str) -> np.ndarray:
@@ -317,7 +322,7 @@ def source_of(
     lead_names: Sequence[str] | None = None,
     *,
     once: bool = True,
-) -> tuple[Source, list[object]]:
+) -> tuple[Source, pa.Array]:
     """The records of a table, and their ids: the cells of `record_column`, or the row numbers of signals.
 
     What the arguments leave open is taken from columns `sampling_rate`, `units` and `lead_names`, where there are any.
@@ -328,11 +333,11 @@ def source_of(
     """
     said = _said_of_rows(table, sampling_rate, units, lead_names)
     if table.dataset is not None and record_column in table.dataset.column_names:
-        ids = list(range(len(table)))
+        ids = pa.array(np.arange(len(table)))
         if "ecg_id" in table.cells:
             column = table.column("ecg_id", "ecg_id")
             _refuse_rows(table, "ecg_id", column, map(is_empty, column), "is empty")
-            ids = column.tolist()
+            ids = pa.array(column.tolist())
         return Rows(table.dataset, record_column, ids, said), ids
     column = table.column("record_column", record_column)
     if any(map(is_list, column)):
@@ -341,21 +346,20 @@ def source_of(
             "`datasets` alone: give `Dataset.from_pandas(frame)`, or a Parquet file of it."
         )
     _refuse_rows(table, record_column, column, map(is_empty, column), "is empty")
-    paths = [str(cell).strip() for cell in column]
+    ids = texts_of(str(cell).strip() for cell in column)
     base = os.path.abspath(table.folder or ".")
-    inside = [_inside(base, _with_slashes(base, path)) for path in paths]
+    inside = texts_of(_inside(base, _with_slashes(base, path.as_py())) for path in ids)
     _refuse_rows(
         table,
         record_column,
         column,
-        [path is None for path in inside],
+        inside.is_null().to_numpy(zero_copy_only=False),
         f"is outside of the folder {base} (give a folder above all records as `data_dir`)",
     )
     if once:
         _refuse_twice(table, record_column, inside)
-    start = len(base.rstrip(os.sep)) + 1
-    names = pa.array((_bare(path)[start:] for path in inside), pa.string(), size=len(inside))
-    return Files(PathsBelow(base, names), said), paths
+    names = texts_of(_bare(base, name.as_py()) for name in inside)
+    return Files(PathsBelow(base, names), said), ids
 
 
 def _refuse_rows(table: Table, name: str, column: pd.Series, wrong: Iterable[bool], what: str) -> None:
@@ -363,9 +367,9 @@ def _refuse_rows(table: Table, name: str, column: pd.Series, wrong: Iterable[boo
         raise ValueError(f"The column `{name}` of {table.name} {what} in {table.rows_in_words(rows, column)}.")
 
 
-def _refuse_twice(table: Table, name: str, paths: list[str]) -> None:
-    bare = pd.Series([re.sub(r"\.(hea|dat|mat)$", "", path) for path in paths])
-    if len(rows := np.flatnonzero(bare.duplicated())):
+def _refuse_twice(table: Table, name: str, paths: pa.StringArray) -> None:
+    bare = pc.replace_substring_regex(paths, r"\.(hea|dat|mat)$", "")
+    if len(rows := np.flatnonzero(bare.to_pandas().duplicated())):
         cells = table.column("record_column", name)
         raise ValueError(
             f"The column `{name}` of {table.name} names a record again in {table.rows_in_words(rows, cells)}: give "
@@ -381,15 +385,17 @@ def _with_slashes(base: str, path: str) -> str:
 
 
 def _inside(base: str, path: str) -> str | None:
-    """The path of a record, or None if it is outside of `base`; links inside it are followed."""
+    """The path of a record from `base`, or None if it is outside of it; links inside it are followed."""
+    above = base.rstrip(os.sep) + os.sep
     full = os.path.normpath(os.path.join(base, os.path.expanduser(path)))
-    return full if full.startswith(base.rstrip(os.sep) + os.sep) and "\0" not in full else None
+    return full.removeprefix(above) if full.startswith(above) and "\0" not in full else None
 
 
-def _bare(path: str) -> str:
+def _bare(base: str, path: str) -> str:
     """Without the ending of a WFDB record, any of which names it."""
     stem, ending = os.path.splitext(path)
-    return stem if ending in (".hea", ".dat", ".mat") and os.path.isfile(f"{stem}.hea") else path
+    is_wfdb = ending in (".hea", ".dat", ".mat") and os.path.isfile(os.path.join(base, f"{stem}.hea"))
+    return stem if is_wfdb else path
 
 
 def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> Sequence[Said]:
@@ -398,13 +404,13 @@ def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> Sequence[Sa
         return Same(
             Said(_rate(sampling_rate, table, 0), _unit(units, table, 0), _names(lead_names, table, 0)), len(table)
         )
-    columns: dict[str, Sequence] = {}
+    columns: list[Iterable] = []
     for name, value in given.items():
         if value is None and name in table.cells.columns:
-            columns[name] = [None if is_empty(cell) else cell for cell in table.column(name, name)]
+            columns.append(None if is_empty(cell) else cell for cell in table.column(name, name))
         else:
-            columns[name] = [value] * len(table)
-    rows = zip(*columns.values(), strict=True)
+            columns.append(itertools.repeat(value, len(table)))
+    rows = zip(*columns, strict=True)
     said = (
         Said(_rate(rate, table, row), _unit(unit, table, row), _names(names, table, row))
         for row, (rate, unit, names) in enumerate(rows)
