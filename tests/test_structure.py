@@ -98,7 +98,7 @@ ALLOWED = {
         "tables",
         "target_metrics",
     },
-    "pretraining": {"cards", "ecg_transformer", "files", "metrics", "ptbxl", "readers", "runs", "tables"},
+    "pretraining": {"cards", "ecg_transformer", "files", "memory", "metrics", "ptbxl", "readers", "runs", "tables"},
     "inference": {
         "command",
         "ecg_transformer",

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..files import whole_file, write_atomic
+from ..memory import release_unused
 from ..ptbxl.table import FOLDS, read_table
 from ..runs.shard_writing import (
     ENCODING,
@@ -72,6 +73,8 @@ def prepare(
     splits = _files_of_splits(record_args, split_column)
     folds = _checked_folds(record_args, splits["train"])
     shards = [shard for split, files in splits.items() for shard in _shards(split, files, shard_size, min_seconds)]
+    del splits  # the shards have copies of their parts
+    release_unused()
     if finished := finished_manifest(output_dir, shards):
         return finished
     num_records = sum(shard.num_records for shard in shards)

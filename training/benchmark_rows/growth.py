@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import logging
 import os
@@ -134,9 +135,9 @@ def measure_shards(folder: pathlib.Path, num_records: int, rate: int, num_proc: 
         records = ShardedRecords(shards, num_held=4)
         extractor = ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=250)
         crops = Crops(records, extractor, Augmentation(), seed=0)
-        order = list(ShardSampler(records.sizes, 0, 128, 1, records.num_held))
-        for start in range(0, len(order), 128):
-            crops.__getitems__(order[start : start + 128])
+        order = iter(ShardSampler(records.sizes, 0, 128, 1, records.num_held))
+        while batch := list(itertools.islice(order, 128)):
+            crops.__getitems__(batch)
 
     work = {"prepare": lambda: prepare(arguments, shards, shard_size=shard_size), "stream": stream}
     found = {name: measured(function) for name, function in work.items()}
