@@ -107,10 +107,56 @@ def test_classes_of_a_data_set_keep_their_names(options):
     assert [labels_of(several)[name] for name in ("r00", "r01", "r02")] == [[1, 0], [1, 1], [0, 0]]
 
 
+def test_zeros_and_ones_numbers_and_patients_may_be_classes_of_a_data_set(options):
+    """`ClassLabel` numbers the names in any order, and in each split anew."""
+    table = frame(age=[str(50 + row % 7) for row in range(30)], patient=[f"p{row // 2}" for row in range(30)])
+    numbered = datasets.Dataset.from_pandas(table).cast_column("AF", datasets.Value("string"))
+    numbered = numbered.cast_column("AF", datasets.ClassLabel(names=["1", "0"])).class_encode_column("age")
+    given = {"label_columns": ["AF"], "patient_column": "patient", **options}
+    assert labels_of(load_ecg_dataset(numbered, **given)) == labels_of(load_ecg_dataset(table, **given))
+    ages = load_ecg_dataset(numbered, label_columns=["age"], problem_type="regression", **options)
+    assert labels_of(ages)["r03"] == [53]
+    halves = {"train": range(20), "validation": range(20, 30)}
+    splits = {name: numbered.select(rows).class_encode_column("patient") for name, rows in halves.items()}
+    loaded = load_ecg_dataset(datasets.DatasetDict(splits), **given)
+    assert loaded["validation"]["patient_id"][:2] == ["p10", "p10"]
+    named = numbered.cast_column("AF", datasets.ClassLabel(names=["AF", "no AF"]))
+    with pytest.raises(
+        ValueError, match=r"`AF` of the data set must be 0, 1 or empty; it is not in row 1 \('no AF'\)"
+    ):
+        load_ecg_dataset(named, **given)
+
+
+@pytest.mark.parametrize("text", ["NA", "NaN", "NULL", "<NA>"])
+def test_what_programs_write_for_nothing_is_nothing(text, folder, options):
+    table = frame(patient=["7", text] * 15, rhythm=["SR", "AF", text] * 10, MI=["1", text] * 15)
+    table.to_csv(folder / "nothing.csv", index=False)
+    given = {"problem_type": "single_label_classification", **options}
+    splits = load_ecg_dataset(folder / "nothing.csv", label_column="rhythm", patient_column="patient", **given)
+    assert label_names_of(splits["train"]) == ["AF", "SR"] and labels_of(splits)["r02"] == [-100, -100]
+    assert {patient for dataset in splits.values() for patient in dataset["patient_id"]} == {None, "7"}
+    assert labels_of(load_ecg_dataset(folder / "nothing.csv", label_columns=["MI"], **options))["r01"] == [-100]
+
+
+def test_patients_and_labels_are_the_same_in_numbers_and_in_text(folder, options):
+    table = frame(patient=["7", "7,0", "8", "9", "10"] * 6, code=["0", "1", "0;2"] * 10)
+    table.to_csv(folder / "commas.csv", index=False, sep="\t")
+    given = {"label_column": "code", "patient_column": "patient", "labels": [0, 1, " 2"], **options}
+    splits = load_ecg_dataset(folder / "commas.csv", **given)
+    assert {patient for dataset in splits.values() for patient in dataset["patient_id"]} == {"7", "8", "9", "10"}
+    assert [labels_of(splits)[name] for name in ("r00", "r01", "r02")] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+
+
 def test_columns_may_be_numbered(options):
     table = frame().set_axis(["path", 7], axis=1)
     for given in ([7], ["7"], "[7]"):
         assert label_names_of(load_ecg_dataset(table, label_columns=given, **options)["train"]) == ["7"]
+
+
+def test_columns_of_several_levels_are_refused(options):
+    table = pd.concat({"sheet": frame()}, axis=1)
+    with pytest.raises(ValueError, match="The frame has columns of 2 levels: give each a single name"):
+        load_ecg_dataset(table, label_columns=["AF"], **options)
 
 
 @pytest.mark.parametrize("kind", ["streamed", "list", "dictionary"])
@@ -140,7 +186,8 @@ def test_a_pattern_finds_the_same_columns_in_tables_of_another_order(options):
 
 
 def test_a_code_in_brackets_is_that_code(options):
-    cells = ["('AF')", "(MI)", "['MI', None]", "{'AF', 'MI'}", "['AF', 5]", {"AF": 100.0}]
+    # The last but one as NumPy prints an array.
+    cells = ["('AF')", "(MI)", "['MI', None]", "{'AF', 'MI'}", "['AF' '5']", {"AF": 100.0}]
     splits = load_ecg_dataset(frame(dx=cells * 5), label_column="dx", **options)
     assert label_names_of(splits["train"]) == ["5", "AF", "MI"]
     expected = [[0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]
@@ -163,6 +210,11 @@ ODD_LABELS = {
         {"MI": [[0, 1]] * 30},
         {"label_columns": ["MI"]},
         r"must be 0, 1 or empty.*row 1 \(\[0, 1\]\)",
+    ),
+    "a number beyond float32": (
+        {"age": ["1e300", "50"] * 15},
+        {"label_columns": ["age"], "problem_type": "regression"},
+        r"must be below 3e38, as float32 has it; it is not in row 1 \('1e300'\)",
     ),
     "a long cell": ({"MI": ["x" * 9999] * 30}, {"label_columns": ["MI"]}, r"row 1 \('x{56}\.\.\.\), row 2"),
     "labels as text": ({}, {"label_column": "AF", "labels": "AF"}, "`labels` must be a list of names, got 'AF'"),
@@ -191,6 +243,15 @@ def test_what_cannot_be_meant_is_refused_in_one_line(fault, options):
     with pytest.raises(ValueError, match=message) as caught:
         load_ecg_dataset(frame(**columns), **given, **options)
     assert len(str(caught.value)) < 1500 and "\n" not in str(caught.value)
+
+
+def test_thousands_beside_decimal_commas_are_refused(folder, options):
+    table = frame(age=["52,0", "3.068"] * 15)
+    table.to_csv(folder / "thousands.csv", index=False, sep=";")
+    with pytest.raises(
+        ValueError, match=r"must be written with a comma, as others are; it is not in row 2 \('3.068'\)"
+    ):
+        load_ecg_dataset(folder / "thousands.csv", label_columns=["age"], problem_type="regression", **options)
 
 
 # ---- Paths and files ----

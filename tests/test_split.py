@@ -23,6 +23,20 @@ def test_a_patient_is_never_on_two_sides_and_unknown_ones_are_alone(seed):
     assert (split == split_by_patient(patients, labels, seed=seed)).all()
 
 
+@pytest.mark.parametrize("is_regression", [False, True])
+def test_names_do_not_decide_the_split(is_regression):
+    """Records of a second hospital, or of the last year, are in each split, and another seed tests on others."""
+    ids = [f"{'A' if row < 800 else 'B'}/r{row:04}" for row in range(1000)]
+    labels = (np.random.default_rng(0).random((1000, 1)) < 0.3).astype(np.float32)
+    tested = np.zeros(1000, bool)
+    for seed in range(10):
+        split = split_by_patient([None] * 1000, labels, seed=seed, is_regression=is_regression, ids=ids)
+        shares = [np.mean(np.flatnonzero(split == name) >= 800) for name in ("train", "validation", "test")]
+        assert all(0.05 < share < 0.4 for share in shares)
+        tested |= split == "test"
+    assert 580 < tested.sum() < 720  # 1,000 x (1 - .9 ** 10) = 651
+
+
 @pytest.mark.parametrize("count", [8, 20, 40, 100])
 def test_a_regression_of_few_patients_has_records_in_every_split(count):
     targets = np.arange(count)[:, None] + 40.5

@@ -167,7 +167,7 @@ def table_files(
     count = len(opened)
     patients = pa.nulls(count, pa.int64())
     if patient_column is not None:
-        names = names_of_patients(opened.column("patient_column", patient_column))
+        names = names_of_patients(opened.classes("patient_column", patient_column))
         patients = names.dictionary_encode().indices.cast(pa.int64())
     reports = None if report_column is None else _reports(opened, report_column)
     ids = pa.array(np.arange(count, dtype=np.int64))

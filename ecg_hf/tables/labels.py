@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -97,7 +98,7 @@ def _name(cell: object) -> str:
 
 
 def _zeros_and_ones(table: Table, name: str) -> np.ndarray:
-    column = table.column("label_columns", name)
+    column = table.classes("label_columns", name)
     texts = ["" if is_empty(cell) else str(cell).strip().casefold() for cell in column]
     # Few values occur again and again.
     value_of = {text: _zero_or_one(text) for text in set(texts)}
@@ -115,9 +116,15 @@ def _zero_or_one(text: str) -> float:
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:
-    column = table.column("label_columns", name)
+    column = table.classes("label_columns", name)
     values = [np.nan if is_empty(cell) else number_of_cell(cell, table.has_decimal_commas) for cell in column]
     _refuse(table, name, column, [value is None for value in values], "a number or empty")
+    _refuse(table, name, column, np.abs(values) > np.finfo(np.float32).max, "below 3e38, as float32 has it")
+    if table.has_decimal_commas:
+        texts = column.astype(str)
+        if texts.str.contains(",").any():
+            # `3.068` beside `52,0` may well be three thousand.
+            _refuse(table, name, column, texts.str.contains(".", regex=False), "written with a comma, as others are")
     return np.array(values, dtype=np.float32)
 
 
@@ -159,10 +166,20 @@ def _parts_of(cell: object, separator: str | None) -> Sequence[object]:
         return list(cell) if is_list(cell) else [cell]
     text = cell.strip()
     if text[0] + text[-1] in ("[]", "{}", "()"):
-        if (parts := _literal(text)) is not None:
+        if (parts := _printed_array(text)) is not None or (parts := _literal(text)) is not None:
             return parts
         text = text[1:-1]
     return [part.strip(" '\"") for part in (text.split(separator) if separator else [text])]
+
+
+def _printed_array(text: str) -> list[str] | None:
+    """The members of an array as NumPy prints it, with blanks between them (`['AF' 'LBBB']`, `[1 2]`); None for other
+    text. Python would take the first for one text."""
+    if re.search(r"""['"]\s+['"]""", text):
+        return [first or second for first, second in re.findall(r"""'([^']*)'|"([^"]*)\"""", text)]
+    numbers = text[1:-1].split()
+    is_array = len(numbers) > 1 and all(re.fullmatch(r"-?\d+\.?", number) for number in numbers)
+    return [number.rstrip(".") for number in numbers] if is_array else None
 
 
 def _literal(text: str) -> list | None:
@@ -191,7 +208,7 @@ def _matrix(
     table: Table, name: str, cells: Sequence[list[str] | None], labels: Sequence[str] | None, problem_type: str
 ) -> tuple[list[str], np.ndarray]:
     counts = Counter(code for codes in cells if codes for code in set(codes))
-    names = sorted(counts) if labels is None else list(labels)
+    names = sorted(counts) if labels is None else [_name(label) for label in labels]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"The label column `{name}` of {table.name} has no labels, or `labels` names one twice.")
     if others := {code: count for code, count in counts.items() if code not in set(names)}:

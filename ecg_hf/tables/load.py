@@ -124,7 +124,7 @@ def load_ecg_dataset(
         names, matrix = table_labels(part, label_columns, label_column, problem_type, labels)
         patients = pa.nulls(len(part), pa.string())
         if patient_column is not None:
-            patients = names_of_patients(part.column("patient_column", patient_column))
+            patients = names_of_patients(part.classes("patient_column", patient_column))
         split = None if split_column is None else splits_of(part, split_column)
         parts[name] = Own(source, ids, patients, names, matrix, split, {})
     del tables, part, ids  # of many records they take more memory than all that is read of them

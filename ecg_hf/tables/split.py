@@ -66,7 +66,11 @@ def split_by_patient(
         strata[patient_of[rows], columns] = True
         strata = strata[:, sorted(range(strata.shape[1]), key=lambda label: strata[:, label].tobytes())]
     random_state = np.random.RandomState(seed)
-    split_of = IterativeStratification(labels=strata, r=shares, random_state=random_state)
+    # Patients are dealt out as they come: by their names, which tell the hospital or the year, one split would have
+    # the first of them and another the last.
+    order = random_state.permutation(num_patients)
+    split_of = np.empty(num_patients, np.int64)
+    split_of[order] = IterativeStratification(labels=strata[order], r=shares, random_state=random_state)
     if empty := [name for index, name in enumerate(SPLITS) if shares[index] and not (split_of == index).any()]:
         raise ValueError(
             f"{num_patients} patients are too few for a split that is stratified over the labels: {', '.join(empty)} "

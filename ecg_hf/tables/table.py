@@ -115,6 +115,8 @@ def open_table(
     """
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if isinstance(table, pd.DataFrame):
+        if table.columns.nlevels > 1:
+            raise ValueError(f"The frame has columns of {table.columns.nlevels} levels: give each a single name.")
         return _checked(Table(table.reset_index(drop=True).rename(columns=str), "the frame", folder))
     if isinstance(table, datasets.Dataset):
         return _checked(_of_dataset(table, "the data set", record_column, folder))
@@ -261,14 +263,17 @@ def _header(path: Path, separator: str) -> list[str]:
 
 # ---- Cells ----
 
+# How R, pandas and databases write that there is nothing. Not `None`, which may be a class.
+_NOTHING = {"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NaT", "NULL", "null"}
+
 
 def is_empty(cell: object) -> bool:
-    """Whether a cell is null, NaN or blank."""
+    """Whether a cell is null, NaN, blank, or the text by which programs write that (`NA`)."""
     if cell is None or cell is pd.NA or cell is pd.NaT:
         return True
     if isinstance(cell, float):
         return cell != cell
-    return isinstance(cell, str) and not cell.strip()
+    return isinstance(cell, str) and cell.strip() in _NOTHING
 
 
 def is_list(cell: object) -> bool:
@@ -291,11 +296,13 @@ def number_of_cell(cell: object, has_decimal_commas: bool) -> float | None:
 
 
 def names_of_patients(column: pd.Series) -> pa.StringArray:
-    """The patients of the rows as text: the same where their cells are, but for blanks around and a `.0` behind; an
-    empty cell is a patient of its own, null."""
-    return texts_of(
-        None if is_empty(cell) else re.sub(r"^([+-]?\d+)\.0*$", r"\1", str(cell).strip()) for cell in column
-    )
+    """The patients of the rows as text: the same where their cells are, but for blanks around and a `.0` or `,0`
+    behind; an empty cell is a patient of its own, null."""
+    return texts_of(None if is_empty(cell) else _patient(str(cell).strip()) for cell in column)
+
+
+def _patient(name: str) -> str | None:
+    return None if name == "None" else re.sub(r"^([+-]?\d+)(\.0*|,0)$", r"\1", name)
 
 
 def splits_of(table: Table, split_column: str) -> np.ndarray:
@@ -339,7 +346,7 @@ def source_of(
             _refuse_rows(table, "ecg_id", column, map(is_empty, column), "is empty")
             ids = pa.array(column.tolist())
         return Rows(table.dataset, record_column, ids, said), ids
-    column = table.column("record_column", record_column)
+    column = table.classes("record_column", record_column)
     if any(map(is_list, column)):
         raise ValueError(
             f"The column `{record_column}` of {table.name} holds signals, which are read from a data set of "
@@ -370,7 +377,7 @@ def _refuse_rows(table: Table, name: str, column: pd.Series, wrong: Iterable[boo
 def _refuse_twice(table: Table, name: str, paths: pa.StringArray) -> None:
     bare = pc.replace_substring_regex(paths, r"\.(hea|dat|mat)$", "")
     if len(rows := np.flatnonzero(bare.to_pandas().duplicated())):
-        cells = table.column("record_column", name)
+        cells = table.classes("record_column", name)
         raise ValueError(
             f"The column `{name}` of {table.name} names a record again in {table.rows_in_words(rows, cells)}: give "
             "each record one row, with all of its labels."
@@ -407,7 +414,7 @@ def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> Sequence[Sa
     columns: list[Iterable] = []
     for name, value in given.items():
         if value is None and name in table.cells.columns:
-            columns.append(None if is_empty(cell) else cell for cell in table.column(name, name))
+            columns.append(None if is_empty(cell) else cell for cell in table.classes(name, name))
         else:
             columns.append(itertools.repeat(value, len(table)))
     rows = zip(*columns, strict=True)
