@@ -162,6 +162,16 @@ def test_int8_has_smaller_weights(tmp_path):
     assert int8 < float32 / 2
 
 
+def test_a_window_has_the_same_output_in_any_batch_but_in_int8_only_nearly(tmp_path):
+    export(save(tmp_path / "model", small_model()), tmp_path / "m.onnx", "--int8")
+    windows = np.random.default_rng(0).normal(size=(8, 12, 250)).astype(np.float32)
+    windows[0] *= 20  # the guide says what a large value costs the others
+    for name, most in (("m.onnx", 1e-5), ("m.int8.onnx", 0.1)):
+        [together] = session(tmp_path / name).run(None, {"input_values": windows})
+        [alone] = session(tmp_path / name).run(None, {"input_values": windows[-1:]})
+        assert np.abs(together[-1] - alone[0]).max() < most
+
+
 def test_auroc_of_each_file_stands_beside_it(simulated_folder, simulated_cache, tmp_path):
     model, extractor = own(window_aggregation="mean_probability")
     flags = ["--data_dir", simulated_folder, "--cache_dir", simulated_cache, "--split", "train", "--int8"]

@@ -318,6 +318,10 @@ def test_differences_are_paired_by_patient():
     # Paired: of two that err on the same patients the interval is far narrower than that of either alone.
     assert small["auroc"]["low"] <= 0 <= small["auroc"]["high"]
     assert small["auroc"]["high"] - small["auroc"]["low"] < 0.02
+    # The same ranks, as after temperature scaling, are no difference at all.
+    cooler = {**good, "logits": (good["logits"] / 2).astype(np.float16)}
+    nothing = {"value": 0, "low": 0, "high": 0}
+    assert compare(good, cooler, 200) == {"auroc": nothing, "auprc": nothing, "num_patients": 100}
     order = generator.permutation(200)
     assert compare(good, {name: values[order] for name, values in poor.items()}, 200) == clear
     with pytest.raises(ValueError, match="the same records"):

@@ -99,7 +99,8 @@ def export_onnx(model: str, output: str | os.PathLike, *, int8: bool = False) ->
     Args:
         model: folder or Hub id of a post-trained checkpoint.
         output: each file is written whole or not at all.
-        int8: weights of linear layers in 8 bits, activations quantised as they come (dynamic quantisation).
+        int8: weights of linear layers in 8 bits, activations quantised as they come (dynamic quantisation), by one
+            step for all windows of a batch: outputs depend a little on the others of the batch.
 
     Raises:
         ImportError: the packages of the extra `export` are not installed.
