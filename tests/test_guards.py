@@ -212,6 +212,28 @@ def test_the_beats_are_those_of_the_simulation():
         assert np.mean((beats > lowest - 2) & (beats < highest + 2)) > 0.95, code
 
 
+@pytest.mark.parametrize("fault", ["late T waves", "lower waves", "a spike"])
+def test_late_t_waves_lower_waves_and_spikes_change_no_rate(fault):
+    """What doubles the rate, or ends the beats, of detectors that are in use (see `findings`)."""
+    rate, per_minute = 250, 45 if fault == "late T waves" else 75
+    time = np.arange(60 * rate) / rate
+    waves = (
+        (-0.12, -0.022, 0.008),
+        (1.2, 0, 0.011),
+        (-0.25, 0.024, 0.009),
+        (0.25, 0.4 if per_minute == 45 else 0.27, 0.04),
+    )
+    beats = np.arange(0.5, 60, 60 / per_minute)
+    lead = sum(
+        1000 * height * np.exp(-((time - beat - at) ** 2) / (2 * w * w)) for beat in beats for height, at, w in waves
+    )
+    if fault == "lower waves":
+        lead[time > 20] /= 3
+    if fault == "a spike":
+        lead[20 * rate + 50 : 20 * rate + 60] += 10_000
+    assert beat_rates(lead[None], rate) == pytest.approx([per_minute], abs=2)
+
+
 def test_no_beats_are_found_where_there_are_none():
     noise = np.random.default_rng(4).normal(0, 50, (2, 30))
     for lead in (np.zeros((2, 1000)), np.full((2, 1000), 7), noise, noise[:, :1]):

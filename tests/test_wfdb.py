@@ -724,13 +724,15 @@ def test_names_that_are_no_leads_cannot_be_asked_for(tmp_path, microvolts, lead_
 
 
 def write_segments(folder, microvolts):
-    """A record of three segments, each with its own gain and baseline; the second in another order of leads."""
-    for index, (gain, baseline) in enumerate([(1000.0, 0), (500.0, 100), (2000.0, -7)]):
-        digital = np.rint(microvolts[:, index * 80 : index * 80 + 80] // 2 * 2 * gain / 1000 + baseline)
+    """A record of three segments, each with its own gain and baseline, the last with its own unit; the second in
+    another order of leads."""
+    for index, (gain, baseline, units) in enumerate([(1000.0, 0, "mV"), (500.0, 100, "mV"), (2.0, -7, "uV")]):
+        steps = gain / 1000 if units == "mV" else gain
+        digital = np.rint(microvolts[:, index * 80 : index * 80 + 80] // 2 * 2 * steps + baseline)
         names = LEAD_NAMES
         if index == 1:
             digital, names = digital[::-1], LEAD_NAMES[::-1]
-        write(folder, digital, name=f"rec_{index}", leads=names, gain=gain, baseline=baseline)
+        write(folder, digital, name=f"rec_{index}", leads=names, gain=gain, baseline=baseline, units=units)
     return write_by_hand(folder, "rec/3 12 100 240", ["rec_0 80", "rec_1 80", "rec_2 80"])
 
 
