@@ -48,7 +48,8 @@ class ECGCollator:
         samples) and `lead_ids` (rows, leads); and, where the rows have them, `labels` (rows, labels), float32.
 
         Raises:
-            ValueError: a row without a column that is needed, or with masked labels, or a record that the feature extractor refuses.
+            ValueError: a row without a column that is needed or with masked labels, or a record that the feature
+                extractor refuses.
         """
         for name in ("signal", "sampling_rate", "lead_names"):
             if lacking := [place for place, row in enumerate(rows) if name not in row]:
