@@ -8,7 +8,6 @@ marks; text that users write outside of them survives every later push.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import math
 import os
@@ -37,7 +36,7 @@ from .card_text import (
     texts_after_sections,
     update_card,
 )
-from .files import read_text, write_atomic
+from .files import read_object, read_text, write_atomic
 from .plotting import plot_label_metrics
 from .ptbxl.parquet import describe_parquet
 from .ptbxl.table import FOLDS
@@ -133,7 +132,7 @@ def write_model_card(
         ValueError: marks or metadata of a card are damaged, or a file is not UTF-8; no card is written.
     """
     folder = Path(folder)
-    if json.loads(read_fact(folder, "config.json")).get("architectures") == [ENCODER_CLASS]:
+    if read_facts(folder, "config.json").get("architectures") == [ENCODER_CLASS]:
         facts = _encoder_facts(folder, repo_id, title)
         card = _render("encoder_card.md", _encoder_metadata(facts), facts)
         return _write_card(folder / CARD, card, published)
@@ -147,7 +146,7 @@ def write_model_card(
 def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The variables that both templates use, the content of `metrics.json` and that of `all_results.json`."""
     config, extractor, metrics, results = (
-        json.loads(read_fact(folder, name))
+        read_facts(folder, name)
         for name in ("config.json", "preprocessor_config.json", "metrics.json", "all_results.json")
     )
     recipe = yaml.safe_load(read_fact(folder, "recipe.yaml"))
@@ -236,6 +235,12 @@ def read_fact(folder: Path, name: str) -> str:
             f"`{folder}` lacks `{name}`: it is not the folder of a finished run. Complete `ecg-hf train` or "
             "`ecg-hf pretrain` first."
         ) from error
+
+
+def read_facts(folder: Path, name: str) -> dict[str, Any]:
+    """The object in a file of JSON of a finished run."""
+    read_fact(folder, name)  # says what a folder is that lacks it
+    return read_object(folder / name)
 
 
 def _weights(folder: Path) -> dict[str, Any]:
@@ -559,6 +564,7 @@ __all__ = [
     "package_versions",
     "preprocessing_in_words",
     "read_fact",
+    "read_facts",
     "update_card",
     "write_dataset_card",
     "write_model_card",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from .ecg_transformer.inputs_ecg_transformer import as_array
 from .plotting import AXES_GRID_COLOR, BEST_EPOCH_COLOR, DOTS_PER_INCH, save_figure
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _finished(figure: Figure, grids: Sequence[Axes], legend_of: Axes, path, titl
 
 def _check(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 (records, labels)."""
-    labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    labels, scores = as_array(labels, UNKNOWN_LABEL).astype(np.float64), as_array(scores).astype(np.float64)
     if labels.shape != scores.shape or labels.ndim not in (1, 2) or not labels.size:
         raise ValueError(
             "Labels and probabilities must have one shape, (records, labels) or (records,), got "

@@ -70,6 +70,17 @@ def read_text(path: str | os.PathLike) -> str:
         ) from error
 
 
+def read_object(path: str | os.PathLike) -> dict[str, Any]:
+    """The object in a file of JSON; `ValueError` names a file that holds anything else."""
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{path}` is not whole JSON ({error}): get the file again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`{path}` holds {str(content)[:20]!r}, expected a JSON object: get the file again.")
+    return content
+
+
 def json_text(content: Any) -> str:
     """As indented JSON that ends with a line's end; lists of numbers take a line each, not one a number."""
     text = json.dumps(content, indent=2)
@@ -83,4 +94,4 @@ def write_atomic(path: str | os.PathLike, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-__all__ = ["json_text", "read_text", "share_as_usual", "whole_file", "whole_folder", "write_atomic"]
+__all__ = ["json_text", "read_object", "read_text", "share_as_usual", "whole_file", "whole_folder", "write_atomic"]

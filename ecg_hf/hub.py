@@ -33,9 +33,10 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 from .card_curves import save_curves
-from .cards import CARD, CURVE_PICTURES, LABEL_PICTURE, read_fact, write_dataset_card, write_model_card
+from .cards import CARD, CURVE_PICTURES, LABEL_PICTURE, read_facts, write_dataset_card, write_model_card
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from .files import json_text, share_as_usual
+from .model_folder import check_model_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -158,7 +159,7 @@ def write_release(
         if (folder / name).is_file():
             (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, target / name)
-    contents = {"config.json": json.loads(read_fact(folder, "config.json")), **(changes or {})}
+    contents = {"config.json": read_facts(folder, "config.json"), **(changes or {})}
     contents["config.json"] = {**contents["config.json"], "dtype": "float32"}
     for name, content in contents.items():
         (target / name).write_text(json_text(content), encoding="utf-8")
@@ -191,7 +192,13 @@ def _model_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_stands_alone(folder: Path) -> None:
-    config = json.loads(read_fact(folder, "config.json"))
+    config = read_facts(folder, "config.json")
+    check_model_folder(folder)
+    if "auto_map" not in config:
+        raise ValueError(
+            f"`{folder}/config.json` has no `auto_map`, by which the Hub finds the model's code: load the model and "
+            "write it again by `save_pretrained`."
+        )
     files = _model_files(folder)
     needed = {"preprocessor_config.json", *(f"{name.split('.')[0]}.py" for name in config["auto_map"].values())}
     if missing := sorted(needed - files.keys()):

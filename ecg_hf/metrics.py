@@ -17,6 +17,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from .ecg_transformer.inputs_ecg_transformer import as_array
 from .intervals import (
     MIN_PATIENTS,
     MIN_PATIENTS_OF_LABEL,
@@ -104,7 +105,7 @@ def weighted_auroc_and_auprc(labels, scores, weights) -> tuple[np.ndarray, np.nd
         Two arrays (weightings, labels), NaN where a label has no positive or no negative weight.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
-    weights = np.asarray(weights, dtype=np.float64)
+    weights = as_array(weights).astype(np.float64)
     if weights.ndim != 2 or weights.shape[1] != len(labels):
         raise ValueError(f"`weights` must have shape (weightings, {len(labels)}), got {weights.shape}.")
     if not (np.isfinite(weights) & (weights >= 0)).all():
@@ -250,6 +251,14 @@ class ECGMultiLabelMetric(evaluate.Metric):
             features=datasets.Features({"predictions": cells, "references": cells}),
         )
 
+    def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """As in the library, which would take what lies under the mask of a masked array."""
+        if np.ma.is_masked(predictions):
+            predictions = as_array(predictions)
+        if np.ma.is_masked(references):
+            references = as_array(references, UNKNOWN_LABEL)
+        super().add_batch(predictions=predictions, references=references, **kwargs)
+
     def _compute(self, predictions, references) -> dict[str, float | int]:
         metrics = multilabel_metrics(references, predictions)
         del metrics["per_label"]
@@ -269,7 +278,7 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 def _check_labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     """Both as validated float64 arrays of equal shape (records, labels)."""
-    labels, scores = _as_matrix(labels, "labels"), _as_matrix(scores, "scores")
+    labels, scores = _as_matrix(labels, "labels", UNKNOWN_LABEL), _as_matrix(scores, "scores")
     if labels.shape != scores.shape:
         raise ValueError(f"`labels` and `scores` must have the same shape, got {labels.shape} and {scores.shape}.")
     finite = np.isfinite(scores)
@@ -295,9 +304,9 @@ def _check_probabilities(scores: np.ndarray) -> None:
         )
 
 
-def _as_matrix(values, name: str) -> np.ndarray:
+def _as_matrix(values, name: str, masked: float = np.nan) -> np.ndarray:
     try:
-        matrix = np.asarray(values, dtype=np.float64)
+        matrix = as_array(values, masked).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be an array of numbers (records, labels): {error}") from error
     if matrix.ndim != 2:

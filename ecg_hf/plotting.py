@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .ecg_transformer.common_ecg_transformer import MAX_MICROVOLTS
+from .ecg_transformer.inputs_ecg_transformer import as_array
 from .files import whole_file
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _draw_texts(axes: Axes, title: str | None, note: str | None, sampling_rate: 
 
 
 def _check_signal(signal, sampling_rate: float, lead_names: Sequence[str]) -> np.ndarray:
-    signal = np.asarray(signal)
+    signal = as_array(signal)
     if signal.ndim != 2 or signal.shape[0] != len(lead_names) or not signal.size:
         swapped = signal.ndim == 2 and signal.shape[1] == len(lead_names)
         raise ValueError(
@@ -383,7 +384,7 @@ def _draw_lead(axes: Axes, lead: _Lead, sampling_rate: float, baseline: float, l
 
 
 def _check_marks(marks, signal: np.ndarray) -> np.ndarray:
-    marks = np.asarray(marks, dtype=np.float64)
+    marks = as_array(marks).astype(np.float64)
     if marks.shape != signal.shape or not np.isfinite(marks).all():
         raise ValueError(f"`marks` must be finite, one for each sample {signal.shape}; got shape {marks.shape}.")
     return marks

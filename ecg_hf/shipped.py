@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator
 
 DEFAULT_CLASSIFIER = "ecg-transformer-ptbxl-100hz-all"
 """Answers where no model is named; the wheel holds it as `ecg_hf/checkpoints/<name>`, see pyproject.toml."""
@@ -43,30 +41,9 @@ def located(name: str | os.PathLike | None) -> str | os.PathLike | None:
     return name
 
 
-@contextlib.contextmanager
-def checkpoint_of(name: str | os.PathLike) -> Iterator[str | os.PathLike]:
-    """A block that loads a checkpoint from the folder or the Hub id that it yields.
-
-    Raises `FileNotFoundError` for a name that is neither a folder here, nor shipped, nor `owner/name` of the Hub,
-    without asking the Hub, and for one that the Hub does not give.
-    """
-    place = located(name)
-    if os.path.exists(place):
-        yield place
-        return
-    ways = f"`{name}` is no folder here, and no checkpoint of this installation ({', '.join(installed()) or 'none'})"
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", os.fspath(place)):
-        raise FileNotFoundError(f"{ways}; an id of the Hub would be `owner/name`.")
-    try:
-        yield place
-    except OSError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise FileNotFoundError(f"{ways}, and as an id of the Hub it cannot be loaded: {reason}") from error
-
-
 def installed() -> list[str]:
     """The names of the checkpoints of this installation."""
     return sorted({file.parent.name for place in PLACES for file in place.glob("*/config.json")})
 
 
-__all__ = ["DEFAULT_CLASSIFIER", "SHIPPED", "checkpoint_of", "installed", "located"]
+__all__ = ["DEFAULT_CLASSIFIER", "SHIPPED", "installed", "located"]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from .ecg_transformer.inputs_ecg_transformer import as_array
 from .intervals import (
     MIN_PATIENTS,
     check_resampling,
@@ -114,7 +115,7 @@ def _confusion(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _check_classes(labels, scores) -> tuple[np.ndarray, np.ndarray]:
-    labels, scores = _matrices(labels, scores, "scores", "classes")
+    labels, scores = _matrices(labels, scores, "scores", "classes", UNKNOWN_LABEL)
     unknown = (labels == UNKNOWN_LABEL).all(axis=1)
     one_hot = np.isin(labels, (0, 1)).all(axis=1) & (labels.sum(axis=1) == 1)
     if wrong := np.flatnonzero(~(unknown | one_hot)).tolist():
@@ -252,7 +253,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _check_values(labels, values) -> tuple[np.ndarray, np.ndarray]:
-    labels, values = _matrices(labels, values, "values", "targets")
+    labels, values = _matrices(labels, values, "values", "targets", np.nan)
     if np.isinf(labels).any():
         raise ValueError("`labels` must be numbers, or NaN where unknown, but some are infinite.")
     if np.isnan(labels).all():
@@ -260,8 +261,9 @@ def _check_values(labels, values) -> tuple[np.ndarray, np.ndarray]:
     return labels, values
 
 
-def _matrices(labels, predictions, name: str, columns: str) -> tuple[np.ndarray, np.ndarray]:
-    labels, predictions = np.asarray(labels, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+def _matrices(labels, predictions, name: str, columns: str, unknown: float) -> tuple[np.ndarray, np.ndarray]:
+    labels = as_array(labels, unknown).astype(np.float64)
+    predictions = as_array(predictions).astype(np.float64)
     if labels.ndim != 2 or labels.shape != predictions.shape or not labels.size:
         raise ValueError(
             f"`labels` and `{name}` must have one shape (records, {columns}), got {labels.shape} and "

@@ -115,6 +115,32 @@ def test_a_record_that_is_refused_is_named():
         ECGCollator(small_extractor())([row(np.ones((12, 300)), ecg_id=4), row(signal, ecg_id=9)])
 
 
+def test_masked_samples_are_missing_and_masked_labels_refused():
+    signal = np.ma.masked_array(np.ones((12, 300)), np.zeros((12, 300), bool))
+    labels = np.ma.masked_array([0, 1], [False, True])
+    with pytest.raises(ValueError, match="Row 1 of the batch has masked `labels`: fill them .* -100 .* NaN"):
+        ECGCollator(small_extractor())([row(signal, labels=[0, 1]), row(signal, labels=labels)])
+    signal[3, 5] = np.ma.masked
+    with pytest.raises(ValueError, match="missing samples .*: lead aVR 1 of 300"):
+        ECGCollator(small_extractor())([row(signal)])
+
+
+def test_a_plain_trainer_takes_the_mean_of_known_targets_as_the_guide_says(tmp_path):
+    model = small_model(["age", "axis"], problem_type="regression")
+    rng = np.random.default_rng(0)
+    rows = [row(rng.normal(size=(12, 250)), labels=[place, float("nan")]) for place in range(4)]
+    args = TrainingArguments(
+        str(tmp_path), remove_unused_columns=False, max_steps=1, per_device_train_batch_size=2, report_to=[],
+        gradient_accumulation_steps=2, use_cpu=True,
+    )  # fmt: skip
+    batch = ECGCollator(small_extractor())(rows)
+    with torch.no_grad():
+        expected = model.train()(**batch).loss.item()
+    plain = Trainer(model, args, train_dataset=rows, data_collator=ECGCollator(small_extractor()))
+    plain.model_accepts_loss_kwargs = False
+    assert plain.train().training_loss == pytest.approx(expected, rel=1e-5)
+
+
 def test_it_can_be_pickled():
     rows = [row(np.random.default_rng(0).normal(size=(12, 300)), labels=[0, 1])]
     collator = ECGCollator(small_extractor())

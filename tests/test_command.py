@@ -111,7 +111,7 @@ def test_a_number_of_a_checkpoint_that_is_not_finite_is_one_line(capsys, tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(fields))
     (tmp_path / "preprocessor_config.json").write_text("{}")
     line = error_of(capsys, "classify", "--model", tmp_path, "record")
-    assert line == "`layer_norm_eps` must be above 0 and finite, got nan."
+    assert "config.json` cannot be used (`layer_norm_eps` must be above 0 and finite, got nan.)" in line
 
 
 @pytest.mark.parametrize("debug_first", [True, False])

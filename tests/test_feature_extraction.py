@@ -75,8 +75,8 @@ def test_order_and_spelling_of_leads_do_not_matter(extractor):
 
 @pytest.mark.parametrize(
     "lead_names",
-    [None, [], "II", [*LEAD_NAMES[:11], "V5"], [*LEAD_NAMES[:11], "v1 "], [*LEAD_NAMES[:11], "V7"]],
-    ids=["none", "empty", "string", "twice", "twice_folded", "unknown"],
+    [None, [], "II", 2, [*LEAD_NAMES[:11], "V5"], [*LEAD_NAMES[:11], "v1 "], [*LEAD_NAMES[:11], "V7"]],
+    ids=["none", "empty", "string", "number", "twice", "twice_folded", "unknown"],
 )
 def test_wrong_lead_names_are_refused_with_the_names_expected(extractor, lead_names):
     with pytest.raises(ValueError, match="I II III aVR aVL aVF V1 V2 V3 V4 V5 V6"):
@@ -190,6 +190,20 @@ def test_missing_samples_are_named_before_they_spread(mark):
         extract(extractor, records, 500, units="uV" if mark == -32768 else None)
 
 
+@pytest.mark.parametrize("to_array", [np.array, in_microvolts])
+@pytest.mark.parametrize("given", [list, np.ma.stack, lambda records: [list(record) for record in records]])
+def test_masked_samples_are_missing(extractor, to_array, given):
+    signal = template(100, 10)
+    masked = np.ma.masked_array(to_array(signal), np.zeros(signal.shape, bool))
+    units = "uV" if to_array is in_microvolts else None
+    expected = extract(extractor, to_array(signal), units=units)
+    assert torch.equal(extract(extractor, masked, units=units), expected)
+    hidden = masked.copy()
+    hidden[8, 100:111] = np.ma.masked
+    with pytest.raises(ValueError, match="Record 1 has missing samples .* lead V3 11 of 1000"):
+        extract(extractor, given([masked, hidden]), units=units)
+
+
 def test_signals_that_are_no_numbers_are_refused(extractor):
     for dtype in (bool, complex, str):
         with pytest.raises(TypeError, match="integers or floats"):
@@ -239,6 +253,13 @@ def test_lists_arrays_and_tensors_are_the_same_records(extractor):
         assert torch.equal(extract(extractor, records), expected)
     assert torch.equal(extract(extractor, signal.tolist()), expected[:7])
     assert torch.equal(extract(extractor, signal, np.float32(100), np.array(LEAD_NAMES)), expected[:7])
+    wanting_gradients = torch.tensor(signal, requires_grad=True)
+    for record in (wanting_gradients, list(wanting_gradients)):
+        assert torch.equal(extract(extractor, record), expected[:7])
+    rounded = torch.tensor(signal, dtype=torch.bfloat16)
+    assert torch.equal(extract(extractor, [rounded, rounded])[:7], extract(extractor, rounded.float().numpy()))
+    for names in (iter(LEAD_NAMES), dict.fromkeys(LEAD_NAMES).keys()):
+        assert torch.equal(extract(extractor, signal, lead_names=names), expected[:7])
     as_numpy = extract(extractor, signal, return_tensors="np")
     assert isinstance(as_numpy, np.ndarray)
     np.testing.assert_array_equal(as_numpy, expected[:7].numpy())

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 import ecg_hf.intervals
 from ecg_hf import ECGTransformerConfig, ECGTransformerForMultiLabel, PostTrainer, PostTrainingArguments
+from ecg_hf.curves import precision_recall_curves
 from ecg_hf.metrics import (
     ECGMultiLabelMetric,
     bootstrap_metrics,
@@ -27,6 +28,7 @@ from ecg_hf.metrics import (
     multilabel_metrics,
     weighted_auroc_and_auprc,
 )
+from ecg_hf.target_metrics import regression_metrics
 
 
 def simulate(num_records=300, num_labels=6, *, ties=False, unknown=0.0, seed=0):
@@ -167,6 +169,28 @@ def test_a_single_label_of_any_dtype(dtype):
 def test_bad_values_are_refused(function, labels, scores, message):
     with pytest.raises(ValueError, match=message):
         function(labels, scores)
+
+
+@pytest.mark.parametrize("function", [multilabel_metrics, precision_recall_curves])
+def test_masked_labels_are_unknown_and_masked_scores_refused(function):
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, (40, 3)), rng.random((40, 3))
+    mask = rng.random(labels.shape) < 0.3
+    expected = function(np.where(mask, -100, labels), scores)
+    assert repr(function(np.ma.masked_array(labels, mask), scores)) == repr(expected) != repr(function(labels, scores))
+    with pytest.raises(ValueError, match=f"must be finite, but {mask.sum()} of 120 "):
+        function(labels, np.ma.masked_array(scores, mask))
+
+
+def test_the_metric_and_those_of_other_targets_take_masked_labels_for_unknown():
+    rng = np.random.default_rng(0)
+    labels, scores, mask = rng.integers(0, 2, (40, 3)), rng.random((40, 3)), rng.random((40, 3)) < 0.3
+    masked, metric = np.ma.masked_array(labels, mask), ECGMultiLabelMetric(keep_in_memory=True)
+    found = metric.compute(references=masked, predictions=scores)
+    assert found["macro_auroc"] == multilabel_metrics(np.where(mask, -100, labels), scores)["macro_auroc"]
+    names = ["a", "b", "c"]
+    expected = regression_metrics(np.where(mask, np.nan, labels), scores, names)
+    assert regression_metrics(masked, scores, names) == expected
 
 
 def test_label_names_must_be_one_for_each_label_and_different():

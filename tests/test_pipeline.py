@@ -138,6 +138,21 @@ def test_several_records_in_one_array_are_several_records(classifier, signal):
         classifier({"signal": np.stack([signal, signal]), **RECORDING})
 
 
+def test_tensors_masked_arrays_and_names_of_any_kind_are_records(classifier, signal):
+    expected = classifier(signal, **RECORDING)
+    tensor, masked = torch.tensor(signal, requires_grad=True), np.ma.masked_array(signal, np.zeros(signal.shape, bool))
+    for record in (tensor, masked, {"signal": tensor}):
+        assert classifier(record, **RECORDING) == expected
+    rounded = tensor.detach().bfloat16()
+    assert classifier(rounded, **RECORDING) == classifier(rounded.float().numpy(), **RECORDING)
+    names = {"sampling_rate": RECORDING["sampling_rate"], "lead_names": iter(RECORDING["lead_names"])}
+    assert classifier([signal, signal], **names) == [expected, expected]
+    masked[3, :7] = np.ma.masked
+    for record in (masked, {"signal": masked.reshape(-1)}):
+        with pytest.raises(ValueError, match="missing samples .*: lead aVR 7 of"):
+            classifier(record, **RECORDING)
+
+
 def test_rows_of_load_ptbxl_are_records(classifier, simulated_splits):
     dataset = simulated_splits["test"].select(range(3))
     rows = list(dataset)
@@ -189,6 +204,10 @@ def test_records_of_wfdb_that_would_have_to_be_guessed_are_refused(classifier, r
         (changed(units=["mmHg"] * 12), "00001_hr: lead I is in 'mmHg'"),
         (changed(physical=False, adc_gain=[0.0] * 12), "00001_hr: lead I has no gain"),
         (changed(p_signal=None), "00001_hr has no signals"),
+        (changed(units=None), "00001_hr has the units None, expected one for each of its 12 channels"),
+        (changed(units=[None] * 12), "00001_hr: lead I is in None, expected a voltage"),
+        (changed(physical=False, baseline=None), "00001_hr has no baseline"),
+        (changed(p_signal=np.ma.masked_all((5000, 12))), "00001_hr: .*missing samples"),
         (changed(sig_name=["x"] * 12), "00001_hr has none of the leads"),
         (changed(sig_name=["I"] * 12), "00001_hr: .*names a lead twice"),
         (changed(p_signal=np.full((5000, 12), np.nan)), "00001_hr: .*missing samples"),
@@ -644,6 +663,12 @@ def test_a_directory_or_a_fifo_is_a_message(others, record, checkpoint, capsys, 
     os.mkfifo(data)
     for given in (tmp_path / "folder", tmp_path / "named", tmp_path / "pipe", record, "/dev/zero"):
         assert str(given) in classify_beside(others, given, checkpoint, capsys)
+
+
+@pytest.mark.parametrize("top_k", ["1", 1.5])
+def test_a_number_of_labels_that_is_none_is_refused(classifier, signal, top_k):
+    with pytest.raises(ValueError, match=f"`top_k` must be at least 1 and whole, got {top_k!r}"):
+        classifier(signal, top_k=top_k, **RECORDING)
 
 
 def test_an_argument_that_is_wrong_is_no_fault_of_the_records(record, checkpoint):

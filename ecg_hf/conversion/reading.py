@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pathlib
 import pickle
 import re
@@ -13,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from ..files import read_object
+from ..model_folder import check_is_no_pointer, whole_weights
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -88,9 +89,10 @@ def read_checkpoint(path) -> Checkpoint:
             raise FileNotFoundError(f"The folder `{path}` has none of {', '.join(WEIGHT_FILES)}.")
         file = found[0]
         if _is_file(path / "config.json"):
-            config = {"config": json.loads((path / "config.json").read_text())}
+            config = {"config": read_object(path / "config.json")}
     elif not _is_file(path):
         raise FileNotFoundError(f"There is no checkpoint at `{path}`.")
+    check_is_no_pointer(file)
     if file.suffix == ".safetensors":
         content = _read_safetensors(file)
     else:
@@ -107,11 +109,9 @@ def _is_file(path: pathlib.Path) -> bool:
 
 
 def _read_safetensors(file: pathlib.Path) -> dict[str, torch.Tensor]:
-    try:
+    with whole_weights(file):
         # Copies, since the file is memory-mapped and may be overwritten later.
         return {name: tensor.clone() for name, tensor in load_file(file).items()}
-    except SafetensorError as error:
-        raise ValueError(f"`{file}` is no whole safetensors file ({error}): download it again.") from error
 
 
 def _read_torch(file: pathlib.Path):

@@ -7,7 +7,7 @@ import torch
 
 from .common_ecg_transformer import check_choice
 from .feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from .inputs_ecg_transformer import canonical_units, in_millivolts
+from .inputs_ecg_transformer import as_array, canonical_units, in_millivolts
 
 CROPS = ("first", "centre", "random")
 
@@ -48,7 +48,8 @@ class ECGCollator:
         samples) and `lead_ids` (rows, leads); and, where the rows have them, `labels` (rows, labels), float32.
 
         Raises:
-            ValueError: a row without a column that is needed, or a record that the feature extractor refuses.
+            ValueError: a row without a column that is needed or with masked labels, or a record that the feature
+                extractor refuses.
         """
         for name in ("signal", "sampling_rate", "lead_names"):
             if lacking := [place for place, row in enumerate(rows) if name not in row]:
@@ -72,13 +73,18 @@ class ECGCollator:
         unlabelled = [place for place, row in enumerate(rows) if row.get("labels") is None]
         if unlabelled and len(unlabelled) < len(rows):
             raise ValueError(f"Row {unlabelled[0]} of the batch lacks `labels`, which other rows have.")
+        if masked := [place for place, row in enumerate(rows) if np.ma.is_masked(row.get("labels"))]:
+            raise ValueError(
+                f"Row {masked[0]} of the batch has masked `labels`: fill them with what the model takes for unknown, "
+                "-100 of labels and classes, NaN of a regression."
+            )
         if not unlabelled:
             batch["labels"] = torch.stack([torch.as_tensor(row["labels"], dtype=torch.float32) for row in rows])
         return batch
 
     def _signals(self, rows: Sequence[Mapping]) -> tuple[list[np.ndarray], str]:
         """The signals and their unit; brought to mV where the rows have different ones."""
-        signals = [np.asarray(row["signal"]) for row in rows]
+        signals = [as_array(row["signal"]) for row in rows]
         units = [
             canonical_units(self.units or row.get("units") or ("mV" if signal.dtype.kind == "f" else "uV"))
             for row, signal in zip(rows, signals, strict=True)

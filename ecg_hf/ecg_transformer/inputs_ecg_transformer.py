@@ -1,9 +1,11 @@
 """Input of the feature extractor: records are validated and grouped into batches."""
 
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, MISSING_SAMPLE, check_choice
 from .lead_checks_ecg_transformer import is_flat
@@ -69,6 +71,7 @@ def in_millivolts(values: np.ndarray, units: str | None) -> np.ndarray:
 def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> list[Batch]:
     """Validate the arguments and group equal records, so that the steps work on few large arrays."""
     units = None if units is None else canonical_units(units)
+    lead_names = listed_leads(lead_names)
     arrays, is_single = _as_records(signal, lead_names)
     count = len(arrays)
     labels = ["The record"] if is_single else [f"Record {index}" for index in range(count)]
@@ -96,6 +99,27 @@ def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> l
     return batches
 
 
+def as_array(values, masked: float = np.nan) -> np.ndarray:
+    """Numbers as an array, from tensors of any kind, arrays and lists of these; `masked` where a mask hides them."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
+    if isinstance(values, (list, tuple)) and any(isinstance(part, (np.ndarray, torch.Tensor)) for part in values):
+        values = [as_array(part, masked) for part in values]
+    if np.ma.is_masked(values):
+        return values.astype(np.float64).filled(masked)
+    return np.asarray(values)
+
+
+def listed_leads(lead_names):
+    """`lead_names` as a list of names, or of lists of names, whatever iterables these are."""
+    if lead_names is None or isinstance(lead_names, str) or not isinstance(lead_names, Iterable):
+        return lead_names  # refused where they are needed
+    return [
+        list(names) if isinstance(names, Iterable) and not isinstance(names, str) else names for names in lead_names
+    ]
+
+
 def unit_named(text: str) -> str | None:
     """`"mV"` or `"uV"` for their names in any case and with either sign of micro; None for anything else."""
     return _UNITS.get(text.casefold()) if isinstance(text, str) else None
@@ -119,16 +143,16 @@ def is_count(value) -> bool:
 def _as_records(signal, lead_names) -> tuple[list[np.ndarray], bool]:
     """The records as arrays, and whether `signal` is a single one."""
     if _one_list_each(lead_names) and len(signal) == len(lead_names):
-        arrays = [np.asarray(record) for record in signal]
+        arrays = [as_array(record) for record in signal]
         if all(array.ndim in (1, 2) for array in arrays):
             return [_by_leads(array, names) for array, names in zip(arrays, lead_names, strict=True)], False
     is_list = isinstance(signal, (list, tuple))
     if is_list and len(signal) and np.ndim(signal[0]) >= 2:
-        return [np.asarray(record) for record in signal], False
-    array = np.asarray(signal)
+        return [as_array(record) for record in signal], False
+    array = as_array(signal)
     if array.ndim == 3 and len(array):
         return list(array), False
-    if array.ndim == 1 and lead_names is not None and not isinstance(lead_names, str):
+    if array.ndim == 1 and isinstance(lead_names, list):
         array = _by_leads(array, lead_names)
     if array.ndim != 2:
         raise ValueError(
@@ -139,7 +163,7 @@ def _as_records(signal, lead_names) -> tuple[list[np.ndarray], bool]:
 
 
 def _one_list_each(lead_names) -> bool:
-    return lead_names is not None and len(lead_names) > 0 and np.ndim(lead_names[0]) == 1
+    return isinstance(lead_names, list) and len(lead_names) > 0 and isinstance(lead_names[0], list)
 
 
 def _by_leads(array: np.ndarray, lead_names) -> np.ndarray:
@@ -169,12 +193,12 @@ def _sampling_rates(sampling_rate, count: int) -> list[float]:
 
 
 def _lead_names_of_records(lead_names, count: int) -> list[tuple[str, ...]]:
-    if lead_names is None or isinstance(lead_names, str) or not len(lead_names):
+    if not isinstance(lead_names, list) or not lead_names:
         raise ValueError(
             f"`lead_names` must list the leads of the signal in order, from {' '.join(LEAD_NAMES)}; "
             f"got {lead_names!r}."
         )
-    if np.ndim(lead_names[0]) == 0:
+    if not isinstance(lead_names[0], list):
         return [canonical_lead_names(lead_names)] * count
     if len(lead_names) != count:
         raise ValueError(f"`lead_names` has {len(lead_names)} lists for {count} records.")
@@ -249,10 +273,12 @@ def _is_missing(samples: np.ndarray) -> np.ndarray:
 __all__ = [
     "UNITS_PER_MILLIVOLT",
     "Batch",
+    "as_array",
     "canonical_units",
     "group_records",
     "in_millivolts",
     "is_count",
     "is_number",
+    "listed_leads",
     "unit_named",
 ]

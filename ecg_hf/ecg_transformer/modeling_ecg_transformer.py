@@ -425,7 +425,8 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
                 the class; -100 where unknown. Regression: the values, in the units of the targets, NaN where unknown.
             num_items_in_batch (`int`, *optional*):
                 Number of known labels in the complete batch, over all processes and accumulated steps, by which the
-                summed loss is divided; by default the loss is the mean over the given known labels.
+                summed loss is divided; by default the loss is the mean over the given known labels. A plain `Trainer`
+                counts NaN with them: see the guide of post-training.
         """
         outputs = self.ecg_transformer(input_values, attention_mask=attention_mask, lead_ids=lead_ids, **kwargs)
         logits = in_target_units(self.config, self.classifier(outputs.pooler_output))

@@ -11,6 +11,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, REGRESSION
 from .configuration_ecg_transformer import ECGTransformerConfig
+from .inputs_ecg_transformer import as_array, is_count, listed_leads
 from .targets_ecg_transformer import scores_of
 from .wfdb_ecg_transformer import read_record
 from .wfdb_objects_ecg_transformer import wfdb_recording
@@ -88,7 +89,7 @@ class ECGRecordPipeline(ChunkPipeline):
     ) -> tuple[dict, dict, dict]:
         preprocess = {
             "sampling_rate": sampling_rate,
-            "lead_names": lead_names,
+            "lead_names": listed_leads(lead_names),
             "units": units,
             "missing_leads": missing_leads,
         }
@@ -215,8 +216,8 @@ class ECGClassificationPipeline(ECGRecordPipeline):
             )
 
     def _sanitize_parameters(self, top_k: int | None = None, **kwargs) -> tuple[dict, dict, dict]:
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
+        if top_k is not None and not is_count(top_k):
+            raise ValueError(f"`top_k` must be at least 1 and whole, got {top_k!r}.")
         if top_k is not None and self.model.config.problem_type == REGRESSION:
             raise ValueError(f"`top_k` is {top_k}, but the values of a regression have no order: leave it out.")
         preprocess, forward, _ = super()._sanitize_parameters(**kwargs)
@@ -316,17 +317,18 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
         recording = {**recording, **_without_none({name: record.get(name) for name in fields})}
         if hasattr(recording.get("sampling_rate"), "item"):  # of an array or a tensor
             recording["sampling_rate"] = recording["sampling_rate"].item()
-    lead_names = recording.get("lead_names")
-    shape = np.shape(signal)
-    is_row = len(shape) == 1 and lead_names is not None
-    if not (len(shape) == 2 or is_row) or np.ndim(lead_names) > 1:
+    signal, lead_names = as_array(signal), listed_leads(recording.get("lead_names"))
+    shape = signal.shape
+    is_row = len(shape) == 1 and isinstance(lead_names, list)
+    several_lists = isinstance(lead_names, list) and any(isinstance(names, list) for names in lead_names)
+    if not (len(shape) == 2 or is_row) or several_lists:
         raise ValueError(
             f"One record has shape (leads, samples) and one list of `lead_names`, got {shape} and {lead_names}. Pass "
             "several records as a list."
         )
-    if is_row and isinstance(record, Mapping) and np.asarray(signal).dtype.kind in "iu":
+    if is_row and isinstance(record, Mapping) and signal.dtype.kind in "iu":
         recording = {"units": "uV", **recording}
-    return {"signal": signal, **recording}
+    return {"signal": signal, **recording, "lead_names": lead_names}
 
 
 def _name_of(record) -> str | None:

@@ -1,6 +1,6 @@
 """Processing steps of the feature extractor, on lead names and on signals with the last axes (leads, samples)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 
@@ -13,8 +13,9 @@ from .common_ecg_transformer import LEAD_NAMES
 RESAMPLE_METHODS = ("polyphase", "fourier", "linear")
 
 
-def canonical_lead_names(names: Sequence[str]) -> tuple[str, ...]:
+def canonical_lead_names(names: Iterable[str]) -> tuple[str, ...]:
     """The names in the spelling of `LEAD_NAMES`. Raises `ValueError` for unknown and duplicate leads."""
+    names = list(names)
     known = {name.casefold(): name for name in LEAD_NAMES}
     canonical = tuple(known.get(str(name).strip().casefold()) for name in names)
     if None in canonical:

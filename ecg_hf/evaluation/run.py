@@ -11,13 +11,13 @@ from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SI
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..files import json_text, write_atomic
+from ..model_folder import checkpoint_of
 from ..post_training import PostTrainingArguments
 from ..post_training.checks import check_labels
 from ..post_training.data import TaskArguments, check_splits, data_folder, load_splits
 from ..post_training.reports import results_table
 from ..ptbxl.labels import task_labels
 from ..runs.folder import STAGES_FOLDER
-from ..shipped import checkpoint_of
 from .arguments import EvaluationArguments
 from .calibration import calibration_report, check_can_update, fit_temperature, update_checkpoint
 from .figures import FOLDER, draw_figures

@@ -21,6 +21,7 @@ from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SI
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..files import whole_file, write_atomic
+from ..model_folder import checkpoint_of
 from ..version import __version__
 from .output import check_output
 
@@ -131,7 +132,7 @@ def check_export(output: str | os.PathLike) -> None:
 
 def load_exported(path: str) -> Exported:
     """The model in evaluation mode and float32, with its feature extractor."""
-    with without_progress_bars():
+    with without_progress_bars(), checkpoint_of(path):
         model = ECGTransformerForMultiLabel.from_pretrained(path)
     if model.head_is_random:
         raise ValueError(f"`{path}` has no trained head: post-train it before it is exported.")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import torch
-from transformers import Pipeline, pipeline
+from transformers import AutoModel, AutoModelForSequenceClassification, Pipeline, pipeline
 
 from ..command import without_progress_bars
-from ..shipped import checkpoint_of
+from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from ..model_folder import checkpoint_of
+
+_CLASSES = {"ecg-classification": AutoModelForSequenceClassification, "feature-extraction": AutoModel}
 
 
 def load_pipeline(task: str, model: str, device: str | None = None, **kwargs) -> Pipeline:
     """`pipeline(task, model=model)` without the progress bar of the weights.
 
-    Of a checkpoint that ships the folder is given, since for some tasks the library asks the Hub what else a name has.
+    The model is loaded here: the library's `pipeline` would bury what is wrong with it in a message of its own.
 
-    Raises `ValueError` for a device that does not exist here, `FileNotFoundError` as `checkpoint_of` does.
+    Raises `ValueError` for a device that does not exist here, `RuntimeError` for weights that do not fit, and what
+    `checkpoint_of` does.
     """
     if device is not None:
         _check_device(device)
     with without_progress_bars(), checkpoint_of(model) as place:
-        return pipeline(task, model=place, device=device, **kwargs)
+        loaded = _CLASSES[task].from_pretrained(place)
+        extractor = ECGTransformerFeatureExtractor.from_pretrained(place)
+    return pipeline(task, model=loaded, feature_extractor=extractor, device=device, **kwargs)
 
 
 def _check_device(device: str) -> None:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS, ECGTransformerConfig
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
-from ..shipped import checkpoint_of
+from ..model_folder import checkpoint_of
 from .arguments import ModelArguments
 from .provenance import note_base
 
