@@ -79,6 +79,7 @@ ALLOWED = {
         "files",
         "hub",
         "metrics",
+        "model_folder",
         "ptbxl",
         "runs",
         "synthetic",

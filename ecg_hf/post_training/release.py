@@ -21,6 +21,7 @@ from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..hub import rounded, write_release
+from ..model_folder import check_model_folder
 from .arguments import PostTrainingArguments
 from .checks import check_labels
 from .data import TaskArguments, check_splits, data_folder, load_splits
@@ -75,7 +76,9 @@ def release(
     folder = Path(run)
     changes, curves = None, {}
     if records:
-        if json.loads(read_fact(folder, "config.json")).get("architectures") == [ENCODER_CLASS]:
+        config = read_fact(folder, "config.json")  # says what a finished run has
+        check_model_folder(folder)
+        if json.loads(config).get("architectures") == [ENCODER_CLASS]:
             raise ValueError(
                 f"`{folder}` is an encoder, which has no labels to judge: leave `--{next(iter(records))}` out."
             )
