@@ -248,9 +248,8 @@ class PostTrainingArguments(RunArguments):
                 raise ValueError(f"`{given[0]}` is for the stage `lora`, which is not among `stages`: add it there.")
             return
         check_at_least("lora_rank", self.lora_rank, 1)
-        for name in ("lora_alpha", "lora_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
+        if not self.lora_alpha > 0:
+            raise ValueError(f"`lora_alpha` must be above 0, got {self.lora_alpha}.")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` must lie in [0, 1), got {self.lora_dropout}.")
         if self.layer_decay != 1:

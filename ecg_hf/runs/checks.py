@@ -54,7 +54,7 @@ RANGES = {
     "max_steps": Range(1, off=-1),
     **dict.fromkeys(("seed", "data_seed", "split_seed"), _SEED),
     **dict.fromkeys(("num_train_epochs", "logging_steps", "eval_steps", "save_steps"), _POSITIVE),
-    **dict.fromkeys(("probe_learning_rate", "contrastive_temperature"), _POSITIVE),
+    **dict.fromkeys(("probe_learning_rate", "lora_learning_rate", "contrastive_temperature"), _POSITIVE),
     **dict.fromkeys(("model_sampling_rate", "sampling_rate", "window_seconds", "window_stride_seconds"), _POSITIVE),
     **dict.fromkeys(
         ("learning_rate", "weight_decay", "probe_weight_decay", "adam_epsilon", "max_grad_norm"), _NOT_NEGATIVE
