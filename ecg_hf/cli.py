@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .command import RUNS, Parser, add_facts, parse_dataclasses, run_command, without_debug
-from .files import read_text
 from .help import help_of, overview
 from .loading import load
 from .prepare_command import prepare
@@ -41,29 +40,9 @@ def _with_config(argv: Sequence[str]) -> list[str]:
     path = path if is_joined else "".join(argv[place + 1 : end])
     if not path:
         raise ValueError("`--config` needs the name of a YAML file.")
-    entries = _yaml(path)
-    if not isinstance(entries, dict):
-        raise ValueError(f"`{path}` must hold `name: value` lines.")
-    return [*_flags_of(entries), *argv[:place], *argv[end:]]
+    from .runs.yaml_flags import yaml_flags
 
-
-def _flags_of(entries: dict) -> list[str]:
-    flags = []
-    for name, value in entries.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        flags += [f"--{name}", *map(str, values)]
-    return flags
-
-
-def _yaml(path: str) -> object:
-    import yaml
-
-    try:
-        return yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"`{path}` is not YAML: {error}") from error
+    return [*yaml_flags(path), *argv[:place], *argv[end:]]
 
 
 def parse_arguments(argv: Sequence[str] | None, *kinds: type) -> tuple:

@@ -225,6 +225,7 @@ def test_an_interrupted_output_is_not_written(records, checkpoint, tmp_path, mon
         ({"batch_size": 0}, "`batch_size` must be at least 1 window, got 0"),
         ({"output": "absent/out.csv"}, "its folder does not exist"),
         ({"output": "."}, "is a folder: give the name of a file"),
+        ({"output": "x.parquet"}, "`--output` x.parquet must end in .txt, .json, .jsonl, .csv or nothing"),
         ({"lead_names": ["I", "X"]}, "Unknown leads in `lead_names`: X|must list some of"),
     ],
 )

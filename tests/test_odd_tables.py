@@ -413,6 +413,15 @@ def test_training_where_nothing_is_known_is_refused(folder, tmp_path, capsys):
     assert lines[-1].endswith("Nothing is known of the 10 training records: all of their labels are empty.")
 
 
+def test_evaluation_where_nothing_is_known_is_refused(folder, model, tmp_path, capsys):
+    frame(AF=[None] * 30, MI=[None] * 30).to_csv(folder / "nothing.csv", index=False)
+    flags = ["--test_table", folder / "nothing.csv", "--label_columns", "AF", "MI", "--cache_dir", folder / "cache"]
+    places = ["--model_name_or_path", model, "--output_dir", tmp_path / "x", "--use_cpu", "true"]
+    lines, code = run(capsys, "evaluate", *map(str, (*flags, *places)))
+    assert code == 2 and not (tmp_path / "x").exists()
+    assert lines[-1].endswith("Nothing is known of the 30 test records: all of their labels are empty.")
+
+
 def test_evaluation_says_which_labels_are_missing(folder, model, tmp_path, capsys):
     flags = ["--model_name_or_path", model, "--output_dir", tmp_path / "x", "--cache_dir", folder / "cache"]
     lines, code = run(capsys, "evaluate", "--table", folder / "mine.csv", "--label_columns", "AF", *flags)

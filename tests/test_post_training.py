@@ -432,6 +432,30 @@ def scripted_trainer(splits, folder, best, **fields):
     return trainer, seen
 
 
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+@pytest.mark.parametrize(
+    ("best", "fields", "falls"),
+    [
+        (4, {}, False),  # macro AUROC rises to the end
+        (1, {}, True),
+        (4, {"metric_for_best_model": "loss"}, False),
+        (4, {"mode": "min"}, True),
+    ],
+)
+def test_a_schedule_that_follows_the_metric_knows_its_direction(
+    simulated_splits, tmp_path, schedule, best, fields, falls
+):
+    fields = dict(fields)
+    kwargs = {"patience": 0, "factor": 0.5, "min_lr": 1e-9}
+    kwargs |= {"mode": fields.pop("mode")} if "mode" in fields else {}
+    steps = {"eval_strategy": "steps", "save_strategy": "no", "max_steps": 4, "eval_steps": 1}
+    fields |= {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": kwargs, "load_best_model_at_end": False}
+    trainer, _ = scripted_trainer(simulated_splits, tmp_path, best, stages=["finetune"], **steps, **fields)
+    trainer.train()
+    assert (trainer.lr_scheduler.get_last_lr()[0] < trainer.args.learning_rate) == falls
+    assert trainer.args.lr_scheduler_kwargs == kwargs
+
+
 @pytest.mark.parametrize("moved", [True, False])
 def test_a_resumed_run_finds_its_best_checkpoint_and_not_that_of_another_run(simulated_splits, tmp_path, moved):
     """Killed after the last save; moved, and another run has begun in the old place."""

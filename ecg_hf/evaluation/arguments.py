@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..ptbxl.table import FOLDS
-from ..runs.arguments import check_at_least
+from ..runs.arguments import check_at_least, check_numbers
 
 # What has a place only in the report.
 _OF_REPORT = ("subgroup_columns", "robustness", "fit_temperature")
@@ -55,6 +55,7 @@ class EvaluationArguments:
     )
 
     def __post_init__(self):
+        check_numbers(self)
         check_choice("split", self.split, FOLDS)
         check_at_least("num_bootstrap_resamples", self.num_bootstrap_resamples, 2)
         check_at_least("robustness_max_records", self.robustness_max_records, 1)

@@ -13,9 +13,10 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import json_text, write_atomic
 from ..model_folder import checkpoint_of
 from ..post_training import PostTrainingArguments
-from ..post_training.checks import check_labels
+from ..post_training.checks import check_labels, check_something_is_known
 from ..post_training.data import TaskArguments, check_splits, data_folder, load_splits
 from ..post_training.reports import results_table
+from ..post_training.targets import target_of
 from ..ptbxl.labels import task_labels
 from ..runs.folder import STAGES_FOLDER
 from .arguments import EvaluationArguments
@@ -45,10 +46,11 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
     _check_kind(args, model.config.problem_type)
     dataset, validation = _load_records(args, data_args, model)
     groups = groups_of_records(dataset, data_args, args.split, args.subgroup_columns) if args.report else {}
-    judge = _judge(args, model)
     for name, records in (("validation", validation), (args.split, dataset)):
         if records is not None:
-            check_labels(name, records, judge.target)
+            check_labels(name, records, target_of(model.config))
+            check_something_is_known(name, records, model.config.labels)
+    judge = _judge(args, model)
     stored_temperature = model.config.temperature
     chosen_on = None if validation is None else predict(judge, validation, "Validation")
     fitted = None

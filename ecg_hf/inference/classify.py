@@ -20,6 +20,8 @@ from .output import check_batch_size, check_output
 from .sources import Facts, find_records
 
 FORMATS = ("table", "json", "jsonl", "csv")
+ENDINGS = {"": "table", ".txt": "table", ".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
+"""Of output files, and the format that each asks for."""
 
 Findings = tuple[str, list[dict]]
 """The name of a record and its findings, as the pipeline gives them."""
@@ -78,8 +80,13 @@ def classify_records(
 
 def _format(output_format: str | None, output: str | os.PathLike | None) -> str:
     if output_format is None:
-        ending = "" if output is None else Path(output).suffix[1:].lower()
-        return ending if ending in FORMATS else FORMATS[0]
+        ending = ".txt" if output is None else Path(output).suffix.lower()
+        if ending not in ENDINGS:
+            raise ValueError(
+                f"`--output` {output} must end in {', '.join(filter(None, ENDINGS))} or nothing: name it so, or say "
+                f"what is written by `--format`, one of {', '.join(FORMATS)}."
+            )
+        return ENDINGS[ending]
     check_choice("format", output_format, FORMATS)
     return output_format
 

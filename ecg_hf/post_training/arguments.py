@@ -78,7 +78,8 @@ class PostTrainingArguments(RunArguments):
     lora_mlp: bool = field(
         default=False, metadata={"help": "Adapters also in the MLP of each block, not in its attention alone."}
     )
-    drop_path_rate: float | None = field(
+    # A string for the parser alone, so that it can be None; afterwards a number or None.
+    drop_path_rate: str | None = field(
         default=0.1,
         metadata={
             "help": "Stochastic depth of fine-tuning and LoRA: the rate of the last block, linear from 0 at the "
@@ -148,7 +149,10 @@ class PostTrainingArguments(RunArguments):
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or their share of all if below 1."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Records in one step on one device."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: `epoch` or `steps`."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
+    # A string as above.
+    save_total_limit: str | None = field(
+        default=1, metadata={"help": "Checkpoints kept beside the best one; `None` keeps all."}
+    )
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best epoch's weights."})
     metric_for_best_model: str | None = field(
         default=None,
@@ -244,9 +248,8 @@ class PostTrainingArguments(RunArguments):
                 raise ValueError(f"`{given[0]}` is for the stage `lora`, which is not among `stages`: add it there.")
             return
         check_at_least("lora_rank", self.lora_rank, 1)
-        for name in ("lora_alpha", "lora_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
+        if not self.lora_alpha > 0:
+            raise ValueError(f"`lora_alpha` must be above 0, got {self.lora_alpha}.")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` must lie in [0, 1), got {self.lora_dropout}.")
         if self.layer_decay != 1:
@@ -267,6 +270,11 @@ class PostTrainingArguments(RunArguments):
             )
         if importlib.util.find_spec("peft") is None:
             raise ImportError("The stage `lora` needs the package peft: pip install 'ecg-hf[peft]'.")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """That of the stage of gradient descent."""
+        return self.lora_learning_rate if "lora" in self.stages else self.learning_rate
 
     def choose_by(self, metric: str) -> None:
         """Let the validation metric `metric` select the best epoch."""

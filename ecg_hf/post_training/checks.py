@@ -129,11 +129,11 @@ def check_labels(name: str, dataset: datasets.Dataset, target: MultiLabel) -> No
         )
 
 
-def check_something_is_known(train: datasets.Dataset, labels: Sequence[str]) -> None:
-    """`ValueError` where every label of every training record is unknown."""
-    values = labels_of(train, labels)
+def check_something_is_known(name: str, dataset: datasets.Dataset, labels: Sequence[str]) -> None:
+    """`ValueError` where every label of every record of a split is unknown."""
+    values = labels_of(dataset, labels)
     if ((values == UNKNOWN_LABEL) | np.isnan(values)).all():
-        raise ValueError(f"Nothing is known of the {len(train)} training records: all of their labels are empty.")
+        raise ValueError(f"Nothing is known of the {len(dataset)} {name} records: all of their labels are empty.")
 
 
 def check_fit(model, feature_extractor, *splits: datasets.Dataset | None) -> None:

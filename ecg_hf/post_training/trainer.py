@@ -221,7 +221,7 @@ class PostTrainer(RunTrainer):
         splits = self.splits()
         for name, dataset in splits.items():
             check_labels(name, dataset, self.target)
-        check_something_is_known(self.train_dataset, self.model.config.labels)
+        check_something_is_known("training", self.train_dataset, self.model.config.labels)
         if self.args.teacher_predictions:
             read_teachers(self.args.teacher_predictions, self.train_dataset["ecg_id"], self._labels())
         batch_size = self.args.train_batch_size * self.args.world_size

@@ -104,7 +104,10 @@ class PreTrainingArguments(RunArguments):
     per_device_train_batch_size: int = field(
         default=256, metadata={"help": "Records in one step on one device: the crops of all others are negatives."}
     )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, each thrice the model."})
+    # A string for the parser alone, so that it can be None; afterwards a number or None.
+    save_total_limit: str | None = field(
+        default=2, metadata={"help": "Checkpoints kept, each thrice the model; `None` keeps all."}
+    )
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Must stay true: a last, small batch has too few negatives."}
     )
@@ -126,6 +129,10 @@ class PreTrainingArguments(RunArguments):
             )
         if not self.dataloader_drop_last:
             raise ValueError("`dataloader_drop_last` must be true: a last, small batch has too few negatives.")
+        if getattr(self.eval_strategy, "value", self.eval_strategy) != "no":
+            raise ValueError("`eval_strategy` must be `no`: pre-training has no evaluation records, but a probe.")
+        if self.label_smoothing_factor:
+            raise ValueError("`label_smoothing_factor` is not supported: pre-training has no labels. Leave it at 0.")
         if self.push_to_hub:
             raise ValueError("`push_to_hub` is not supported in pre-training: push the folder that it leaves.")
         super().__post_init__()

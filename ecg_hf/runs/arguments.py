@@ -18,6 +18,15 @@ from ..cards import TABLES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS
 from ..ptbxl.table import is_ptbxl_folder
 from ..readers.channels import canonical_leads
+from .checks import (
+    check_attention,
+    check_compiler,
+    check_is_dictionary,
+    check_output_dir,
+    check_ranges,
+    check_reports,
+    check_schedule,
+)
 from .devices import has_accelerator, resolve_bf16
 
 # Fields of `TrainingArguments` that change how a run is carried out, logged or published, and not its result. All
@@ -61,6 +70,10 @@ MAIN_FIELDS = (
 
 # Fields of the arguments of model and data that name a place on this machine.
 MACHINE_FIELDS = ("data_dir", "probe_data_dir", "cache_dir", "num_proc")
+
+MAY_BE_NONE = {"drop_path_rate": float, "save_total_limit": int}
+"""Numbers that may be None while their default is not: so `None` on the command line, or null in YAML, says. For the
+parser they are strings, see `check_numbers`."""
 
 PTBXL_DEFAULT_RATE = 100
 """Hz of the files of PTB-XL that are read unless 500 are asked for."""
@@ -132,6 +145,10 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         check_numbers(self)
+        for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+            check_is_dictionary(self, name)
+        if self.output_dir is not None:
+            check_output_dir(self.output_dir)
         if str(self.resume_from_checkpoint).lower() in ("true", "false"):
             self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
         if self.remove_unused_columns:
@@ -146,8 +163,16 @@ class RunArguments(TrainingArguments):
             self.push_to_hub = False
         super().__post_init__()
         self.do_eval = False  # the library's mark of `eval_strategy`, which `dataclasses.replace` would give back
+        check_reports(self.report_to)
+        check_compiler(self)
+        check_schedule(self, self.peak_learning_rate)
         _check_world_size(self)
         _warn_of_slow_bf16(self)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Learning rate of the top layer when the schedule stands at its maximum."""
+        return self.learning_rate
 
     @property
     def should_save(self) -> bool:
@@ -164,21 +189,42 @@ class RunArguments(TrainingArguments):
     def recipe(self) -> dict:
         """The fields that change the result, as plain values: those of this class, then the library's.
 
-        Fields that are None are left out; that is their default.
+        Fields that are None are left out where that is their default.
         """
         values = json.loads(self.to_json_string())
         library = {item.name for item in dataclasses.fields(TrainingArguments)}
         own = [item.name for item in dataclasses.fields(self) if item.name not in library]
         names = [*own, *MAIN_FIELDS, *(name for name in values if name in library and name not in MAIN_FIELDS)]
-        return {name: values[name] for name in names if name not in NOT_IN_RECIPE and values[name] is not None}
+        return {
+            name: values[name]
+            for name in names
+            if name not in NOT_IN_RECIPE and (values[name] is not None or name in MAY_BE_NONE)
+        }
 
 
 def check_numbers(args: object) -> None:
-    """`TypeError` for a string in a dataclass field that expects a number."""
+    """`TypeError` for a string in a dataclass field that expects a number, `ValueError` for one out of its range.
+
+    Of `MAY_BE_NONE` strings become numbers, or None.
+    """
     names = number_fields(type(args))
     for item in dataclasses.fields(args):
-        if item.name in names:
-            check_is_number(item.name, getattr(args, item.name))
+        value = getattr(args, item.name)
+        if item.name in MAY_BE_NONE and isinstance(value, str):
+            setattr(args, item.name, _number_or_none(item.name, value))
+        elif item.name in names:
+            check_is_number(item.name, value)
+    check_ranges(args)
+
+
+def _number_or_none(name: str, text: str) -> float | None:
+    if text == "None":
+        return None
+    try:
+        return MAY_BE_NONE[name](text)
+    except ValueError as error:
+        kind = "a whole number" if MAY_BE_NONE[name] is int else "a number"
+        raise ValueError(f"`{name}` must be {kind} or None, got `{text}`.") from error
 
 
 def number_fields(kind: type) -> set[str]:
@@ -188,7 +234,7 @@ def number_fields(kind: type) -> set[str]:
     kinds = {
         item.name: set(typing.get_args(hints[item.name])) or {hints[item.name]} for item in dataclasses.fields(kind)
     }
-    return {name for name, types in kinds.items() if types <= {int, float, type(None)}}
+    return {name for name, types in kinds.items() if types <= {int, float, type(None)} or name in MAY_BE_NONE}
 
 
 def check_is_number(name: str, value: object) -> None:
@@ -218,6 +264,14 @@ def _refuse_what_has_no_effect(args: RunArguments) -> None:
                 f"`{name}` is not supported: it would change the weights that are saved. `{name[:4]}` computes in 16 "
                 "bits and keeps them."
             )
+    for name, refused in (("batch_eval_metrics", True), ("eval_do_concat_batches", False)):
+        if getattr(args, name) == refused:
+            raise ValueError(
+                f"`{name}` cannot be {str(refused).lower()}: the metrics of records are taken over all of them at "
+                "once. Leave it out."
+            )
+    if args.use_liger_kernel:
+        raise ValueError("`use_liger_kernel` is not supported: its kernels are for language models. Leave it out.")
     if args.dataloader_persistent_workers and not args.dataloader_num_workers:
         raise ValueError("`dataloader_persistent_workers` needs `dataloader_num_workers` of at least 1.")
     if args.train_sampling_strategy != "random":
@@ -228,6 +282,11 @@ def _refuse_what_has_no_effect(args: RunArguments) -> None:
 
 
 def _check_world_size(args: RunArguments) -> None:
+    if args.fsdp and args.world_size == 1:
+        raise ValueError(
+            "`fsdp` shares the weights out among processes, and this is the only one: leave it out, or start more by "
+            "`torchrun` or `accelerate launch`, see training/guides/many-machines.md."
+        )
     if args.expect_world_size is not None and args.expect_world_size != args.world_size:
         raise ValueError(
             f"Asked for {args.expect_world_size} processes but the world size is {args.world_size}; start with "
@@ -280,6 +339,9 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        check_numbers(self)
+        if self.attn_implementation is not None:
+            check_attention(self.attn_implementation)
         of_new_models = ("model_sampling_rate", "window_seconds", "patch_size", "pooling")
         given = [f"--{name}" for name in of_new_models if getattr(self, name) is not None]
         if self.model_name_or_path is not None and given:
@@ -331,6 +393,7 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        check_numbers(self)
         check_at_least("max_train_records", self.max_train_records, 1)
         check_at_least("num_proc", self.num_proc, 1)
         if not 0 <= self.max_skipped < 1:

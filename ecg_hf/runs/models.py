@@ -16,8 +16,9 @@ from .provenance import note_base
 def new_config(model_args: ModelArguments, sampling_rate: float, **fields) -> ECGTransformerConfig:
     """The configuration of a model with random weights; `sampling_rate` is that of the files, in Hz."""
     preset = PRESETS.get(model_args.architecture, {})
-    rate = model_args.model_sampling_rate or preset.get("sampling_rate", sampling_rate)
-    given = {"num_samples": model_args.window_seconds and round(model_args.window_seconds * rate)}
+    rate, seconds = model_args.model_sampling_rate, model_args.window_seconds
+    rate = preset.get("sampling_rate", sampling_rate) if rate is None else rate
+    given = {"num_samples": None if seconds is None else round(seconds * rate)}
     given |= {name: getattr(model_args, name) for name in ("patch_size", "pooling")}
     # For presets that are sizes only: windows of 2.5 s and tokens of 100 ms, the measured recipe at 100 Hz.
     defaults = {"num_samples": round(2.5 * rate), "patch_size": round(rate / 10), "pooling": "mean"}

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, SchedulerType, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
@@ -48,6 +48,8 @@ from .windows import EpochSampler, identity_collate
 logger = logging.get_logger(__name__)
 
 START_FILE = "start.safetensors"
+
+FOLLOW_THE_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
 _CHOOSE_OPTIMIZER = (
     "the optimizer belongs to the recipe of a run. Choose it by `optim`, `optim_args`, `learning_rate` and "
@@ -405,6 +407,17 @@ class RunTrainer(RecordOrder, Trainer):
             kwargs |= {"lr": self.peak_learning_rate} if "lr" in kwargs else {}
             self.optimizer = optimizer_class(self.parameter_groups(module), **kwargs)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LRScheduler:
+        """As in the library; a schedule that follows the metric knows in which direction that is better, while the
+        library's default is less."""
+        kwargs = self.args.lr_scheduler_kwargs
+        if self.args.lr_scheduler_type in FOLLOW_THE_METRIC and self.args.greater_is_better:
+            self.args.lr_scheduler_kwargs = {"mode": "max", **(kwargs or {})}
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        finally:
+            self.args.lr_scheduler_kwargs = kwargs
 
     def _check_optimizer(self) -> None:
         """Makes an optimizer and forgets it, so that an impossible one is refused before any training."""

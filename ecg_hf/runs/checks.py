@@ -1,0 +1,153 @@
+"""What the library takes from arguments and stumbles over later, looked at before a run begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import NamedTuple
+
+import torch
+from accelerate.utils import DynamoBackend
+from transformers import SchedulerType, TrainingArguments, get_scheduler
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+
+from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
+from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerModel
+
+
+class Range(NamedTuple):
+    """Numbers from `low` to `high`, without `low` itself if `above`, and beside them `off`, the library's "not given".
+
+    Infinity and NaN are never among them.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    off: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        if value == self.off:
+            return True
+        above = self.low < value if self.above else self.low <= value
+        return above and value <= self.high and math.isfinite(value)
+
+    def __str__(self) -> str:
+        words = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        words += f" and at most {self.high}" if self.high < math.inf else ""
+        return words if self.off is None else f"{words}, or {self.off} as if not given"
+
+
+_COUNT, _NOT_NEGATIVE, _POSITIVE = Range(1), Range(0), Range(0, above=True)
+_SEED = Range(0, 2**32 - 1)  # NumPy takes no other
+
+RANGES = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _COUNT),
+    **dict.fromkeys(("gradient_accumulation_steps", "save_total_limit", "eval_accumulation_steps"), _COUNT),
+    **dict.fromkeys(("patch_size", "dataloader_prefetch_factor", "probe_max_train_records"), _COUNT),
+    **dict.fromkeys(("ddp_timeout", "ddp_bucket_cap_mb"), _COUNT),
+    "max_steps": Range(1, off=-1),
+    **dict.fromkeys(("seed", "data_seed", "split_seed"), _SEED),
+    **dict.fromkeys(("num_train_epochs", "logging_steps", "eval_steps", "save_steps"), _POSITIVE),
+    **dict.fromkeys(("probe_learning_rate", "lora_learning_rate", "contrastive_temperature"), _POSITIVE),
+    **dict.fromkeys(("model_sampling_rate", "sampling_rate", "window_seconds", "window_stride_seconds"), _POSITIVE),
+    **dict.fromkeys(
+        ("learning_rate", "weight_decay", "probe_weight_decay", "adam_epsilon", "max_grad_norm"), _NOT_NEGATIVE
+    ),
+    **dict.fromkeys(("dataloader_num_workers", "eval_delay", "warmup_steps"), _NOT_NEGATIVE),
+    **dict.fromkeys(("probe_every", "collapse_feature_std"), _NOT_NEGATIVE),
+}
+"""Fields of the arguments of runs, and what they may be; those that depend on others are checked where they belong."""
+
+
+def check_ranges(args: object) -> None:
+    """`ValueError` for a number of a dataclass that is outside its range in `RANGES`; None is allowed."""
+    for item in dataclasses.fields(args):
+        value, allowed = getattr(args, item.name), RANGES.get(item.name)
+        if allowed is not None and value is not None and value not in allowed:
+            finite = "" if math.isfinite(value) else " and finite"
+            raise ValueError(f"`{item.name}` must be {allowed}{finite}, got {value}.")
+
+
+def check_output_dir(folder: str) -> None:
+    """`FileExistsError` where a file stands in the place of the folder, or of one that it is to be in."""
+    path = pathlib.Path(folder).expanduser().absolute()
+    found = next(place for place in (path, *path.parents) if place.exists())
+    if not found.is_dir():
+        raise FileExistsError(f"`--output_dir` {folder} cannot be a folder, {found} is a file: choose another name.")
+
+
+def check_is_dictionary(args: TrainingArguments, name: str) -> None:
+    """`ValueError` for text that is not JSON of a dictionary."""
+    value = getattr(args, name)
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        found = value
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"""`{name}` must be a dictionary, as '{{"name": 0.1}}', got `{value}`.""")
+
+
+def check_reports(names: list[str]) -> None:
+    """`ValueError` for a place of the library's logs that there is not, or whose package is not installed."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"`report_to` must be none, all or among {', '.join(sorted(INTEGRATION_TO_CALLBACK))}; got `{name}`."
+            )
+        if name in get_available_reporting_integrations():
+            continue
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (ImportError, RuntimeError) as error:
+            raise ValueError(f"`report_to` cannot be `{name}` here: {error} Or leave it out.") from error
+
+
+def check_compiler(args: TrainingArguments) -> None:
+    """`ValueError` for a `torch_compile_backend` that accelerate does not know."""
+    if args.torch_compile and args.torch_compile_backend.upper() not in DynamoBackend.__members__:
+        known = ", ".join(name.lower() for name in DynamoBackend.__members__ if name != "NO")
+        raise ValueError(f"`torch_compile_backend` must be one of {known}; got `{args.torch_compile_backend}`.")
+
+
+def check_schedule(args: TrainingArguments, learning_rate: float) -> None:
+    """`ValueError` where `lr_scheduler_kwargs` do not fit `lr_scheduler_type`: makes a schedule and forgets it."""
+    kind, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
+    if kwargs and kind in (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP):
+        raise ValueError(
+            f"`lr_scheduler_kwargs` have no effect with `lr_scheduler_type` {kind.value}: leave them out."
+        )
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], learning_rate)
+    try:
+        get_scheduler(kind, optimizer, num_warmup_steps=0, num_training_steps=10, scheduler_specific_kwargs=kwargs)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`lr_scheduler_kwargs` {kwargs or 'none'} do not fit `lr_scheduler_type` {kind.value}: {error}"
+        ) from error
+
+
+def check_attention(name: str) -> None:
+    """`ValueError` for a way to compute attention that the library does not know, or that is not installed."""
+    with torch.device("meta"):  # no weights are drawn
+        model = ECGTransformerModel(ECGTransformerConfig.from_preset("tiny"))
+    try:
+        model.set_attn_implementation(name)
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"`attn_implementation` cannot be `{name}` here: {error}") from error
+
+
+__all__ = [
+    "RANGES",
+    "check_attention",
+    "check_compiler",
+    "check_is_dictionary",
+    "check_output_dir",
+    "check_ranges",
+    "check_reports",
+    "check_schedule",
+]
