@@ -32,13 +32,18 @@ def check_resampling(n_resamples: int, confidence: float) -> None:
 
 
 def number_groups(groups, num_records: int, sort: bool = False) -> np.ndarray:
-    """(records,) group numbers from 0; without groups each record is a separate group.
+    """(records,) group numbers from 0; without groups each record is a separate group, and one without an id (None,
+    NaN or blank).
 
     Numbers follow the first record of each group or, with `sort`, the ids, whatever the order of the records.
     """
     if groups is None:
         return np.arange(num_records)
-    numbers, ids = pd.factorize(np.asarray(groups), sort=sort)
+    groups = np.asarray(groups)
+    if groups.ndim == 1 and groups.dtype.kind in "UO":
+        blank = [isinstance(name, str) and not name.strip() for name in groups]
+        groups = np.where(blank, None, groups.astype(object))
+    numbers, ids = pd.factorize(groups, sort=sort)
     if len(numbers) != num_records:
         raise ValueError(f"`groups` must have one id for each of the {num_records} records, got {len(numbers)}.")
     missing = numbers == -1

@@ -323,7 +323,9 @@ def test_resampling_patients_draws_all_their_records_together():
 
 def test_records_without_a_patient_are_patients_of_their_own():
     labels, scores = simulate()
-    assert bootstrap_metrics(labels, scores, 50, groups=[None] * len(labels)) == bootstrap_metrics(labels, scores, 50)
+    apart = bootstrap_metrics(labels, scores, 50)
+    for unknown in (None, " "):
+        assert bootstrap_metrics(labels, scores, 50, groups=[unknown] * len(labels)) == apart
     with pytest.raises(ValueError, match="one id for each of the 300 records, got 2"):
         bootstrap_metrics(labels, scores, 50, groups=[1, 2])
 
