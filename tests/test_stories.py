@@ -148,7 +148,7 @@ def test_one_lead_tells_an_age(tmp_path, capsys):
         texts(
             *("--table", tmp_path / "ages.csv", "--label_columns", "age", "--problem_type", "regression", *said),
             *("--model_name_or_path", ENCODER, "--output_dir", tmp_path / "run", "--cache_dir", tmp_path / "cache"),
-            *("--stages", "probe", *QUICK),
+            *("--stages", "probe", "--split_fractions", 0.6, 0.1, 0.3, *QUICK),
         )
     )
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())["test"]
