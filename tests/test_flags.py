@@ -140,5 +140,7 @@ def test_a_recipe_may_have_negative_numbers_and_shared_entries(tmp_path):
     (args,) = parsed(tmp_path, text)
     assert (args.max_steps, args.seed, args.stages) == (-1, 7, ["finetune"])
     assert args.activation_checkpointing_kwargs == {"use_reentrant": False}
+    with pytest.raises(ValueError, match="recipe.yaml` gives `learning_rate` twice: leave one of them out"):
+        parsed(tmp_path, "learning_rate: 1e-4\nlearning-rate: 1e-3\n")
     with pytest.raises(ValueError, match="`stages` must be a list of values, got lists or tables in it"):
         parsed(tmp_path, "stages: [[probe]]\n")

@@ -428,6 +428,21 @@ def test_evaluation_says_which_labels_are_missing(folder, model, tmp_path, capsy
     assert code == 2 and "The records have 1 labels, the model 2 (only the model: MI): give it a head" in lines[-1]
 
 
+def test_another_draw_of_the_split_is_warned_of(folder, model, tmp_path, caplog):
+    frame().to_csv(folder / "drawn.csv", index=False)
+    given = ["--table", folder / "drawn.csv", "--cache_dir", folder / "cache", "--label_columns", "AF"]
+    run, fast = tmp_path / "run", ["--stages", "probe", "--probe_num_train_epochs", "1", "--use_cpu", "true"]
+    cli.train([str(word) for word in [*given, "--model_name_or_path", model, "--output_dir", run, *fast]])
+    judged = [*given, "--model_name_or_path", run, "--report", "false", "--use_cpu", "true"]
+    for seed, warned in ((0, False), (1, True)):
+        caplog.clear()
+        cli.evaluate([str(word) for word in [*judged, "--split_seed", seed, "--output_dir", tmp_path / f"e{seed}"]])
+        assert ("has learned from. If they are the same" in caplog.text) is warned
+    for flag, value in (("train_fraction", 0.5), ("max_train_records", 5), ("evaluate_test", "false")):
+        with pytest.raises(ValueError, match=f"`--{flag}` is for training: leave it out"):
+            cli.evaluate([str(word) for word in [*judged, f"--{flag}", value, "--output_dir", tmp_path / "no"]])
+
+
 def test_the_recipe_of_a_run_gives_the_same_weights_again(folder, model, tmp_path):
     of_this_machine = ["--table", folder / "mine.csv", "--model_name_or_path", ENCODER, "--output_dir", tmp_path]
     here = ["--use_cpu", "true", "--cache_dir", folder / "cache"]

@@ -1,12 +1,15 @@
 """What a run is not resumed with: other records, another base; and not while it is still going."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from small_models import stopped_at
 from test_post_training import make_trainer, small_model
 from test_pretraining import make_trainer as make_pre_trainer
 from transformers import TrainerCallback
 
 from ecg_hf.pretraining.run import RecordArguments, load_training_records
+from ecg_hf.runs.folder import checkpoint_problem
 
 pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
 
@@ -66,3 +69,21 @@ def test_other_signals_of_the_same_records_are_not_mixed_into_pre_training(
         trainer.pretrain()
     with pytest.raises(ValueError, match="`data.train` was .*, now"):
         make_pre_trainer(altered(records, "signal"), tmp_path / "run", **QUICK).pretrain(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "state, problem",
+    [
+        ('{"global_step": 3, "log_history": []}', None),
+        ("{}", "its `trainer_state.json` has no `global_step`"),
+        ("[]", "it has a damaged file"),
+        ('{"global_st', "it has a damaged file"),
+    ],
+)
+def test_a_checkpoint_with_a_damaged_state_is_passed_over(tmp_path, state, problem):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({}, tmp_path / name)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "trainer_state.json").write_text(state)
+    found = checkpoint_problem(tmp_path, 1)
+    assert found is None if problem is None else found.startswith(problem)

@@ -1,7 +1,6 @@
 """Records in Parquet shards: what `ecg-hf prepare` writes, goes on with and refuses; training that streams them."""
 
 import json
-import os
 import pathlib
 import shutil
 
@@ -101,6 +100,13 @@ def test_a_stopped_command_goes_on_with_what_is_missing(shards, simulated_folder
     assert len(seen) - 100 == 160 - 3 * SIZE  # nothing was read
     with pytest.raises(FileExistsError, match="shards of other records or settings"):
         prepare(output, data_dir=simulated_folder, shard_size=SIZE + 1)
+    next(output.rglob("train-*.parquet")).unlink()
+    (output / "data/train-00000-of-00099.parquet").write_bytes(b"")  # of a call with other settings that was stopped
+    prepare(output, data_dir=simulated_folder, shard_size=SIZE)
+    assert files_of(output) == files_of(shards)
+    (output / MANIFEST).write_text("{")
+    with pytest.raises(ValueError, match="is not whole JSON"):
+        prepare(output, data_dir=simulated_folder, shard_size=SIZE)
 
 
 def test_of_a_table_patients_splits_and_skipped_records_are_kept(tmp_path, caplog):
@@ -120,6 +126,11 @@ def test_of_a_table_patients_splits_and_skipped_records_are_kept(tmp_path, caplo
     assert train.num_patients == 4 and train.sizes == [5, 2]
     assert train[:]["patient_id"].to_pylist() == [0, 0, 1, 1, 2, 3, 3]
     assert len(ShardedRecords(tmp_path / "out", "test")) == 2
+    prepare(tmp_path / "all", max_skipped=0.1, **given)
+    with pytest.raises(FileExistsError, match="shards of other records or settings"):
+        prepare(tmp_path / "all", split_column="split", max_skipped=0.1, **given)
+    with pytest.raises(FileExistsError, match="ecgs.csv` is a file: choose another"):
+        prepare(folder / "ecgs.csv", **given)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +219,10 @@ def damaged(shards, folder, kind) -> pathlib.Path:
     file = folder / manifest["splits"]["train"]["shards"][0]["file"]
     if kind == "cut":
         file.write_bytes(file.read_bytes()[:-9])
-    elif kind == "noise":
-        file.write_bytes(os.urandom(file.stat().st_size))
+    elif kind == "bit":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
     elif kind == "version":
         (folder / MANIFEST).write_text(json.dumps(manifest | {"version": 99}))
     elif kind == "text":
@@ -223,7 +236,7 @@ def damaged(shards, folder, kind) -> pathlib.Path:
     "kind, error, message",
     [
         ("cut", ValueError, "train-00000-of-00007.parquet of .* bytes, the manifest says .*copy the folder again"),
-        ("noise", ValueError, "is not a whole Parquet file"),
+        ("bit", ValueError, "train-00000-of-00007.parquet of .* has other bytes than the manifest says"),
         ("version", ValueError, "must be of version 1"),
         ("text", ValueError, "is not JSON"),
         ("gone", FileNotFoundError, "train-00000-of-00007.parquet"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
 
 import datasets
+import pandas as pd
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
@@ -14,7 +16,7 @@ from ..files import json_text, write_atomic
 from ..model_folder import checkpoint_of
 from ..post_training import PostTrainingArguments
 from ..post_training.checks import check_labels, check_something_is_known
-from ..post_training.data import TaskArguments, check_splits, data_folder, load_splits
+from ..post_training.data import TaskArguments, check_splits, data_folder, load_splits, refuse_flags_of_training
 from ..post_training.reports import results_table
 from ..post_training.targets import target_of
 from ..ptbxl.labels import task_labels
@@ -28,6 +30,8 @@ from .predictions import Judge, Predictions, predict
 from .report import report_text
 from .robustness import robustness
 from .subgroups import groups_of_records, judge_groups
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> dict:
@@ -77,6 +81,7 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
 def _load_model(path: str, data_args: TaskArguments) -> ECGTransformerForMultiLabel:
     if data_args.demo:
         raise ValueError("`--demo` is for training: give the folder of its records, OUTPUT_DIR-data, as `--data_dir`.")
+    refuse_flags_of_training(data_args)
     with checkpoint_of(path):
         model = ECGTransformerForMultiLabel.from_pretrained(path)
     if model.head_is_random:
@@ -103,6 +108,7 @@ def _load_records(
     splits = load_splits(data_dir, data_args, seed=0, labels=config.labels, problem_type=config.problem_type)
     check_splits(splits, [args.split], data_args)
     dataset = splits[args.split]
+    _warn_of_training_records(args, dataset)
     if data_args.max_eval_records is not None:  # of the training split, too
         dataset = dataset.select(range(min(data_args.max_eval_records, len(dataset))))
     validation = splits.get("validation") if args.report and config.problem_type != REGRESSION else None
@@ -114,6 +120,21 @@ def _load_records(
             "`--validation_table` or `--split_fractions`."
         )
     return dataset, validation
+
+
+def _warn_of_training_records(args: EvaluationArguments, dataset: datasets.Dataset) -> None:
+    """A warning where the run that is judged has learned from records of these names: another draw of the split."""
+    splits = pathlib.Path(args.model_name_or_path) / "splits.csv"
+    if args.split == "train" or not splits.is_file():
+        return
+    table = pd.read_csv(splits, dtype=str, keep_default_na=False)
+    learned = set(table["ecg_id"][table["split"] == "train"])
+    if count := sum(str(name) in learned for name in dataset["ecg_id"]):
+        logger.warning(
+            f"{count} of the {len(dataset)} {args.split} records have the names of records that `{splits.parent}` has "
+            "learned from. If they are the same, their figures are too good: give the flags of that run's split, as "
+            "its recipe.yaml has them (`--split_seed`, `--split_fractions`, `--patient_column`)."
+        )
 
 
 def _judge(args: EvaluationArguments, model: ECGTransformerForMultiLabel) -> Judge:

@@ -9,7 +9,14 @@ import torch
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, check_choice
 from ..metrics import multilabel_metrics
-from ..post_training.data import TaskArguments, check_splits, data_folder, has_table, load_splits
+from ..post_training.data import (
+    TaskArguments,
+    check_splits,
+    data_folder,
+    has_table,
+    load_splits,
+    refuse_flags_of_training,
+)
 from ..ptbxl.label_order import label_names_of
 from ..ptbxl.table import FOLDS
 from ..runs.windows import EvaluationWindows
@@ -97,6 +104,7 @@ def _record_logits(exported: Exported, batch: dict[str, torch.Tensor], session) 
 def _records(exported: Exported, args: ExportArguments, data_args: TaskArguments) -> datasets.Dataset | None:
     if data_args.demo:
         raise ValueError("`--demo` is for training: give records by `--table` or `--data_dir`, or none.")
+    refuse_flags_of_training(data_args)
     if not has_table(data_args) and data_args.data_dir is None and data_args.dataset_name is None:
         return None
     config = exported.scores.model.config

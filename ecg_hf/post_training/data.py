@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -339,6 +340,15 @@ def _patient_numbers(dataset: datasets.Dataset) -> np.ndarray:
     return np.array([numbers.get(cell, len(known) + row) for row, cell in enumerate(cells)])
 
 
+def refuse_flags_of_training(data_args: TaskArguments) -> None:
+    """`ValueError` where a checkpoint is judged, and a flag says which records it would learn from, or leaves the test
+    out."""
+    for item in dataclasses.fields(TaskArguments):
+        value = getattr(data_args, item.name)
+        if item.name in ("train_fraction", "max_train_records", "evaluate_test") and value != item.default:
+            raise ValueError(f"`--{item.name}` is for training: leave it out, got {value}.")
+
+
 __all__ = [
     "TaskArguments",
     "check_splits",
@@ -347,4 +357,5 @@ __all__ = [
     "labels_in",
     "load_splits",
     "most_common_rate",
+    "refuse_flags_of_training",
 ]

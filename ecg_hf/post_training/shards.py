@@ -63,7 +63,11 @@ def prepare_labelled(
     }
     if "train" not in splits:
         raise ValueError("There is no record for training: give a table or folder with some.")
-    shards = [shard for split, dataset in splits.items() for shard in _shards(split, dataset, shard_size)]
+    shards = [
+        shard
+        for split, dataset in splits.items()
+        for shard in _shards(split, dataset, shard_size, data_args.problem_type)
+    ]
     if finished := finished_manifest(output_dir, shards):
         return finished
     notes = write_shards(shards, _Writer(splits), output_dir, data_args.num_proc)
@@ -77,7 +81,7 @@ def prepare_labelled(
     return manifest
 
 
-def _shards(split: str, dataset: datasets.Dataset, shard_size: int) -> list[Shard]:
+def _shards(split: str, dataset: datasets.Dataset, shard_size: int, kind: str) -> list[Shard]:
     starts = range(0, len(dataset), shard_size)
     # The names of the cache's files tell the signals: they change with the records that they were made from.
     cache = ["/".join(Path(file["filename"]).parts[-2:]) for file in dataset.cache_files]
@@ -86,7 +90,7 @@ def _shards(split: str, dataset: datasets.Dataset, shard_size: int) -> list[Shar
     for number, start in enumerate(starts):
         rows = range(start, min(start + shard_size, len(dataset)))
         its = fingerprint_of_records(facts.select(rows), facts.column_names)
-        key = hashlib.sha256(json.dumps([VERSION, cache, label_names_of(dataset), its]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([VERSION, kind, cache, label_names_of(dataset), its]).encode()).hexdigest()
         shards.append(Shard(split, shard_file(split, number, len(starts)), len(rows), key, rows))
     return shards
 

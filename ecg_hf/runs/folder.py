@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..files import share_as_usual, write_atomic
+from ..files import read_object, share_as_usual, write_atomic
 
 try:
     import fcntl
@@ -137,7 +137,7 @@ class RunFolder:
         self.check(facts)
         if (self.path / "config.json").is_file():
             logger.warning(f"The run in `{self.path}` is finished: its results are returned.")
-            return json.loads((self.path / "all_results.json").read_text(encoding="utf-8"))
+            return read_object(self.path / "all_results.json")
         return None
 
     def _lock(self) -> None:
@@ -172,7 +172,7 @@ class RunFolder:
 
     def check(self, facts: dict) -> None:
         """`ValueError` where the run that is here was asked for anything else than `facts`."""
-        stored = json.loads(self._record.read_text(encoding="utf-8"))
+        stored = read_object(self._record)
         if stored.pop("version", None) != RECORD_VERSION:
             raise ValueError(
                 f"The run in `{self.path}` was started by another version of ecg_hf, which recorded other facts: "
@@ -287,10 +287,11 @@ def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
             return f"`{name}` is cut short"
     try:
         with safe_open(path / "model.safetensors", "pt"):
-            json.loads((path / "trainer_state.json").read_text())
+            state = read_object(path / "trainer_state.json")
     except (SafetensorError, ValueError) as error:
         return f"it has a damaged file ({error})"
-    return None
+    missing = [name for name in ("global_step", "log_history") if name not in state]
+    return f"its `trainer_state.json` has no `{missing[0]}`" if missing else None
 
 
 __all__ = [

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ..files import write_atomic
+from ..files import read_object, write_atomic
 from ..processes import in_processes
 from .shards import MANIFEST
 
@@ -60,20 +60,32 @@ def shard_file(split: str, number: int, count: int) -> str:
 
 
 def finished_manifest(output_dir: Path, shards: Sequence[Shard]) -> dict[str, Any] | None:
-    """The manifest of a folder that holds these shards already; `FileExistsError` where it holds others."""
+    """The manifest of a folder that holds these shards already, None where some are missing; `FileExistsError` where
+    it holds others, or is a file."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise FileExistsError(f"`{output_dir}` is a file: choose another `--output_dir`.")
     if not (output_dir / MANIFEST).is_file():
         return None
-    manifest = json.loads((output_dir / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_object(output_dir / MANIFEST)
     if manifest.get("key") != joint_key(shards):
         raise FileExistsError(
             f"`{output_dir}` holds shards of other records or settings: choose another `--output_dir`, or remove it."
         )
+    listed = [file for split in manifest["splits"].values() for file in split["shards"]]
+    if lost := [file["file"] for file in listed if _size(output_dir / file["file"]) != file["num_bytes"]]:
+        logger.warning("`%s` lacks shards that it had, such as %s: all are written anew.", output_dir, lost[0])
+        return None
     logger.warning("`%s` holds these shards already: nothing was read.", output_dir)
     return manifest
 
 
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
 def joint_key(shards: Sequence[Shard]) -> str:
-    return hashlib.sha256("\n".join(shard.key for shard in shards).encode()).hexdigest()
+    names = (f"{shard.split} {shard.file} {shard.key}" for shard in shards)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def write_shards(
@@ -105,7 +117,7 @@ def _old_notes(output_dir: Path, shard: Shard) -> dict | None:
     path = _notes_path(output_dir, shard)
     if not path.is_file() or not (output_dir / shard.file).is_file():
         return None
-    notes = json.loads(path.read_text(encoding="utf-8"))
+    notes = read_object(path)
     # A record that was skipped may be readable by now.
     return notes if notes["key"] == shard.key and not notes["skipped"] else None
 
@@ -135,8 +147,13 @@ def splits_of_shards(shards: Sequence[Shard], notes: Sequence[dict]) -> dict[str
 
 
 def finish(output_dir: str | os.PathLike, manifest: dict[str, Any]) -> None:
-    """Write the manifest, by which the folder is whole."""
+    """Write the manifest, by which the folder is whole, and remove shards of a command with other settings that was
+    stopped: whoever reads the folder without the manifest would have their records twice."""
     output_dir = Path(output_dir)
+    listed = {file["file"] for split in manifest["splits"].values() for file in split["shards"]}
+    for path in (output_dir / "data").glob("*-[0-9]*-of-[0-9]*.parquet"):
+        if f"data/{path.name}" not in listed:
+            path.unlink()
     write_atomic(output_dir / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     shutil.rmtree(output_dir / _PROGRESS)
 

@@ -35,6 +35,9 @@ def yaml_flags(path: str) -> list[str]:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise ValueError(f"`{path}` must hold `name: value` lines.")
+        names = [str(name.value).replace("-", "_") for name, _ in root.value]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"`{path}` gives `{twice}` twice: leave one of them out.")
         loader.flatten_mapping(root)
         return [flag for name, value in root.value for flag in _flags_of(loader, str(name.value), value)]
     except yaml.YAMLError as error:
