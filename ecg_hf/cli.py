@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from .command import RUNS, Parser, add_facts, parse_dataclasses, run_command, without_debug
+from .command import RUNS, Parser, add_facts, parse_dataclasses, run_command, while_it_is_read, without_debug
 from .help import help_of, overview
 from .loading import load
 from .prepare_command import prepare
@@ -464,7 +464,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     `--help` prints what is written ahead, and loads nothing; `--help-all` of a run has the flags of the library too.
     """
-    argv, debug = without_debug(sys.argv[1:] if argv is None else argv)
+    with while_it_is_read():
+        _main(*without_debug(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: list[str], debug: bool) -> None:
     if argv and argv[0] in _HELP:
         print(overview(COMMANDS))
         return

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import difflib
 import opcode
+import os
 import pathlib
 import re
+import select
 import signal
 import sys
 import traceback
@@ -111,11 +113,28 @@ def run_command(command: Callable[[list[str]], object], argv: list[str], debug: 
     except KeyboardInterrupt:
         print("\nStopped by SIGINT.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        raise  # see `while_it_is_read`
     except _mendable() as error:
         if debug or not _is_for_the_user(error):
             raise
         print(f"ecg-hf: error: {_message(error)}", file=sys.stderr)
         raise SystemExit(1 if _is_of_a_record(error) else 2) from None
+
+
+@contextlib.contextmanager
+def while_it_is_read() -> Iterator[None]:
+    """A block that ends the process without a word where what reads its output (`| head`) has gone."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise  # it was another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 @contextlib.contextmanager
@@ -197,6 +216,7 @@ __all__ = [
     "parse_dataclasses",
     "run_command",
     "unknown_flags",
+    "while_it_is_read",
     "without_debug",
     "without_progress_bars",
 ]

@@ -316,3 +316,12 @@ def test_info_has_the_packages_of_the_project():
         names = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in requirements}
         assert set(info.PACKAGES[title]) == names, title
     assert info.PACKAGES.keys() == {"packages", *extras}
+
+
+@pytest.mark.parametrize("command", ["--help", "info"])
+def test_a_reader_that_has_gone_ends_a_command_without_a_word(command):
+    """As `| head` goes."""
+    words = [sys.executable, "-m", "ecg_hf.cli", command]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 128 + 13
