@@ -15,6 +15,7 @@ from test_challenge import write_folder
 from test_distributed import steps_of
 from test_post_training import extractor, make_trainer, same_weights, weights_of
 from test_pretraining import own_records
+from test_tables import write_record
 
 from ecg_hf import cli, load_challenge, load_ecg_dataset
 from ecg_hf.post_training import checks
@@ -73,6 +74,19 @@ def test_shards_hold_what_the_loader_gives(shards, splits, simulated_splits):
     stated = manifest["labelled"]
     assert (stated["task"], stated["problem_type"]) == ("superdiagnostic", "multi_label_classification")
     assert list(stated["titles"]) == stated["label_names"]
+
+
+def test_labels_of_another_kind_are_other_shards(tmp_path):
+    rows = ["path,AF,part"]
+    for index in range(12):
+        write_record(tmp_path, f"r{index:02}")
+        rows.append(f"r{index:02},{index % 2},{('train', 'train', 'test')[index % 3]}")
+    (tmp_path / "ecgs.csv").write_text("\n".join(rows))
+    flags = {"table": tmp_path / "ecgs.csv", "label_columns": "AF", "split_column": "part", "cache_dir": tmp_path}
+    first = prepare(tmp_path / "out", **flags)
+    assert prepare(tmp_path / "out", problem_type="multi_label_classification", **flags) == first
+    with pytest.raises(FileExistsError, match="shards of other records or settings"):
+        prepare(tmp_path / "out", problem_type="regression", **flags)
 
 
 def test_a_second_call_and_a_second_process_write_the_same(shards, simulated_folder, simulated_cache, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from transformers import set_seed
 from transformers.trainer_utils import PredictionOutput
 
 from ..card_curves import curve_figures
-from ..cards import ENCODER_CLASS, MEASURED, read_fact
+from ..cards import ENCODER_CLASS, MEASURED, read_fact, read_facts
 from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
@@ -76,9 +75,9 @@ def release(
     folder = Path(run)
     changes, curves = None, {}
     if records:
-        config = read_fact(folder, "config.json")  # says what a finished run has
+        config = read_facts(folder, "config.json")  # says what a finished run has
         check_model_folder(folder)
-        if json.loads(config).get("architectures") == [ENCODER_CLASS]:
+        if config.get("architectures") == [ENCODER_CLASS]:
             raise ValueError(
                 f"`{folder}` is an encoder, which has no labels to judge: leave `--{next(iter(records))}` out."
             )
@@ -113,7 +112,7 @@ def _measured(
     """The JSON files of a run with what the rounded weights change in them, by their names, and the card's curves."""
     recipe = _recipe(folder)
     stored, metrics, results = (
-        json.loads(read_fact(folder, name)) for name in ("config.json", "metrics.json", "all_results.json")
+        read_facts(folder, name) for name in ("config.json", "metrics.json", "all_results.json")
     )
     trainer = _judge(folder, batch_size, use_cpu)
     config, target = trainer.model.config, trainer.target

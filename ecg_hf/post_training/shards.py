@@ -63,11 +63,8 @@ def prepare_labelled(
     }
     if "train" not in splits:
         raise ValueError("There is no record for training: give a table or folder with some.")
-    shards = [
-        shard
-        for split, dataset in splits.items()
-        for shard in _shards(split, dataset, shard_size, data_args.problem_type)
-    ]
+    kind = data_args.problem_type or MULTI_LABEL
+    shards = [shard for split, dataset in splits.items() for shard in _shards(split, dataset, shard_size, kind)]
     if finished := finished_manifest(output_dir, shards):
         return finished
     notes = write_shards(shards, _Writer(splits), output_dir, data_args.num_proc)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import datasets
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import ParallelMode
 
 from ..cards import TABLES
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS
@@ -282,7 +283,7 @@ def _refuse_what_has_no_effect(args: RunArguments) -> None:
 
 
 def _check_world_size(args: RunArguments) -> None:
-    if args.fsdp and args.world_size == 1:
+    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise ValueError(
             "`fsdp` shares the weights out among processes, and this is the only one: leave it out, or start more by "
             "`torchrun` or `accelerate launch`, see training/guides/many-machines.md."
