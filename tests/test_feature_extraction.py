@@ -234,6 +234,13 @@ def test_other_shapes_are_refused(extractor, shape):
         extract(extractor, np.zeros(shape))
 
 
+def test_leads_of_unequal_lengths_are_refused(extractor):
+    leads = [*template(100, 10)[:11], template(100, 5)[11]]
+    for record in (leads, [lead.tolist() for lead in leads]):
+        with pytest.raises(ValueError, match="lists of unequal lengths"):
+            extract(extractor, record)
+
+
 def test_empty_records_are_refused(extractor):
     with pytest.raises(ValueError, match="Record 1 is empty"):
         extract(extractor, [template(100, 10), np.zeros((12, 0))])
@@ -258,6 +265,8 @@ def test_lists_arrays_and_tensors_are_the_same_records(extractor):
         assert torch.equal(extract(extractor, record), expected[:7])
     rounded = torch.tensor(signal, dtype=torch.bfloat16)
     assert torch.equal(extract(extractor, [rounded, rounded])[:7], extract(extractor, rounded.float().numpy()))
+    for rates in (torch.tensor(100), torch.tensor([100.0]), [torch.tensor(100)]):
+        assert torch.equal(extract(extractor, signal, rates), expected[:7])
     for names in (iter(LEAD_NAMES), dict.fromkeys(LEAD_NAMES).keys()):
         assert torch.equal(extract(extractor, signal, lead_names=names), expected[:7])
     as_numpy = extract(extractor, signal, return_tensors="np")

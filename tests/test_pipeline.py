@@ -9,6 +9,7 @@ import sys
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.signal
 import torch
@@ -244,6 +245,32 @@ def test_unclear_inputs_are_refused(classifier, signal):
         classifier(signal[:10], sampling_rate=500, lead_names=LEAD_NAMES[:10], missing_leads="error")
     with pytest.raises(TypeError, match="unexpected keyword"):
         classifier(signal, **RECORDING, unit="mV")
+
+
+def test_swapped_axes_are_called_so_and_not_a_short_record(classifier, signal):
+    for record in (signal.T, pd.DataFrame(signal.T, columns=LEAD_NAMES), {"signal": signal.T.tolist()}):
+        with pytest.raises(ValueError, match=r"got \(5000, 12\): are the axes swapped"):
+            classifier(record, **RECORDING)
+
+
+@pytest.mark.parametrize("rows", [list, tuple, np.ndarray.tolist], ids=["list", "tuple", "numbers"])
+def test_as_many_rows_as_leads_are_refused_and_never_taken_for_records(classifier, signal, rows):
+    signal = signal[:, :4992]  # a multiple of twelve, so that each row could be twelve short leads
+    with pytest.raises(ValueError, match="list of 12 rows of numbers for 12 leads: one record, or 12 flat ones"):
+        classifier(rows(signal), **RECORDING)
+    with pytest.raises(ValueError, match="list of 12 rows of numbers"):
+        make_pipeline(classifier.model, **RECORDING)(rows(signal))
+    # Other numbers of rows are flat records, and one lead is one record either way.
+    assert classifier([signal.ravel()] * 2, **RECORDING) == classifier([signal] * 2, **RECORDING)
+    single = {"sampling_rate": 500, "lead_names": ["I"]}
+    assert classifier(rows(signal[:1]), **single) == [classifier(signal[:1], **single)]
+
+
+def test_rates_of_tensors_are_numbers(classifier, signal):
+    expected = classifier(signal, **RECORDING)
+    assert classifier(signal, sampling_rate=torch.tensor(500), lead_names=LEAD_NAMES) == expected
+    with pytest.raises(ValueError, match="the record has 0.1 s"):
+        classifier(signal[:, :50], sampling_rate=torch.tensor(500), lead_names=LEAD_NAMES)
 
 
 def test_damaged_files_are_refused_by_name(classifier, signal, record, tmp_path):
@@ -759,3 +786,6 @@ def test_links_and_folders_with_blanks_load(checkpoint, signal, tmp_path, monkey
 def test_a_record_that_is_flat_in_all_leads_gets_no_findings(classifier, level):
     with pytest.raises(ValueError, match="flat in all leads: there is nothing to classify"):
         classifier(np.full((12, 5000), level), **RECORDING)
+    # Also where it comes as one row, whose leads have other levels.
+    with pytest.raises(ValueError, match="flat in all leads: there is nothing to classify"):
+        classifier(np.repeat(np.arange(12) * level, 5000), **RECORDING)

@@ -108,7 +108,10 @@ def as_array(values, masked: float = np.nan) -> np.ndarray:
         values = [as_array(part, masked) for part in values]
     if np.ma.is_masked(values):
         return values.astype(np.float64).filled(masked)
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError("Expected an array of numbers, got lists of unequal lengths, which make none.") from error
 
 
 def listed_leads(lead_names):
@@ -145,7 +148,7 @@ def _as_records(signal, lead_names) -> tuple[list[np.ndarray], bool]:
     if _one_list_each(lead_names) and len(signal) == len(lead_names):
         arrays = [as_array(record) for record in signal]
         if all(array.ndim in (1, 2) for array in arrays):
-            return [_by_leads(array, names) for array, names in zip(arrays, lead_names, strict=True)], False
+            return [by_leads(array, names) for array, names in zip(arrays, lead_names, strict=True)], False
     is_list = isinstance(signal, (list, tuple))
     if is_list and len(signal) and np.ndim(signal[0]) >= 2:
         return [as_array(record) for record in signal], False
@@ -153,7 +156,7 @@ def _as_records(signal, lead_names) -> tuple[list[np.ndarray], bool]:
     if array.ndim == 3 and len(array):
         return list(array), False
     if array.ndim == 1 and isinstance(lead_names, list):
-        array = _by_leads(array, lead_names)
+        array = by_leads(array, lead_names)
     if array.ndim != 2:
         raise ValueError(
             "`signal` must have shape (leads, samples), or be a list of such records or an array (records, leads, "
@@ -166,7 +169,7 @@ def _one_list_each(lead_names) -> bool:
     return isinstance(lead_names, list) and len(lead_names) > 0 and isinstance(lead_names[0], list)
 
 
-def _by_leads(array: np.ndarray, lead_names) -> np.ndarray:
+def by_leads(array: np.ndarray, lead_names) -> np.ndarray:
     """A flat signal, one lead after another as in rows of `load_ptbxl`, as (leads, samples); others as they are."""
     if array.ndim != 1 or not len(array) or not len(lead_names):
         return array
@@ -184,6 +187,7 @@ def _sampling_rates(sampling_rate, count: int) -> list[float]:
             "`sampling_rate` is missing: give the rate in Hz of the signal (it is resampled automatically)."
         )
     rates = list(sampling_rate) if np.ndim(sampling_rate) else [sampling_rate] * count
+    rates = [rate.item() if isinstance(rate, torch.Tensor) else rate for rate in rates]
     if len(rates) != count:
         raise ValueError(f"`sampling_rate` has {len(rates)} values for {count} records.")
     for rate in rates:
@@ -274,6 +278,7 @@ __all__ = [
     "UNITS_PER_MILLIVOLT",
     "Batch",
     "as_array",
+    "by_leads",
     "canonical_units",
     "group_records",
     "in_millivolts",

@@ -11,7 +11,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, REGRESSION
 from .configuration_ecg_transformer import ECGTransformerConfig
-from .inputs_ecg_transformer import as_array, is_count, listed_leads
+from .inputs_ecg_transformer import as_array, by_leads, is_count, listed_leads
 from .targets_ecg_transformer import scores_of
 from .wfdb_ecg_transformer import read_record
 from .wfdb_objects_ecg_transformer import wfdb_recording
@@ -78,6 +78,7 @@ class ECGRecordPipeline(ChunkPipeline):
             records = list(records)
         if isinstance(records, list) and not records:
             return []
+        _refuse_rows(records, kwargs.get("lead_names", self._preprocess_params.get("lead_names")))
         is_column = isinstance(records, Sequence) and not isinstance(records, (str, list))
         if is_column or hasattr(records, "column_names"):
             # Of a data set, which the library would take for one input; read one record after another.
@@ -117,6 +118,7 @@ class ECGRecordPipeline(ChunkPipeline):
         """The feature extractor's answer for a `recording_of` a record; `ValueError` for one that it cannot use."""
         name = _name_of(record)
         try:
+            recording = {**recording, "signal": by_leads(as_array(recording["signal"]), recording["lead_names"])}
             self._check_length(recording)
             if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max(initial=0) == 0:
                 raise ValueError("the record is flat in all leads: there is nothing to classify.")
@@ -126,10 +128,9 @@ class ECGRecordPipeline(ChunkPipeline):
 
     def _check_length(self, recording: dict[str, Any]) -> None:
         """`ValueError` for a record of which the model would see little but padding."""
-        rate, samples = recording.get("sampling_rate"), np.shape(recording["signal"])[-1]
-        if np.ndim(recording["signal"]) == 1:
-            samples //= max(len(recording["lead_names"]), 1)
-        if not samples or not isinstance(rate, numbers.Real) or not rate > 0:
+        rate, (num_rows, samples) = recording.get("sampling_rate"), recording["signal"].shape
+        is_transposed = num_rows != len(recording["lead_names"] or ())
+        if is_transposed or not samples or not isinstance(rate, numbers.Real) or not rate > 0:
             return  # refused by the feature extractor
         config = self.model.config
         window, token = (count / config.sampling_rate for count in (config.num_samples, config.patch_size))
@@ -315,8 +316,8 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
         signal = record[keys[0]]
         fields = ("sampling_rate", "lead_names", "units")
         recording = {**recording, **_without_none({name: record.get(name) for name in fields})}
-        if hasattr(recording.get("sampling_rate"), "item"):  # of an array or a tensor
-            recording["sampling_rate"] = recording["sampling_rate"].item()
+    if hasattr(recording.get("sampling_rate"), "item"):  # of an array or a tensor
+        recording = {**recording, "sampling_rate": recording["sampling_rate"].item()}
     signal, lead_names = as_array(signal), listed_leads(recording.get("lead_names"))
     shape = signal.shape
     is_row = len(shape) == 1 and isinstance(lead_names, list)
@@ -329,6 +330,18 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
     if is_row and isinstance(record, Mapping) and signal.dtype.kind in "iu":
         recording = {"units": "uV", **recording}
     return {"signal": signal, **recording, "lead_names": lead_names}
+
+
+def _refuse_rows(records, lead_names) -> None:
+    """`ValueError` for a list of as many rows of numbers as there are leads: one record, or several flat ones?"""
+    count = len(lead_names) if isinstance(lead_names, Sequence) and not isinstance(lead_names, str) else 0
+    if count < 2 or not isinstance(records, (list, tuple)) or len(records) != count:
+        return
+    if all(isinstance(row, (list, tuple, np.ndarray, torch.Tensor)) and np.ndim(row) == 1 for row in records):
+        raise ValueError(
+            f"Got a list of {count} rows of numbers for {count} leads: one record, or {count} flat ones? Give one "
+            "record as an array (leads, samples), `np.array(rows)`, and flat ones as dicts with the key `signal`."
+        )
 
 
 def _name_of(record) -> str | None:
