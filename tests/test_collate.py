@@ -100,6 +100,25 @@ def test_a_row_without_labels_among_others_is_named():
         ECGCollator(small_extractor())([row(signal, labels=[0, 1]), row(signal)])
 
 
+def test_a_plain_trainer_learns_classes_by_their_numbers(tmp_path):
+    """As a `ClassLabel` column of `datasets` gives them, and as one-hot rows: the same losses and steps."""
+    rng = np.random.default_rng(0)
+    rows = [row(rng.normal(size=(12, 250)), labels=int(number)) for number in rng.integers(3, size=16)]
+    one_hot = [{**of_row, "labels": np.eye(3)[of_row["labels"]]} for of_row in rows]
+    losses = []
+    for number, dataset in enumerate((rows, one_hot)):
+        args = TrainingArguments(
+            str(tmp_path / str(number)), remove_unused_columns=False, max_steps=2, per_device_train_batch_size=8,
+            report_to=[], use_cpu=True,
+        )  # fmt: skip
+        model = small_model(["a", "b", "c"], problem_type="single_label_classification")
+        trainer = Trainer(
+            model, args, train_dataset=dataset, eval_dataset=dataset, data_collator=ECGCollator(small_extractor())
+        )
+        losses.append((trainer.train().training_loss, trainer.evaluate()["eval_loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0][0] > 0.5
+
+
 def test_short_records_and_lead_tokens_come_with_their_masks_and_leads():
     signal = np.random.default_rng(0).normal(size=(12, 400))
     extractor = small_extractor(return_attention_mask=True, lead_tokens=True)

@@ -617,6 +617,25 @@ def test_saving_and_loading_keeps_every_number(extractor, tmp_path):
     assert ECGTransformerFeatureExtractor.from_pretrained(tmp_path, window_stride=50).window_stride == 50
 
 
+def test_arguments_of_loading_count_or_are_refused(extractor, tmp_path):
+    extractor.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    fields = json.loads(file.read_text())
+    # A file of an older version lacks fields.
+    file.write_text(
+        json.dumps({name: value for name, value in fields.items() if name not in ("clip", "window_stride")})
+    )
+    for kind in (ECGTransformerFeatureExtractor, AutoFeatureExtractor):
+        loaded = kind.from_pretrained(tmp_path, clip=3.0, window_stride=50, std=2.0)
+        assert (loaded.clip, loaded.window_stride, loaded.std) == (3.0, 50, 2.0)
+        with pytest.raises(TypeError, match="has no field `window_strid`"):
+            kind.from_pretrained(tmp_path, window_strid=50)
+    loaded, unused = ECGTransformerFeatureExtractor.from_pretrained(
+        tmp_path, window_strid=50, return_unused_kwargs=True
+    )
+    assert unused == {"window_strid": 50}
+
+
 def test_the_json_follows_the_numbers(extractor):
     before = extractor.to_json_string()
     extractor.std = [2 * std for std in STD]

@@ -526,6 +526,23 @@ def test_ids_with_gaps_and_names_that_are_there_twice_are_refused(trained, id2la
     assert model.config.id2label == before
 
 
+def test_labels_that_would_not_come_back_or_say_nothing_are_refused():
+    model = small_model()
+    with pytest.raises(ValueError, match="must name labels by text, got 164889003: write it as '164889003'"):
+        model.replace_head({0: 164889003, 1: 270492004})
+    with pytest.raises(ValueError, match="`id2label` is empty"):
+        model.replace_head({})
+    message = "needs at least two classes, got only AF, which every record would have"
+    with pytest.raises(ValueError, match=message):
+        model.replace_head({0: "AF"}, problem_type="single_label_classification")
+    assert model.config.problem_type == "multi_label_classification" and model.config.labels == ["a", "b", "c"]
+
+
+def test_a_misspelt_field_is_named():
+    with pytest.warns(UserWarning, match="unknown to this version of the code: drop_path, thresholdz.*misspelt"):
+        ECGTransformerConfig.from_preset("tiny", drop_path=0.3, thresholdz=[0.5])
+
+
 def test_ids_of_a_json_file_are_put_in_order_by_number():
     labels = [f"L{index:02}" for index in range(12)]
     as_text = {str(index): labels[index] for index in sorted(range(12), key=str)}  # 0, 1, 10, 11, 2, ...

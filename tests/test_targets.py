@@ -122,8 +122,20 @@ def test_the_loss_of_one_of_several_classes_is_the_cross_entropy_of_known_record
         count = (labels != -100).sum()
         torch.testing.assert_close(model(**inputs, labels=labels, num_items_in_batch=count).loss.double(), expected)
     assert model(**inputs, labels=torch.full((4,), -100)).loss == 0
-    with pytest.raises(ValueError, match=r"shape \(4, 3\), or the int64 indices \(4,\), got \(4,\) of torch.float32"):
+    torch.testing.assert_close(model(**inputs, labels=classes.int()).loss.double(), expected)
+    with pytest.raises(
+        ValueError, match=r"shape \(4, 3\), or the integer indices \(4,\), got \(4,\) of torch.float32"
+    ):
         model(**inputs, labels=classes.float())
+
+
+def test_the_loss_of_probabilities_of_classes_is_their_cross_entropy():
+    model = small_model(CLASSES, problem_type=SINGLE).eval()
+    inputs = {"input_values": torch.randn(3, 12, 250)}
+    labels = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.2, 0.7], [-100.0] * 3])
+    logarithms = model(**inputs).logits.double().log_softmax(dim=1)
+    expected = -(labels[:2] * logarithms[:2]).sum() / 2
+    torch.testing.assert_close(model(**inputs, labels=labels).loss.double(), expected)
 
 
 def test_a_regression_gives_values_in_the_unit_of_the_target_and_learns_standardised_ones():
@@ -211,7 +223,7 @@ def test_a_head_serves_its_own_kind_of_targets_alone(tmp_path):
     assert other.head_is_random and other.config.problem_type == SINGLE and other.config.target_mean is None
     loaded.replace_head({0: "x", 1: "y", 2: "z"}, problem_type=SINGLE)
     assert (loaded.config.problem_type, loaded.config.target_std) == (SINGLE, None)
-    loaded.replace_head({0: "x"})
+    loaded.replace_head({0: "x", 1: "y"})
     assert loaded.config.problem_type == SINGLE
     with pytest.raises(ValueError, match="`problem_type` must be one of multi_label_classification, single_label"):
         loaded.replace_head({0: "x"}, problem_type="ranking")

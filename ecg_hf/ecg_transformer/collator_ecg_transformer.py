@@ -45,7 +45,8 @@ class ECGCollator:
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """
         Rows to `input_values` (rows, leads, samples); where the feature extractor gives them `attention_mask` (rows,
-        samples) and `lead_ids` (rows, leads); and, where the rows have them, `labels` (rows, labels), float32.
+        samples) and `lead_ids` (rows, leads); and, where the rows have them, `labels`: float32 (rows, labels), or
+        int64 (rows,) where each is a single integer, the index of its class.
 
         Raises:
             ValueError: a row without a column that is needed or with masked labels, or a record that the feature
@@ -79,7 +80,7 @@ class ECGCollator:
                 "-100 of labels and classes, NaN of a regression."
             )
         if not unlabelled:
-            batch["labels"] = torch.stack([torch.as_tensor(row["labels"], dtype=torch.float32) for row in rows])
+            batch["labels"] = _stacked([torch.as_tensor(row["labels"]) for row in rows])
         return batch
 
     def _signals(self, rows: Sequence[Mapping]) -> tuple[list[np.ndarray], str]:
@@ -97,6 +98,11 @@ class ECGCollator:
         if self.crop == "random":
             return torch.rand(count, dtype=torch.float64).numpy()
         return np.full(count, 0.5 if self.crop == "centre" else 0.0)
+
+
+def _stacked(labels: list[torch.Tensor]) -> torch.Tensor:
+    are_classes = all(row.ndim == 0 and not (row.is_floating_point() or row.dtype == torch.bool) for row in labels)
+    return torch.stack([row.to(torch.int64 if are_classes else torch.float32) for row in labels])
 
 
 __all__ = ["ECGCollator"]

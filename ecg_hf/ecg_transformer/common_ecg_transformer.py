@@ -32,12 +32,22 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(str, choices))}, got `{value}`.")
 
 
-def check_id2label(id2label: dict[int, str]) -> None:
-    """`ValueError` unless each output of a head has one name, and no two the same."""
+def check_id2label(id2label: dict[int, str], problem_type: str | None = None) -> None:
+    """`ValueError` unless each output of a head has one name, no two the same, and there are enough of them."""
+    if not id2label:
+        raise ValueError("`id2label` is empty: name at least one label.")
     if set(id2label) != set(range(len(id2label))):
         ids = ", ".join(map(repr, id2label))
         raise ValueError(f"`id2label` must have the ids 0 to {len(id2label) - 1}, one for each output, got {ids}.")
     names = list(id2label.values())
+    # A file would give back the text of a number, and another name than the one that was saved.
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"`id2label` must name labels by text, got {other[0]!r}: write it as {str(other[0])!r}.")
+    if problem_type == SINGLE_LABEL and len(names) == 1:
+        raise ValueError(
+            f"`{SINGLE_LABEL}` needs at least two classes, got only {names[0]}, which every record would have: name "
+            f"the others too, or take `{MULTI_LABEL}` for a label that is present or absent."
+        )
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ValueError(f"`id2label` names a label twice: {', '.join(twice)}. Each output needs a name of its own.")
 

@@ -1,6 +1,5 @@
 """Configuration of the ECG Transformer."""
 
-import dataclasses
 import math
 import pathlib
 import shutil
@@ -296,15 +295,28 @@ class ECGTransformerConfig(PreTrainedConfig):
         # Where the package is installed its pipeline is registered; the entry would require `trust_remote_code`.
         if not __name__.startswith("transformers_modules"):
             kwargs.pop("custom_pipelines", None)
+        self._warn_of_unknown(kwargs)
         super().__post_init__(**kwargs)
         if self.architectures is None:
             self.architectures = ["ECGTransformerModel"]
         if self.problem_type is None:
             self.problem_type = MULTI_LABEL
 
+    def _warn_of_unknown(self, others: dict) -> None:
+        """Of what is no field, and of no use to the library: it would be kept, and change nothing."""
+        known = {*dir(self), *SAVED_BESIDE_FIELDS}
+        if unknown := sorted(name for name in others if name not in known and not name.startswith("_")):
+            path = others.get("name_or_path") or others.get("_name_or_path")
+            warnings.warn(
+                f"{f'`{path}`' if path else 'The configuration'} has fields that are unknown to this version of the "
+                f"code: {', '.join(unknown)}. They have no effect: they are misspelt, or from a newer version, whose "
+                "model may give other results; then update the package.",
+                stacklevel=4,
+            )
+
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As in the library; another `model_type` is an error, and unknown fields are reported in a warning.
+        """As in the library; another `model_type` is an error.
 
         Other labels, as `id2label`, `label2id` or `num_labels`, and another `problem_type`, are those of a new head:
         the thresholds, temperature, aggregation, `label_names`, `target_mean` and `target_std` of the old one are
@@ -317,13 +329,6 @@ class ECGTransformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"{source} is for a model of the type `{kind}`, not `{cls.model_type}`: load it with `AutoModel`, or "
                 "convert it first if it is an ECG encoder."
-            )
-        known = {field.name for field in dataclasses.fields(cls)} | set(cls().to_dict()) | set(SAVED_BESIDE_FIELDS)
-        if unknown := sorted(name for name in config_dict if name not in known and not name.startswith("_")):
-            warnings.warn(
-                f"{source} has fields that are unknown to this version of the code: {', '.join(unknown)}. They may be "
-                "from a newer version, whose model may give other results: update the package.",
-                stacklevel=2,
             )
         labels = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
         config_dict = _of_problem(_with_labels(config_dict, **labels), kwargs.get("problem_type"))
@@ -481,7 +486,7 @@ class ECGTransformerConfig(PreTrainedConfig):
         check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
         if (self.classifier_type == "mlp") != (self.classifier_hidden_size is not None):
             raise ValueError("`classifier_hidden_size` is for `classifier_type` `mlp`, where it is required.")
-        check_id2label(self.id2label)
+        check_id2label(self.id2label, self.problem_type)
         num_labels = len(self.id2label)
         if {name: index for index, name in self.id2label.items()} != self.label2id:
             raise ValueError("`id2label` and `label2id` must be inverse to each other: give both.")

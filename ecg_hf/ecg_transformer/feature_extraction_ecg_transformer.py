@@ -225,6 +225,22 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             self._warn_of_flat_leads(batches)
         return self._collect(batches, return_tensors, return_record_index, return_window_starts)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, return_unused_kwargs: bool = False, **kwargs):
+        """As in the library; a name that is neither a field nor an argument of loading is refused."""
+        # A pipeline passes the arguments of its model on.
+        passed_on = {"trust_remote_code", "code_revision", *(kwargs if "_from_pipeline" in kwargs else ())}
+        loaded, unused = super().from_pretrained(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
+        if (wrong := sorted(unused.keys() - passed_on)) and not return_unused_kwargs:
+            raise TypeError(f"{cls.__name__} has no field {', '.join(f'`{name}`' for name in wrong)}.")
+        return (loaded, unused) if return_unused_kwargs else loaded
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict, **kwargs):
+        """As in the library; fields that are given count whether the dictionary has them or not."""
+        given = {name: kwargs.pop(name) for name in cls().to_dict() if name in kwargs}
+        return super().from_dict({**feature_extractor_dict, **given}, **kwargs)
+
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in the library; also copies the code, so that the folder loads where this package is not installed."""
         repo_id = kwargs.pop("repo_id", pathlib.Path(save_directory).resolve().name)
@@ -236,9 +252,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
 
     def to_dict(self) -> dict:
         """All fields as Python values, and the `auto_map` that locates this class on the Hub."""
-        fields = {
-            name: value.tolist() if hasattr(value, "tolist") else value for name, value in super().to_dict().items()
-        }
+        fields = super().to_dict()
+        fields = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in fields.items()}
         return {**fields, "auto_map": {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}}
 
     # Settings

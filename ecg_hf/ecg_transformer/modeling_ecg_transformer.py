@@ -351,14 +351,14 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         """Replace the head by a random linear one for other labels, classes or targets, by default of the same kind.
 
         Thresholds, temperature and the mean and deviation of targets are reset. Trained pooling weights are kept: they
-        belong to the backbone. Raises `ValueError` for an unknown `problem_type`, and for ids that are not 0, 1, ...
-        or names that are there twice.
+        belong to the backbone. Raises `ValueError` for an unknown `problem_type`, for ids that are not 0, 1, ..., for
+        names that are no text or there twice, and for a single class.
         """
         config, id2label = self.config, {int(index): name for index, name in id2label.items()}
-        check_id2label(id2label)
         if problem_type is not None:
             check_choice("problem_type", problem_type, PROBLEM_TYPES)
-            config.problem_type = problem_type
+        check_id2label(id2label, problem_type or config.problem_type)
+        config.problem_type = problem_type or config.problem_type
         config.id2label = id2label
         config.label2id = {name: index for index, name in config.id2label.items()}
         config.label_names, config.thresholds = label_names, None
@@ -421,8 +421,9 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         Args:
             input_values, attention_mask, lead_ids: As in [`ECGTransformerModel`].
             labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*):
-                0 or 1, -100 where unknown. One of several classes: one-hot, or int64 of shape `(batch,)`, the index of
-                the class; -100 where unknown. Regression: the values, in the units of the targets, NaN where unknown.
+                0 or 1, -100 where unknown. One of several classes: one-hot or probabilities, or integers of shape
+                `(batch,)`, the index of the class; -100 where unknown. Regression: the values, in the units of the
+                targets, NaN where unknown.
             num_items_in_batch (`int`, *optional*):
                 Number of known labels in the complete batch, over all processes and accumulated steps, by which the
                 summed loss is divided; by default the loss is the mean over the given known labels. A plain `Trainer`

@@ -25,10 +25,14 @@ def multilabel_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def single_label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each row, shape (batch, 1), in float32; 0 where the class is unknown.
 
-    `labels` are one-hot (batch, classes), all -100 where unknown, or int64 (batch,), -100 where unknown.
+    `labels` are one-hot or probabilities (batch, classes), all -100 where unknown, or indices (batch,), -100 where
+    unknown.
     """
-    classes, known = classes_of(labels)
-    losses = nn.functional.cross_entropy(logits.float(), torch.where(known, classes, 0), reduction="none")
+    known = class_is_known(labels)
+    targets = (
+        torch.where(known, labels, 0).long() if labels.ndim == 1 else torch.where(known[:, None], labels, 0).float()
+    )
+    losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     return (losses * known).unsqueeze(1)
 
 
@@ -40,11 +44,9 @@ def regression_loss(config: ECGTransformerConfig, logits: torch.Tensor, labels: 
     return differences.square()
 
 
-def classes_of(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels of `single_label_loss` -> index of the class, int64 (batch,), and whether it is known, bool (batch,)."""
-    if labels.ndim == 1:
-        return labels, labels != UNKNOWN_LABEL
-    return labels.argmax(dim=1), (labels != UNKNOWN_LABEL).all(dim=1)
+def class_is_known(labels: torch.Tensor) -> torch.Tensor:
+    """Labels of `single_label_loss` -> whether the class is known, bool (batch,)."""
+    return labels != UNKNOWN_LABEL if labels.ndim == 1 else (labels != UNKNOWN_LABEL).all(dim=1)
 
 
 def target_losses(
@@ -54,7 +56,7 @@ def target_losses(
     if config.problem_type == REGRESSION:
         return regression_loss(config, logits, labels), ~labels.isnan()
     if config.problem_type == SINGLE_LABEL:
-        return single_label_loss(logits, labels), classes_of(labels)[1].unsqueeze(1)
+        return single_label_loss(logits, labels), class_is_known(labels).unsqueeze(1)
     return multilabel_loss(logits, labels), labels != UNKNOWN_LABEL
 
 
@@ -70,7 +72,7 @@ def mean_loss(
     """
     as_classes = config.problem_type == SINGLE_LABEL and labels.ndim == 1 and not labels.is_floating_point()
     if labels.shape != (logits.shape[:1] if as_classes else logits.shape):
-        indices = f", or the int64 indices {tuple(logits.shape[:1])}" if config.problem_type == SINGLE_LABEL else ""
+        indices = f", or the integer indices {tuple(logits.shape[:1])}" if config.problem_type == SINGLE_LABEL else ""
         raise ValueError(
             f"`labels` must have shape {tuple(logits.shape)}{indices}, got {tuple(labels.shape)} of {labels.dtype}."
         )
@@ -139,7 +141,7 @@ def scores_of(problem_type: str, record_logits: torch.Tensor) -> torch.Tensor:
 
 __all__ = [
     "aggregated_windows",
-    "classes_of",
+    "class_is_known",
     "in_target_units",
     "mean_loss",
     "multilabel_loss",
