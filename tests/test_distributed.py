@@ -16,11 +16,14 @@ import torch
 import yaml
 from accelerate import DistributedType, PartialState
 from forked import launch_forked
-from small_models import LABELS
-from test_post_training import extractor, make_trainer, small_model, weights_of
+from small_models import LABELS, small_model
+from test_post_training import extractor, make_trainer, weights_of
 from transformers import AutoModelForSequenceClassification
 
 from ecg_hf import load_ptbxl, name_labels
+from ecg_hf.ecg_transformer import modeling_ecg_transformer as modeling
+from ecg_hf.ecg_transformer.targets_ecg_transformer import mean_loss
+from ecg_hf.post_training import trainer as post_training
 
 pytestmark = pytest.mark.distributed
 
@@ -215,6 +218,11 @@ FSDP2 = {
 def sharded_run(folder, cache, output, state, kill):
     """FSDP2 by gloo: accelerate, which shards on accelerators alone, is told that these processes have some."""
     os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE=state)
+    disguise_as_accelerators()
+    resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
+
+
+def disguise_as_accelerators():
     begin = PartialState.__init__
 
     def disguised(self, *args, **kwargs):
@@ -223,7 +231,6 @@ def sharded_run(folder, cache, output, state, kill):
             self._shared_state["distributed_type"] = DistributedType.MULTI_NPU
 
     PartialState.__init__ = disguised
-    resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
 
 
 def test_sharded_training_keeps_its_best_epoch_and_is_resumed(simulated_folder, simulated_cache, tmp_path):
@@ -253,6 +260,56 @@ def test_sharded_training_keeps_its_best_epoch_and_is_resumed(simulated_folder, 
     logits = make_trainer(splits, tmp_path / "read", model=model).predict(splits["test"]).predictions
     table = pd.read_csv(stopped / "test_predictions.csv").filter(like="prob_")
     np.testing.assert_allclose(table, 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+
+def precise_run(folder, cache, output):
+    """Sharded training in bfloat16 on ages, and what reaches the loss of each step."""
+    seen = []
+
+    def watched(config, logits, labels, num_items_in_batch=None):
+        seen.append((str(logits.dtype), str(labels.dtype), labels.flatten().tolist(), float(num_items_in_batch)))
+        return mean_loss(config, logits, labels, num_items_in_batch)
+
+    modeling.mean_loss = post_training.mean_loss = watched
+    disguise_as_accelerators()
+    os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE="FULL_STATE_DICT")
+    splits = {
+        name: name_labels(split.map(lambda row: {"labels": [413.0 + row["ecg_id"] % 2]}), ["age"])
+        for name, split in splits_of(folder, cache).items()
+    }
+    model = small_model(["age"], problem_type="regression")
+    fields = {"stages": ["finetune"], "max_steps": 1, "bf16": True, "metric_for_best_model": "mae"}
+    trainer = make_trainer(splits, output, model=model, per_device_train_batch_size=16, **fields)
+    trainer.post_train()
+    logits = trainer.predict(splits["test"]).predictions
+    if trainer.is_world_process_zero():
+        pathlib.Path(output + ".json").write_text(json.dumps({"seen": seen, "logits": logits.tolist()}))
+
+
+def test_sharded_training_in_bfloat16_rounds_no_target_and_no_prediction(simulated_folder, simulated_cache, tmp_path):
+    output = str(tmp_path / "run")
+    processes = launch_forked(output, precise_run, str(simulated_folder), str(simulated_cache), output)
+    codes = [process.wait() for process in processes]
+    assert codes == [0, 0], [process.stderr[-2000:] for process in processes]
+    result = json.loads(pathlib.Path(output + ".json").read_text())
+    (logits, labels, ages, count), *_ = result["seen"]
+    assert (logits, labels, count) == ("torch.float32", "torch.float32", 32.0)
+    assert set(ages) == {413.0, 414.0}
+    predicted = torch.tensor(result["logits"])
+    assert not torch.equal(predicted, predicted.bfloat16().float())
+
+
+def test_two_processes_train_a_compiled_model(simulated_folder, simulated_cache, tmp_path):
+    """accelerate compiles what it has wrapped for them."""
+    places = (str(simulated_folder), str(simulated_cache), str(tmp_path / "run"))
+    processes = launch_forked(tmp_path / "run", compiled_run, *places)
+    assert [process.wait() for process in processes] == [0, 0], [process.stderr[-2000:] for process in processes]
+    assert (tmp_path / "run/config.json").is_file()
+
+
+def compiled_run(folder, cache, output):
+    fields = {"torch_compile": True, "torch_compile_backend": "eager", "stages": ["finetune"], "max_steps": 2}
+    make_trainer(splits_of(folder, cache), output, per_device_train_batch_size=16, **fields).post_train()
 
 
 @pytest.mark.gpu

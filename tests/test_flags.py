@@ -46,6 +46,7 @@ RUN = ("--output_dir", "x", "--use_cpu", "true", "--dry_run", "true")
         ),
         ("--batch_eval_metrics true", "`batch_eval_metrics` cannot be true"),
         ("--eval_do_concat_batches false", "`eval_do_concat_batches` cannot be false"),
+        ("--deepspeed zero.json", "`deepspeed` is not supported: "),
         ("--use_liger_kernel true", "`use_liger_kernel` is not supported"),
         ("--label_smoothing_factor 0.1", "`label_smoothing_factor` is not supported"),
         ("--torch_compile_backend foo", "`torch_compile_backend` must be one of eager, "),

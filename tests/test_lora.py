@@ -430,7 +430,7 @@ def test_the_command_ends_with_that_sentence(monkeypatch, encoder, records_200, 
 def test_shards_are_refused_before_anything_is_written(peft, simulated_splits, tmp_path):
     trainer = lora_trainer(simulated_splits, tmp_path / "run")
     trainer.is_fsdp_enabled = True
-    with pytest.raises(ValueError, match="not supported under FSDP and DeepSpeed, whose shards cannot be merged"):
+    with pytest.raises(ValueError, match="not supported under FSDP, whose shards cannot be merged"):
         trainer.post_train()
     assert not (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / "_stages").exists()
 

@@ -1,6 +1,6 @@
 """Shared definitions: lead names, units, the markers of unknown values, and checks of arguments."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The canonical spelling and order of the twelve leads."""
@@ -23,6 +23,17 @@ SINGLE_LABEL = "single_label_classification"
 REGRESSION = "regression"
 PROBLEM_TYPES = (MULTI_LABEL, SINGLE_LABEL, REGRESSION)
 """What a model predicts of a record: any number of labels, exactly one of several classes, or numbers."""
+
+
+def check_same_input(feature_extractor, config, names: Sequence[str] = ("sampling_rate", "lead_names")) -> None:
+    """`ValueError` where the windows of a feature extractor are not what the model of the configuration takes."""
+    for name in names:
+        given, expected = getattr(feature_extractor, name), getattr(config, name)
+        if given != expected:
+            raise ValueError(
+                f"The feature extractor was made for another model: its `{name}` is {given}, the model's {expected}. "
+                "Load both from one folder."
+            )
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
@@ -64,4 +75,5 @@ __all__ = [
     "UNKNOWN_LABEL",
     "check_choice",
     "check_id2label",
+    "check_same_input",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
@@ -18,6 +19,31 @@ def layer_norm(config: ECGTransformerConfig, size: int | None = None) -> nn.Laye
     """A layer norm according to the configuration, over `hidden_size` channels or over `size`."""
     bias = config.use_bias if config.norm_bias is None else config.norm_bias
     return nn.LayerNorm(config.hidden_size if size is None else size, eps=config.layer_norm_eps, bias=bias)
+
+
+def attention_mask_of(
+    config: ECGTransformerConfig, hidden_states: torch.Tensor, token_mask: torch.Tensor | None, tokens_per_lead: int
+):
+    """Which tokens of `hidden_states` (batch, tokens, hidden) attend to which, in the form of the attention that is
+    used, by `config.attention_pattern` and `token_mask` (batch, tokens).
+
+    Raises `ValueError` where that attention cannot be restricted to the pattern.
+    """
+    if config.attention_pattern == "full":
+        return create_bidirectional_mask(config, hidden_states, token_mask)
+
+    def same_lead_or_time(batch, head, query, key):
+        return (query // tokens_per_lead == key // tokens_per_lead) | (
+            query % tokens_per_lead == key % tokens_per_lead
+        )
+
+    mask = create_bidirectional_mask(config, hidden_states, token_mask, and_mask_function=same_lead_or_time)
+    if mask is None:  # of flash attention, which knows no patterns
+        raise ValueError(
+            f"The attention `{config._attn_implementation}` cannot be restricted to tokens of the same lead or time, "
+            "as in this model: load it with `attn_implementation` sdpa or eager."
+        )
+    return mask
 
 
 def drop_path(

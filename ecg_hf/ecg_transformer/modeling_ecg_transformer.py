@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -47,6 +46,7 @@ from .layers_ecg_transformer import (
     ECGTransformerAttentionPooling,
     ECGTransformerLayer,
     ECGTransformerLayerScale,
+    attention_mask_of,
     layer_norm,
     masked_mean,
 )
@@ -281,24 +281,13 @@ class ECGTransformerModel(ECGTransformerPreTrainedModel):
         """
         hidden_states, token_mask, positions = self.embeddings(input_values, attention_mask, lead_ids)
         tokens_per_lead = hidden_states.shape[1] // input_values.shape[1]
-        mask = self._attention_mask(hidden_states, token_mask, tokens_per_lead)
+        mask = attention_mask_of(self.config, hidden_states, token_mask, tokens_per_lead)
         for index, layer in enumerate(self.layers):
             if positions is not None and index:
                 hidden_states = hidden_states + positions
             hidden_states = layer(hidden_states, mask, **kwargs)
         hidden_states, pooled = self._pool(hidden_states, token_mask, tokens_per_lead)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
-
-    def _attention_mask(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None, tokens_per_lead: int):
-        if self.config.attention_pattern == "full":
-            return create_bidirectional_mask(self.config, hidden_states, token_mask)
-
-        def same_lead_or_time(batch, head, query, key):
-            return (query // tokens_per_lead == key // tokens_per_lead) | (
-                query % tokens_per_lead == key % tokens_per_lead
-            )
-
-        return create_bidirectional_mask(self.config, hidden_states, token_mask, and_mask_function=same_lead_or_time)
 
     def _pool(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None, tokens_per_lead: int):
         """Tokens of the last block and their mask -> the returned tokens and the pooled feature (batch, hidden)."""

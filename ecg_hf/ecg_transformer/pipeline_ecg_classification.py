@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
-from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, REGRESSION
+from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, REGRESSION, check_same_input
 from .configuration_ecg_transformer import ECGTransformerConfig
 from .inputs_ecg_transformer import as_array, by_leads, is_count, listed_leads
 from .targets_ecg_transformer import scores_of
@@ -68,7 +68,7 @@ class ECGRecordPipeline(ChunkPipeline):
                 f"`{self.model.name_or_path}` came without a feature extractor (`preprocessor_config.json`): pass the "
                 "one that the model was trained with as `feature_extractor`."
             )
-        _check_same_input(self.feature_extractor, self.model.config)
+        check_same_input(self.feature_extractor, self.model.config)
         # A model that comes from a trainer may be in training mode, where its outputs are random.
         self.model.eval()
 
@@ -364,15 +364,6 @@ def _alike(windows: list[dict[str, torch.Tensor]]) -> list[list[int]]:
         form = tuple((name, tensor.shape) for name, tensor in sorted(window.items()))
         groups.setdefault(form, []).append(place)
     return list(groups.values())
-
-
-def _check_same_input(feature_extractor, config: ECGTransformerConfig):
-    for name in ("sampling_rate", "lead_names"):
-        given, expected = getattr(feature_extractor, name), getattr(config, name)
-        if given != expected:
-            raise ValueError(
-                f"The feature extractor was made for another model: its `{name}` is {given}, the model's {expected}."
-            )
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

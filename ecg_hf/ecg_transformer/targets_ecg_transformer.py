@@ -78,10 +78,11 @@ def mean_loss(
         )
     losses, known = target_losses(config, logits, labels)
     if num_items_in_batch is None:
-        num_items_in_batch = known.sum().clamp(min=1)
+        num_items_in_batch = known.sum()
     elif config.problem_type == SINGLE_LABEL and not as_classes:
         num_items_in_batch = num_items_in_batch / logits.shape[1]  # a Trainer counts cells, not rows
-    return losses.sum() / num_items_in_batch
+    # Of a batch of which nothing is known the loss is 0.
+    return losses.sum() / torch.as_tensor(num_items_in_batch).clamp(min=1)
 
 
 def in_target_units(config: ECGTransformerConfig, outputs: torch.Tensor) -> torch.Tensor:

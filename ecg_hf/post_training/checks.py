@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..ecg_transformer.common_ecg_transformer import REGRESSION, UNKNOWN_LABEL
+from ..ecg_transformer.common_ecg_transformer import REGRESSION, UNKNOWN_LABEL, check_same_input
 from ..ptbxl.label_order import label_names_of
-from ..runs.columns import check_columns, label_matrix
+from ..runs.columns import check_columns, label_matrix, without_format
 from ..runs.labelled_shards import LabelledShards
 from ..runs.windows import RecordWindows
 from ..tables.guards import were_guarded
@@ -21,8 +21,8 @@ from .targets import MultiLabel
 logger = logging.get_logger(__name__)
 
 
-def check_is_split(name: str, dataset: object) -> None:
-    """`ValueError` unless a split is one data set with records."""
+def plain_split(name: str, dataset: object) -> datasets.Dataset | LabelledShards | None:
+    """A split as it is stored; `ValueError` unless it is one data set with records, and without a transform."""
     if isinstance(dataset, Mapping):
         raise ValueError(
             f"`{name}` must be one data set, got a dictionary of {', '.join(map(str, dataset)) or 'none'}: one of "
@@ -33,6 +33,7 @@ def check_is_split(name: str, dataset: object) -> None:
             f"`{name}` has no records: give some, or, of PTB-XL, a folder whose table has records of its folds (1 to "
             "8 train, 9 validation, 10 test)."
         )
+    return without_format(name, dataset)
 
 
 def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] | None:
@@ -138,12 +139,7 @@ def check_something_is_known(name: str, dataset: datasets.Dataset, labels: Seque
 
 def check_fit(model, feature_extractor, *splits: datasets.Dataset | None) -> None:
     """`ValueError` where the extractor's windows or the labels of records are not those of the model."""
-    for name in ("sampling_rate", "num_samples"):
-        expected, given = getattr(model.config, name), getattr(feature_extractor, name)
-        if expected != given:
-            raise ValueError(
-                f"`{name}` is {expected} in the model and {given} in the feature extractor: load both from one folder."
-            )
+    check_same_input(feature_extractor, model.config, ("sampling_rate", "num_samples", "lead_names"))
     for dataset in splits:
         if dataset is not None:
             label_order(dataset, model.config.labels)
@@ -200,13 +196,13 @@ __all__ = [
     "OrderedLabels",
     "check_can_choose",
     "check_fit",
-    "check_is_split",
     "check_labels",
     "check_something_is_known",
     "count_positives",
     "in_order",
     "label_order",
     "labels_of",
+    "plain_split",
     "unlearnable_labels",
     "warn_of_leaks",
     "warn_of_unlearnable",

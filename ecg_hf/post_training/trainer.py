@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
-from torch.nn.parallel import DistributedDataParallel
 from transformers.trainer_utils import EvalPrediction, IntervalStrategy, PredictionOutput
 from transformers.utils import logging
 
@@ -22,6 +21,7 @@ from ..command import without_progress_bars
 from ..ecg_transformer.common_ecg_transformer import REGRESSION
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
+from ..ecg_transformer.targets_ecg_transformer import mean_loss
 from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..runs.folder import room_for
@@ -37,12 +37,12 @@ from .callbacks import AverageWeights, SetDropPath
 from .checks import (
     check_can_choose,
     check_fit,
-    check_is_split,
     check_labels,
     check_something_is_known,
     count_positives,
     in_order,
     labels_of,
+    plain_split,
     unlearnable_labels,
     warn_of_leaks,
     warn_of_unlearnable,
@@ -98,9 +98,10 @@ class PostTrainer(RunTrainer):
         if "probe" in args.stages:
             refused["compute_loss_func"] = "the probe learns by the model's own loss. Leave it out of `stages`"
         kwargs = accepted_keywords(kwargs, refused)
+        train_dataset = plain_split("train_dataset", train_dataset)
+        eval_dataset = plain_split("eval_dataset", eval_dataset)
+        test_dataset = plain_split("test_dataset", test_dataset)
         splits = (train_dataset, eval_dataset, test_dataset)
-        for name, dataset in zip(("train_dataset", "eval_dataset", "test_dataset"), splits, strict=True):
-            check_is_split(name, dataset)
         if model is not None:
             check_model(model)
             check_fit(model, feature_extractor, *splits)
@@ -126,8 +127,10 @@ class PostTrainer(RunTrainer):
             check_model(self.model)
             check_fit(self.model, feature_extractor, *splits)
             target_of(self.model.config).check_is_prepared(args)
-        if args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError("`ema_decay` is not supported under FSDP and DeepSpeed, which shard the weights.")
+        if args.ema_decay is not None and self.is_fsdp_enabled:
+            raise ValueError("`ema_decay` is not supported under FSDP, which shards the weights.")
+        if self.is_fsdp_enabled and self.compute_loss_func is None:
+            self.compute_loss_func = self._loss_outside
         self._average = AverageWeights(self)
         self.add_callback(self._average)
         self.add_callback(SetDropPath(self))
@@ -230,10 +233,10 @@ class PostTrainer(RunTrainer):
                 f"{len(self.train_dataset)} training records do not fill a batch of {batch_size}, and "
                 "`dataloader_drop_last` drops it: set it to false, or `per_device_train_batch_size` lower."
             )
-        if "lora" in self.args.stages and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if "lora" in self.args.stages and self.is_fsdp_enabled:
             raise ValueError(
-                "The stage `lora` is not supported under FSDP and DeepSpeed, whose shards cannot be merged: start the "
-                "processes with plain data parallelism (DDP)."
+                "The stage `lora` is not supported under FSDP, whose shards cannot be merged: start the processes "
+                "with plain data parallelism (DDP)."
             )
         if self.is_world_process_zero():
             warn_of_leaks(splits, self.model.config.labels)
@@ -322,10 +325,11 @@ class PostTrainer(RunTrainer):
         """That of the stage."""
         return self.args.lora_learning_rate if self.stage == "lora" else self.args.learning_rate
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Fine-tuning alone, with stochastic depth, from the head that the model has.
 
-        Raises `ValueError` where `stages` asks for LoRA instead.
+        Checkpoints are in `_stages/finetune` of `args.output_dir`, where `True` finds the last one. Raises
+        `ValueError` where there is none, and where `stages` asks for LoRA instead.
         """
         if not self.is_adapted:
             if "lora" in self.args.stages:
@@ -347,15 +351,11 @@ class PostTrainer(RunTrainer):
         unknown = sum(batch["labels"].isnan().sum() for batch in batches).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             unknown = self.accelerator.gather(unknown).sum()
-        return batches, (count - unknown).clamp(min=1)
+        return batches, count - unknown
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        if self.args.world_size > 1 and not self.is_fsdp_enabled and not isinstance(model, DistributedDataParallel):
-            raise RuntimeError(
-                f"{self.args.world_size} processes train, but the model is not wrapped: their weights would diverge. "
-                "Start training through `post_train()` or `train()`."
-            )
-        return super().training_step(model, inputs, num_items_in_batch)
+    def _loss_outside(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        """The model's own loss; FSDP2 would round labels that go through the model to its 16 bits."""
+        return mean_loss(self.target.config, outputs.logits, labels, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
@@ -394,11 +394,12 @@ class PostTrainer(RunTrainer):
         return None, (self._aggregate_windows(window_logits, window_mask), losses), labels
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """As in the library; raises `ValueError` where the metric that chooses the epoch is undefined."""
+        """As in the library; in training it raises `ValueError` where the metric that chooses the epoch is NaN."""
         self._average.show()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        name = f"{metric_key_prefix}_{self.args.metric_for_best_model.removeprefix('eval_')}"
-        choosing_metric(metrics, name, self.target.undefined.format(""))
+        if self.is_in_train:
+            name = f"{metric_key_prefix}_{self.args.metric_for_best_model.removeprefix('eval_')}"
+            choosing_metric(metrics, name, self.target.undefined.format(""))
         return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -554,7 +555,7 @@ class PostTrainer(RunTrainer):
                 private=self.args.hub_private_repo if private is None else private,
             )
 
-    def create_model_card(self, **kwargs) -> None:
+    def create_model_card(self) -> None:
         """Write the card of the finished run, `README.md`; see `ecg_hf.cards.write_model_card`."""
         if self.is_world_process_zero():
             write_model_card(self.run_folder.path)
@@ -562,6 +563,7 @@ class PostTrainer(RunTrainer):
     def push_to_hub(
         self,
         commit_message: str = "Post-trained ECG Transformer",
+        blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
@@ -570,6 +572,8 @@ class PostTrainer(RunTrainer):
 
         Nothing is saved again: the files that `post_train` left in `args.output_dir` are published.
         """
+        if not blocking:
+            raise ValueError("`blocking` must be true: the repository is complete when this returns.")
         if self.hub_model_id is None:
             self.init_hf_repo(token, private)
         if not self.is_world_process_zero():

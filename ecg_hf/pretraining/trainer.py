@@ -13,10 +13,11 @@ import torch
 from transformers import TrainerCallback
 
 from ..cards import UNKNOWN_FOLD, folds_in_words, package_versions
-from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
+from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL, check_same_input
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..files import write_atomic
+from ..runs.columns import without_format
 from ..runs.provenance import note_pretraining
 from ..runs.shards import ShardedRecords
 from ..runs.timing import FirstSteps
@@ -80,6 +81,9 @@ class PreTrainer(RunTrainer):
         refused = {**REFUSED_KEYWORDS, "compute_loss_func": "pre-training has its own loss"}
         kwargs = accepted_keywords(kwargs, refused)
         check_model(model)
+        # `num_samples` may be another one: pre-training chooses how long its crops are.
+        check_same_input(feature_extractor, model.config)
+        train_dataset = without_format("train_dataset", train_dataset)
         if args.contrastive_temperature is not None:
             model.config.contrastive_temperature = args.contrastive_temperature
         self.reports, train_dataset = _reports(train_dataset, args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import typing
 import warnings
@@ -35,9 +36,9 @@ from .devices import has_accelerator, resolve_bf16
 NOT_IN_RECIPE = frozenset(
     {
         # Places, devices, processes
-        *("output_dir", "dry_run", "use_cpu", "local_rank", "expect_world_size", "fsdp", "fsdp_config", "deepspeed"),
+        *("output_dir", "dry_run", "use_cpu", "local_rank", "expect_world_size", "fsdp", "fsdp_config"),
         *("feature_cache", "prepared_cache"),
-        *("parallelism_config", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
+        *("ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
         *("ddp_find_unused_parameters", "ddp_static_graph"),
         # Speed and memory
         *("torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps"),
@@ -56,7 +57,7 @@ NOT_IN_RECIPE = frozenset(
         # Without a meaning here: fixed, or for language models
         *("remove_unused_columns", "label_names", "do_train", "do_eval", "do_predict", "include_for_metrics"),
         *("batch_eval_metrics", "prediction_loss_only", "length_column_name", "use_cache", "use_liger_kernel"),
-        *("liger_kernel_config", "average_tokens_across_devices"),
+        *("liger_kernel_config", "average_tokens_across_devices", "deepspeed", "parallelism_config"),
         # Said by the same fields with `gradient` in their names, until these are gone
         *("activation_checkpointing", "activation_checkpointing_kwargs"),
     }
@@ -271,6 +272,16 @@ def _refuse_what_has_no_effect(args: RunArguments) -> None:
                 f"`{name}` cannot be {str(refused).lower()}: the metrics of records are taken over all of them at "
                 "once. Leave it out."
             )
+    # The launcher says it by the environment.
+    if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(
+            "`deepspeed` is not supported: its checkpoints are of another kind. Use `fsdp` for models that do not fit "
+            "on one device, see training/guides/many-machines.md."
+        )
+    if args.parallelism_config is not None:
+        raise ValueError(
+            "`parallelism_config` is not supported: records are shared out among processes, and with `fsdp` weights."
+        )
     if args.use_liger_kernel:
         raise ValueError("`use_liger_kernel` is not supported: its kernels are for language models. Leave it out.")
     if args.dataloader_persistent_workers and not args.dataloader_num_workers:
@@ -287,6 +298,10 @@ def _check_world_size(args: RunArguments) -> None:
         raise ValueError(
             "`fsdp` shares the weights out among processes, and this is the only one: leave it out, or start more by "
             "`torchrun` or `accelerate launch`, see training/guides/many-machines.md."
+        )
+    if args.world_size > 1 and not args.average_tokens_across_devices:
+        raise ValueError(
+            "`average_tokens_across_devices` must be true: each known label counts the same, whichever process has it."
         )
     if args.expect_world_size is not None and args.expect_world_size != args.world_size:
         raise ValueError(

@@ -53,6 +53,22 @@ def sampling_rates(dataset: datasets.Dataset) -> np.ndarray:
     return np.asarray(column["sampling_rate"][:])
 
 
+def without_format(name: str, dataset: datasets.Dataset | None) -> datasets.Dataset | None:
+    """The records as they are stored, in whose cells equal patients are equal, whatever `set_format` makes of them.
+
+    Raises `ValueError` for a transform: records are read from Arrow, where it is not applied.
+    """
+    if not isinstance(dataset, datasets.Dataset):  # none, or records in shards
+        return dataset
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            f"`{name}` has a transform, which would not be applied: apply it by `dataset.map`, or remove it by "
+            "`dataset.with_format(None)`."
+        )
+    is_plain = dataset.format["type"] is None and dataset.format["columns"] == dataset.column_names
+    return dataset if is_plain else dataset.with_format(None)
+
+
 def check_columns(dataset: datasets.Dataset, columns: Sequence[str]) -> None:
     """`ValueError` where a data set lacks a column, or one has another type or empty cells; no signal is read."""
     if missing := set(columns) - set(dataset.column_names):
@@ -196,4 +212,5 @@ __all__ = [
     "sampling_rates",
     "signals_of",
     "units_of",
+    "without_format",
 ]

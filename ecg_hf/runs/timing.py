@@ -63,7 +63,7 @@ def steps_of_epoch(trainer: Trainer) -> int:
 
 def can_measure(trainer: Trainer) -> bool:
     """Whether a dry run can say how long the run takes: one process alone holds the model as it is trained."""
-    return trainer.args.world_size == 1 and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    return trainer.args.world_size == 1 and not trainer.is_fsdp_enabled
 
 
 @contextlib.contextmanager

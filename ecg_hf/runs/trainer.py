@@ -5,6 +5,7 @@ Of the library's trainer only public methods are overridden. One private name is
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -14,12 +15,13 @@ import time
 import datasets
 import torch
 import yaml
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import FullyShardedDataParallelPlugin, broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, SchedulerType, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, SchedulerType, Trainer, set_seed
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
@@ -30,6 +32,7 @@ from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerF
 from ..files import json_text, whole_file, write_atomic
 from ..plotting import plot_learning_curves
 from .arguments import RunArguments
+from .callbacks import KeepBest, SetEpoch
 from .folder import (
     RunFolder,
     best_checkpoint,
@@ -116,12 +119,14 @@ class RunTrainer(RecordOrder, Trainer):
         super().__init__(
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
         )
+        if self.is_fsdp_enabled:
+            _keep_outputs(self.accelerator.state.fsdp_plugin)
         note_base(self.model.config)
         # What counts is what the launcher set, too.
         self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
         report_progress(self)
-        self.add_callback(_SetEpoch(self))
-        self.add_callback(_KeepBest(self))
+        self.add_callback(SetEpoch(self))
+        self.add_callback(KeepBest(self))
         self.add_callback(CompleteCheckpoints())
         # Taken once: later the model has other weights, and the recipe more entries.
         self._facts = None
@@ -237,11 +242,14 @@ class RunTrainer(RecordOrder, Trainer):
         finally:
             self.model_init = model_init
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """One gradient stage, with a fresh start of optimizer, schedule and random numbers.
 
-        Raises `OSError` where a checkpoint cannot be written; the message says from which one the run can be resumed.
+        With `True` it goes on from the last complete checkpoint of the stage; `ValueError` where there is none. Raises
+        `OSError` where a checkpoint cannot be written; the message says from which one the run can be resumed.
         """
+        if isinstance(resume_from_checkpoint, bool):
+            resume_from_checkpoint = self._last_checkpoint() if resume_from_checkpoint else None
         set_seed(self.args.seed)
         self.optimizer = self.lr_scheduler = self._epoch_windows = None
         self._forget_preparation()
@@ -266,6 +274,12 @@ class RunTrainer(RecordOrder, Trainer):
         finally:
             self.args.output_dir = output_dir
             self._stop_workers()
+
+    def _last_checkpoint(self) -> str:
+        folder = self.run_folder.stage(self.stage)
+        if (checkpoint := agreed_checkpoint(folder, self.args.world_size)) is None:
+            raise ValueError(f"There is no complete checkpoint in `{folder}`: train without `resume_from_checkpoint`.")
+        return checkpoint
 
     def _end_as_stopped(self, checkpoint: pathlib.Path) -> TrainOutput:
         """The end of a stage that an `EarlyStoppingCallback` had ended, when the run was stopped after its last
@@ -308,6 +322,14 @@ class RunTrainer(RecordOrder, Trainer):
         self.model_wrapped = self.model
         if self.model is not None:  # a search frees it after each trial
             self.model._is_accelerate_prepared = False
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self.args.world_size > 1 and not self.is_fsdp_enabled and not _is_wrapped(model):
+            raise RuntimeError(
+                f"{self.args.world_size} processes train, but the model is not wrapped: their weights would diverge. "
+                "Start training through `post_train()`, `pretrain()` or `train()`."
+            )
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def _raise_if_checkpoint_failed(self, error: Exception) -> None:
         folder = pathlib.Path(self.args.output_dir)
@@ -512,17 +534,15 @@ def check_model(model: torch.nn.Module) -> None:
         )
 
 
-class _SetEpoch(TrainerCallback):
-    """Tells the sampler the epoch; the library does not reach it when several processes resume within an epoch."""
+def _keep_outputs(plugin: FullyShardedDataParallelPlugin) -> None:
+    """FSDP2 would round to its 16 bits also what the model itself gives in float32, such as an age of 70.3 to 70.5."""
+    if plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = dataclasses.replace(plugin.mixed_precision_policy, output_dtype=None)
 
-    def __init__(self, trainer: RunTrainer):
-        self.trainer = trainer
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer.epoch_sampler.set_epoch(int(state.epoch))
-        if self.trainer.workers_wait:
-            # torch draws a number for the workers of each epoch, but none for those that wait.
-            torch.empty((), dtype=torch.int64).random_()
+def _is_wrapped(model: torch.nn.Module) -> bool:
+    compiled = getattr(model, "_orig_mod", model)  # accelerate compiles what it has wrapped
+    return isinstance(compiled, DistributedDataParallel)
 
 
 def _stopped_early(state: dict) -> bool:
@@ -533,28 +553,6 @@ def _stopped_early(state: dict) -> bool:
 def _unprepared(loader: DataLoader) -> DataLoader:
     """torch's loader within accelerate's."""
     return getattr(loader, "base_dataloader", loader)
-
-
-class _KeepBest(TrainerCallback):
-    """Saves the checkpoint of each best evaluation, and finds it again, whatever path was stored, in a resumed run."""
-
-    def __init__(self, trainer: RunTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if args.load_best_model_at_end and state.best_global_step:
-            state.best_model_checkpoint = best_checkpoint(self.trainer.checkpoints_folder, state.best_global_step)
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if not args.load_best_model_at_end:
-            return
-        value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}")
-        if value is not None and _is_better(value, state.best_metric, args.greater_is_better):
-            control.should_save = True
-
-
-def _is_better(value: float, best: float | None, greater_is_better: bool) -> bool:
-    return best is None or (value > best if greater_is_better else value < best)
 
 
 def fingerprint_of_weights(tensors: dict[str, torch.Tensor]) -> str:
