@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import REGRESSION, UNKNOWN_LABEL
 from ..ptbxl.label_order import label_names_of
-from ..runs.columns import check_columns, label_matrix
+from ..runs.columns import check_columns, check_is_dataset, label_matrix, unformatted
 from ..runs.labelled_shards import LabelledShards
 from ..runs.windows import RecordWindows
 from ..tables.guards import were_guarded
@@ -21,18 +21,22 @@ from .targets import MultiLabel
 logger = logging.get_logger(__name__)
 
 
-def check_is_split(name: str, dataset: object) -> None:
-    """`ValueError` unless a split is one data set with records."""
+def checked_split(name: str, dataset: object) -> datasets.Dataset | LabelledShards | None:
+    """The split, whatever its format; `ValueError` unless it is one data set with records, or none."""
     if isinstance(dataset, Mapping):
         raise ValueError(
             f"`{name}` must be one data set, got a dictionary of {', '.join(map(str, dataset)) or 'none'}: one of "
             "them chooses the epoch. Call `evaluate` for the others."
         )
-    if dataset is not None and len(dataset) == 0:
+    if dataset is None:
+        return None
+    check_is_dataset(name, dataset)
+    if len(dataset) == 0:
         raise ValueError(
             f"`{name}` has no records: give some, or, of PTB-XL, a folder whose table has records of its folds (1 to "
             "8 train, 9 validation, 10 test)."
         )
+    return unformatted(dataset)
 
 
 def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] | None:
@@ -42,7 +46,7 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
     names that are not those of the column, or a column that holds no lists.
     """
     check_columns(dataset, ["labels"])
-    length, names = len(dataset[0]["labels"]), label_names_of(dataset)
+    length, names = len(unformatted(dataset)[0]["labels"]), label_names_of(dataset)
     remedy = "give it a head for them by `model.replace_head(id2label)`"
     if names is not None and len(names) != length:
         raise ValueError(
@@ -120,6 +124,8 @@ def check_labels(name: str, dataset: datasets.Dataset, target: MultiLabel) -> No
     label_names = target.config.labels
     labels = labels_of(dataset, label_names)
     wrong, expected = target.wrong_labels(labels)
+    for label, doubt in target.doubts(labels).items():
+        logger.warning(f"`{name}`, {label}: {doubt}")
     if len(wrong):
         record, label = map(int, wrong[0])
         ecg_id = dataset[record]["ecg_id"]
@@ -200,9 +206,9 @@ __all__ = [
     "OrderedLabels",
     "check_can_choose",
     "check_fit",
-    "check_is_split",
     "check_labels",
     "check_something_is_known",
+    "checked_split",
     "count_positives",
     "in_order",
     "label_order",

@@ -37,9 +37,9 @@ from .callbacks import AverageWeights, SetDropPath
 from .checks import (
     check_can_choose,
     check_fit,
-    check_is_split,
     check_labels,
     check_something_is_known,
+    checked_split,
     count_positives,
     in_order,
     labels_of,
@@ -98,9 +98,9 @@ class PostTrainer(RunTrainer):
         if "probe" in args.stages:
             refused["compute_loss_func"] = "the probe learns by the model's own loss. Leave it out of `stages`"
         kwargs = accepted_keywords(kwargs, refused)
-        splits = (train_dataset, eval_dataset, test_dataset)
-        for name, dataset in zip(("train_dataset", "eval_dataset", "test_dataset"), splits, strict=True):
-            check_is_split(name, dataset)
+        given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "test_dataset": test_dataset}
+        splits = [checked_split(name, dataset) for name, dataset in given.items()]
+        train_dataset, eval_dataset, test_dataset = splits
         if model is not None:
             check_model(model)
             check_fit(model, feature_extractor, *splits)
@@ -322,10 +322,10 @@ class PostTrainer(RunTrainer):
         """That of the stage."""
         return self.args.lora_learning_rate if self.stage == "lora" else self.args.learning_rate
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Fine-tuning alone, with stochastic depth, from the head that the model has.
 
-        Raises `ValueError` where `stages` asks for LoRA instead.
+        Raises `ValueError` where `stages` asks for LoRA instead, and where there is no checkpoint to resume from.
         """
         if not self.is_adapted:
             if "lora" in self.args.stages:
@@ -394,11 +394,13 @@ class PostTrainer(RunTrainer):
         return None, (self._aggregate_windows(window_logits, window_mask), losses), labels
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """As in the library; raises `ValueError` where the metric that chooses the epoch is undefined."""
+        """As in the library, with NaN for what the records do not define; while training `ValueError` where that is
+        the metric that chooses the epoch."""
         self._average.show()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        name = f"{metric_key_prefix}_{self.args.metric_for_best_model.removeprefix('eval_')}"
-        choosing_metric(metrics, name, self.target.undefined.format(""))
+        if self.is_in_train:
+            name = f"{metric_key_prefix}_{self.args.metric_for_best_model.removeprefix('eval_')}"
+            choosing_metric(metrics, name, self.target.undefined.format(""))
         return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -17,6 +17,7 @@ from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..files import write_atomic
+from ..runs.columns import check_columns, check_is_dataset, unformatted
 from ..runs.provenance import note_pretraining
 from ..runs.shards import ShardedRecords
 from ..runs.timing import FirstSteps
@@ -77,9 +78,16 @@ class PreTrainer(RunTrainer):
         data: dict | None = None,
         **kwargs,
     ):
-        refused = {**REFUSED_KEYWORDS, "compute_loss_func": "pre-training has its own loss"}
+        refused = {
+            **REFUSED_KEYWORDS,
+            "compute_loss_func": "pre-training has its own loss",
+            "eval_dataset": "pre-training has no evaluation records, but a `probe`",
+        }
         kwargs = accepted_keywords(kwargs, refused)
         check_model(model)
+        check_is_dataset("train_dataset", train_dataset)
+        check_columns(train_dataset, Crops.columns)
+        train_dataset = unformatted(train_dataset)
         if args.contrastive_temperature is not None:
             model.config.contrastive_temperature = args.contrastive_temperature
         self.reports, train_dataset = _reports(train_dataset, args)

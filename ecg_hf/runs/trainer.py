@@ -237,11 +237,14 @@ class RunTrainer(RecordOrder, Trainer):
         finally:
             self.model_init = model_init
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        """One gradient stage, with a fresh start of optimizer, schedule and random numbers.
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """One gradient stage, with a fresh start of optimizer, schedule and random numbers, from the beginning or from
+        the checkpoint named; True is the last one of the stage.
 
         Raises `OSError` where a checkpoint cannot be written; the message says from which one the run can be resumed.
         """
+        if isinstance(resume_from_checkpoint, bool):
+            resume_from_checkpoint = self._last_checkpoint() if resume_from_checkpoint else None
         set_seed(self.args.seed)
         self.optimizer = self.lr_scheduler = self._epoch_windows = None
         self._forget_preparation()
@@ -266,6 +269,12 @@ class RunTrainer(RecordOrder, Trainer):
         finally:
             self.args.output_dir = output_dir
             self._stop_workers()
+
+    def _last_checkpoint(self) -> str:
+        folder = self.run_folder.stage(self.stage)
+        if (found := agreed_checkpoint(folder, self.args.world_size)) is None:
+            raise ValueError(f"There is no complete checkpoint in `{folder}`: leave `resume_from_checkpoint` out.")
+        return found
 
     def _end_as_stopped(self, checkpoint: pathlib.Path) -> TrainOutput:
         """The end of a stage that an `EarlyStoppingCallback` had ended, when the run was stopped after its last
