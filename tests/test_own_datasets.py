@@ -11,7 +11,8 @@ from small_models import small_extractor, small_model
 from test_post_training import arguments
 from test_targets import CLASSES, REGRESSION, SINGLE, model_for, records
 
-from ecg_hf import ECGTransformerForPreTraining, PostTrainer, PreTrainer, PreTrainingArguments
+from ecg_hf import ECGTransformerForPreTraining, PostTrainer, PreTrainer, PreTrainingArguments, name_labels
+from ecg_hf.ptbxl.label_order import label_names_of
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,16 @@ def test_a_marker_of_unknown_labels_among_numbers_is_named(tmp_path, caplog):
         trainer.post_train()
     assert "`train`, age: 8 values are -100, the only ones below 0" in caplog.text
     assert "`train`, st:" not in caplog.text and "`validation`, age" not in caplog.text
+
+
+def test_all_splits_are_named_at_once_and_names_are_checked(splits):
+    plain = datasets.DatasetDict({name: datasets.Dataset.from_list(list(split)) for name, split in splits.items()})
+    named = name_labels(plain, CLASSES)
+    assert named is plain and [label_names_of(split) for split in named.values()] == [CLASSES] * 3
+    with pytest.raises(ValueError, match="`names` has a name twice: a, a, b"):
+        name_labels(plain, ["a", "a", "b"])
+    one = datasets.Dataset.from_dict({"labels": [[0.0], [1.0]]})
+    assert label_names_of(name_labels(one, "LBBB")) == ["LBBB"]
 
 
 def test_pre_training_refuses_what_it_does_not_read(splits, tmp_path):
