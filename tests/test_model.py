@@ -538,6 +538,14 @@ def test_labels_that_would_not_come_back_or_say_nothing_are_refused():
     assert model.config.problem_type == "multi_label_classification" and model.config.labels == ["a", "b", "c"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_arguments_of_loading_are_no_misspelt_fields(tmp_path):
+    small_model().save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation="eager", dtype="bfloat16")
+    assert model.config._attn_implementation == "eager" and model.dtype == torch.bfloat16
+    assert AutoConfig.from_pretrained(tmp_path, attn_implementation="eager").labels == ["a", "b", "c"]
+
+
 def test_a_misspelt_field_is_named():
     with pytest.warns(UserWarning, match="unknown to this version of the code: drop_path, thresholdz.*misspelt"):
         ECGTransformerConfig.from_preset("tiny", drop_path=0.3, thresholdz=[0.5])

@@ -229,6 +229,15 @@ def test_a_column_of_a_dataset_is_a_list_of_records(classifier, signal, record):
     assert classifier(table["path"]) == [classifier(str(record))] * 2
 
 
+def test_a_data_set_gives_the_same_answers_in_any_format(classifier, signal):
+    rows = {"signal": [signal.ravel(), (0.5 * signal).ravel()], "sampling_rate": [500] * 2}
+    table = datasets.Dataset.from_dict({"ecg_id": ["a", "b"], **rows, "lead_names": [list(LEAD_NAMES)] * 2})
+    expected = classifier(table)
+    for form in ("numpy", "torch", "pandas", "arrow"):
+        for found, wanted in zip(classifier(table.with_format(form)), expected, strict=True):
+            assert scores(found) == pytest.approx(scores(wanted), abs=1e-6), form
+
+
 def test_generators_are_read_as_the_answers_are(classifier, signal):
     answers = classifier(({"signal": signal, **RECORDING} for _ in range(3)), batch_size=4)
     assert [len(findings) for findings in answers] == [5, 5, 5]

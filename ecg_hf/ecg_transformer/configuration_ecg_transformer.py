@@ -83,15 +83,10 @@ PRESETS = {
     },
 }
 
-# Entries of a saved configuration that are not fields; `use_cache` is written by a Trainer.
+# Entries of a saved configuration, or arguments of loading one, that are not fields; a Trainer writes `use_cache`.
 SAVED_BESIDE_FIELDS = (
-    "auto_map",
-    "custom_pipelines",
-    "transformers_version",
-    "num_labels",
-    "torch_dtype",
-    "use_cache",
-    "num_report_words",
+    *("attn_implementation", "auto_map", "custom_pipelines", "transformers_version", "num_labels", "torch_dtype"),
+    *("use_cache", "num_report_words"),
 )
 
 AUTO_MAP = {
@@ -305,7 +300,7 @@ class ECGTransformerConfig(PreTrainedConfig):
     def _warn_of_unknown(self, others: dict) -> None:
         """Of what is no field, and of no use to the library: it would be kept, and change nothing."""
         known = {*dir(self), *SAVED_BESIDE_FIELDS}
-        if unknown := sorted(name for name in others if name not in known and not name.startswith("_")):
+        if unknown := sorted(name for name in others if not (name in known or name.startswith("_"))):
             path = others.get("name_or_path") or others.get("_name_or_path")
             warnings.warn(
                 f"{f'`{path}`' if path else 'The configuration'} has fields that are unknown to this version of the "

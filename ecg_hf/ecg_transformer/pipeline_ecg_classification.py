@@ -79,6 +79,8 @@ class ECGRecordPipeline(ChunkPipeline):
         if isinstance(records, list) and not records:
             return []
         _refuse_rows(records, kwargs.get("lead_names", self._preprocess_params.get("lead_names")))
+        if getattr(records, "format", {}).get("type") in ("arrow", "pandas", "polars"):
+            records = records.with_format(None)  # whose rows are tables
         is_column = isinstance(records, Sequence) and not isinstance(records, (str, list))
         if is_column or hasattr(records, "column_names"):
             # Of a data set, which the library would take for one input; read one record after another.

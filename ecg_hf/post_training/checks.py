@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import REGRESSION, UNKNOWN_LABEL, check_same_input
 from ..ptbxl.label_order import label_names_of
-from ..runs.columns import check_columns, label_matrix, without_format
+from ..runs.columns import check_columns, check_is_dataset, label_matrix, unformatted
 from ..runs.labelled_shards import LabelledShards
 from ..runs.windows import RecordWindows
 from ..tables.guards import were_guarded
@@ -21,19 +21,22 @@ from .targets import MultiLabel
 logger = logging.get_logger(__name__)
 
 
-def plain_split(name: str, dataset: object) -> datasets.Dataset | LabelledShards | None:
-    """A split as it is stored; `ValueError` unless it is one data set with records, and without a transform."""
+def checked_split(name: str, dataset: object) -> datasets.Dataset | LabelledShards | None:
+    """The split, whatever its format; `ValueError` unless it is one data set with records, or none."""
     if isinstance(dataset, Mapping):
         raise ValueError(
             f"`{name}` must be one data set, got a dictionary of {', '.join(map(str, dataset)) or 'none'}: one of "
             "them chooses the epoch. Call `evaluate` for the others."
         )
-    if dataset is not None and len(dataset) == 0:
+    if dataset is None:
+        return None
+    check_is_dataset(name, dataset)
+    if len(dataset) == 0:
         raise ValueError(
             f"`{name}` has no records: give some, or, of PTB-XL, a folder whose table has records of its folds (1 to "
             "8 train, 9 validation, 10 test)."
         )
-    return without_format(name, dataset)
+    return unformatted(dataset)
 
 
 def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] | None:
@@ -43,7 +46,7 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
     names that are not those of the column, or a column that holds no lists.
     """
     check_columns(dataset, ["labels"])
-    length, names = len(dataset[0]["labels"]), label_names_of(dataset)
+    length, names = len(unformatted(dataset)[0]["labels"]), label_names_of(dataset)
     remedy = "give it a head for them by `model.replace_head(id2label)`"
     if names is not None and len(names) != length:
         raise ValueError(
@@ -121,6 +124,8 @@ def check_labels(name: str, dataset: datasets.Dataset, target: MultiLabel) -> No
     label_names = target.config.labels
     labels = labels_of(dataset, label_names)
     wrong, expected = target.wrong_labels(labels)
+    for label, doubt in target.doubts(labels).items():
+        logger.warning(f"`{name}`, {label}: {doubt}")
     if len(wrong):
         record, label = map(int, wrong[0])
         ecg_id = dataset[record]["ecg_id"]
@@ -198,11 +203,11 @@ __all__ = [
     "check_fit",
     "check_labels",
     "check_something_is_known",
+    "checked_split",
     "count_positives",
     "in_order",
     "label_order",
     "labels_of",
-    "plain_split",
     "unlearnable_labels",
     "warn_of_leaks",
     "warn_of_unlearnable",

@@ -53,7 +53,7 @@ class MultiLabel:
 
     def prepare(self, args: PostTrainingArguments, train_labels: np.ndarray | None) -> None:
         """Settle the metric that chooses the epoch, where it was left open, the rule for a record's windows, and the
-        scale of the targets.
+        scale of the targets; for training, take thresholds and temperature of earlier weights away.
 
         `train_labels` is (records, labels), None without training records. Raises `ValueError` for a metric or a rule
         of other targets, and for a target that no training record has.
@@ -64,6 +64,17 @@ class MultiLabel:
         if args.window_aggregation is not None:
             self.config.window_aggregation = args.window_aggregation
             self.config.validate_targets()
+        if train_labels is not None:
+            self._forget_calibration()
+
+    def _forget_calibration(self) -> None:
+        """Thresholds and temperature were fitted to the outputs of weights that are now trained on."""
+        if self.config.temperature != 1:
+            logger.warning(
+                f"The temperature {self.config.temperature:g} of the model was fitted to its weights, which are "
+                "trained on: it is set to 1. `ecg-hf evaluate --fit_temperature` fits another one to the result."
+            )
+        self.config.temperature, self.config.thresholds = 1.0, None
 
     def check_is_prepared(self, args: PostTrainingArguments) -> None:
         """`ValueError` where what `prepare` settles is not; for models that a `model_init` makes."""
@@ -114,6 +125,10 @@ class MultiLabel:
     def wrong_labels(self, labels: np.ndarray) -> tuple[np.ndarray, str]:
         """(records, labels) -> the places of values that have no meaning, (count, 2), and what they must be."""
         return np.argwhere(~np.isin(labels, (0, 1, UNKNOWN_LABEL))), f"0, 1, or {UNKNOWN_LABEL} for unknown"
+
+    def doubts(self, labels: np.ndarray) -> dict[str, str]:
+        """(records, labels) -> for each label what its values are probably not meant to be."""
+        return {}
 
     def choose_thresholds(self, validation: PredictionOutput) -> None:
         """Note the thresholds that the validation records give."""
@@ -216,6 +231,17 @@ class Regression(MultiLabel):
 
     def wrong_labels(self, labels):
         return np.argwhere(np.isinf(labels)), "finite numbers, or NaN for unknown"
+
+    def doubts(self, labels):
+        marked = labels == UNKNOWN_LABEL
+        # An axis of -100 degrees is one of many below 0.
+        is_marker = marked.any(axis=0) & ~((labels < 0) & ~marked).any(axis=0)
+        return {
+            name: f"{count} values are {UNKNOWN_LABEL}, the only ones below 0, and are learned and judged as numbers. "
+            "Unknown values of a regression are NaN."
+            for name, count, doubtful in zip(self.config.labels, marked.sum(axis=0), is_marker, strict=True)
+            if doubtful
+        }
 
     def prepare(self, args, train_labels):
         super().prepare(args, train_labels)

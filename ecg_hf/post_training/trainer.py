@@ -39,10 +39,10 @@ from .checks import (
     check_fit,
     check_labels,
     check_something_is_known,
+    checked_split,
     count_positives,
     in_order,
     labels_of,
-    plain_split,
     unlearnable_labels,
     warn_of_leaks,
     warn_of_unlearnable,
@@ -98,10 +98,9 @@ class PostTrainer(RunTrainer):
         if "probe" in args.stages:
             refused["compute_loss_func"] = "the probe learns by the model's own loss. Leave it out of `stages`"
         kwargs = accepted_keywords(kwargs, refused)
-        train_dataset = plain_split("train_dataset", train_dataset)
-        eval_dataset = plain_split("eval_dataset", eval_dataset)
-        test_dataset = plain_split("test_dataset", test_dataset)
-        splits = (train_dataset, eval_dataset, test_dataset)
+        given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "test_dataset": test_dataset}
+        splits = [checked_split(name, dataset) for name, dataset in given.items()]
+        train_dataset, eval_dataset, test_dataset = splits
         if model is not None:
             check_model(model)
             check_fit(model, feature_extractor, *splits)
@@ -394,7 +393,8 @@ class PostTrainer(RunTrainer):
         return None, (self._aggregate_windows(window_logits, window_mask), losses), labels
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """As in the library; in training it raises `ValueError` where the metric that chooses the epoch is NaN."""
+        """As in the library, with NaN for what the records do not define; while training `ValueError` where that is
+        the metric that chooses the epoch."""
         self._average.show()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.is_in_train:

@@ -17,7 +17,7 @@ from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL, check_same_i
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..files import write_atomic
-from ..runs.columns import without_format
+from ..runs.columns import check_columns, check_is_dataset, unformatted
 from ..runs.provenance import note_pretraining
 from ..runs.shards import ShardedRecords
 from ..runs.timing import FirstSteps
@@ -78,12 +78,18 @@ class PreTrainer(RunTrainer):
         data: dict | None = None,
         **kwargs,
     ):
-        refused = {**REFUSED_KEYWORDS, "compute_loss_func": "pre-training has its own loss"}
+        refused = {
+            **REFUSED_KEYWORDS,
+            "compute_loss_func": "pre-training has its own loss",
+            "eval_dataset": "pre-training has no evaluation records, but a `probe`",
+        }
         kwargs = accepted_keywords(kwargs, refused)
         check_model(model)
+        check_is_dataset("train_dataset", train_dataset)
+        check_columns(train_dataset, Crops.columns)
+        train_dataset = unformatted(train_dataset)
         # `num_samples` may be another one: pre-training chooses how long its crops are.
         check_same_input(feature_extractor, model.config)
-        train_dataset = without_format("train_dataset", train_dataset)
         if args.contrastive_temperature is not None:
             model.config.contrastive_temperature = args.contrastive_temperature
         self.reports, train_dataset = _reports(train_dataset, args)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import datasets
 
 _LINE = "Labels, in order: "
 
 
-def name_labels(dataset: datasets.Dataset, names: Sequence[str]) -> datasets.Dataset:
-    """Write the names of the columns of `labels` into the data set's description -> the data set.
+def name_labels(
+    dataset: datasets.Dataset | datasets.DatasetDict, names: Sequence[str]
+) -> datasets.Dataset | datasets.DatasetDict:
+    """Write the names of the columns of `labels` into the description of a data set, or of each split -> the same.
 
     The description goes through `select`, `map`, `concatenate_datasets` and `save_to_disk`, but not through Parquet.
+    Raises `ValueError` for names that are there twice.
     """
+    if isinstance(dataset, Mapping):
+        for split in dataset.values():
+            name_labels(split, names)
+        return dataset
+    names = [names] if isinstance(names, str) else list(names)
+    if len(set(names)) < len(names):
+        raise ValueError(f"`names` has a name twice: {', '.join(names)}.")
     dataset.info.description = _LINE + json.dumps(list(names))
     return dataset
 

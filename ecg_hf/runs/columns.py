@@ -53,26 +53,35 @@ def sampling_rates(dataset: datasets.Dataset) -> np.ndarray:
     return np.asarray(column["sampling_rate"][:])
 
 
-def without_format(name: str, dataset: datasets.Dataset | None) -> datasets.Dataset | None:
-    """The records as they are stored, in whose cells equal patients are equal, whatever `set_format` makes of them.
-
-    Raises `ValueError` for a transform: records are read from Arrow, where it is not applied.
-    """
-    if not isinstance(dataset, datasets.Dataset):  # none, or records in shards
-        return dataset
-    if dataset.format["type"] == "custom":
+def check_is_dataset(name: str, dataset: object) -> None:
+    """`ValueError` unless records can be read by their numbers, as they are stored."""
+    if not (hasattr(dataset, "features") and hasattr(dataset, "__len__")):
         raise ValueError(
-            f"`{name}` has a transform, which would not be applied: apply it by `dataset.map`, or remove it by "
-            "`dataset.with_format(None)`."
+            f"`{name}` must be a `datasets.Dataset`, or shards of `ecg-hf prepare`, got {type(dataset).__name__}: "
+            "make one by `datasets.Dataset.from_list(rows)`, or of a stream by `datasets.Dataset.from_generator`."
         )
-    is_plain = dataset.format["type"] is None and dataset.format["columns"] == dataset.column_names
-    return dataset if is_plain else dataset.with_format(None)
+    if getattr(dataset, "format", {}).get("type") == "custom":
+        raise ValueError(
+            f"`{name}` has a transform (`set_transform`), which is not applied, since records are read as they are "
+            "stored: apply it by `map`, or take it off by `with_format(None)`."
+        )
+
+
+def unformatted(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The same rows as Python values in all columns: a format (`set_format`) makes other cells, and hides columns."""
+    is_formatted = isinstance(dataset, datasets.Dataset) and (
+        dataset.format["type"] is not None or set(dataset.format["columns"]) != set(dataset.column_names)
+    )
+    return dataset.with_format(None) if is_formatted else dataset
 
 
 def check_columns(dataset: datasets.Dataset, columns: Sequence[str]) -> None:
     """`ValueError` where a data set lacks a column, or one has another type or empty cells; no signal is read."""
+    check_is_dataset("dataset", dataset)
     if missing := set(columns) - set(dataset.column_names):
-        raise ValueError(f"The data set lacks the columns {', '.join(sorted(missing))}: load it by `load_ptbxl`.")
+        raise ValueError(
+            f"The data set lacks the columns {', '.join(sorted(missing))}: add them, as `load_ecg_dataset` has them."
+        )
     present = [*columns, *({"units"} & set(dataset.column_names))]
     schema = dataset.features.arrow_schema
     for name in present:
@@ -204,6 +213,7 @@ def is_unknown(patient: object) -> bool:
 
 __all__ = [
     "check_columns",
+    "check_is_dataset",
     "each_signal",
     "is_unknown",
     "label_matrix",
@@ -211,6 +221,6 @@ __all__ = [
     "rows_of",
     "sampling_rates",
     "signals_of",
+    "unformatted",
     "units_of",
-    "without_format",
 ]

@@ -243,10 +243,11 @@ class RunTrainer(RecordOrder, Trainer):
             self.model_init = model_init
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """One gradient stage, with a fresh start of optimizer, schedule and random numbers.
+        """One gradient stage, with a fresh start of optimizer, schedule and random numbers, from the beginning or from
+        the checkpoint named; True is the last one of the stage.
 
-        With `True` it goes on from the last complete checkpoint of the stage; `ValueError` where there is none. Raises
-        `OSError` where a checkpoint cannot be written; the message says from which one the run can be resumed.
+        Raises `ValueError` where there is none, and `OSError` where one cannot be written; the message says from which
+        one the run can be resumed.
         """
         if isinstance(resume_from_checkpoint, bool):
             resume_from_checkpoint = self._last_checkpoint() if resume_from_checkpoint else None
@@ -277,9 +278,9 @@ class RunTrainer(RecordOrder, Trainer):
 
     def _last_checkpoint(self) -> str:
         folder = self.run_folder.stage(self.stage)
-        if (checkpoint := agreed_checkpoint(folder, self.args.world_size)) is None:
-            raise ValueError(f"There is no complete checkpoint in `{folder}`: train without `resume_from_checkpoint`.")
-        return checkpoint
+        if (found := agreed_checkpoint(folder, self.args.world_size)) is None:
+            raise ValueError(f"There is no complete checkpoint in `{folder}`: leave `resume_from_checkpoint` out.")
+        return found
 
     def _end_as_stopped(self, checkpoint: pathlib.Path) -> TrainOutput:
         """The end of a stage that an `EarlyStoppingCallback` had ended, when the run was stopped after its last
