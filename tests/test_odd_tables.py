@@ -353,6 +353,26 @@ def test_a_corrected_sidecar_is_read_again(kind, tmp_path):
         assert (row["sampling_rate"], row["lead_names"]) == (rate, leads)
 
 
+def test_a_record_is_read_again_when_any_of_its_signal_files_changes(tmp_path):
+    signal = np.random.default_rng(0).integers(-1000, 1000, (2, 600)).astype("<i2")
+    lines = [
+        f"{file}.dat 16 1000/mV 16 0 0 {row.sum() % 2**16} 0 {lead}"
+        for file, row, lead in zip(("a", "b"), signal, ("I", "II"), strict=True)
+    ]
+    (tmp_path / "a.hea").write_text("\n".join(["a 2 250 600", *lines]))
+    signal[0].tofile(tmp_path / "a.dat")
+    for index in range(1, 10):
+        np.save(tmp_path / f"a{index}.npy", signal / 1000)
+    table = pd.DataFrame({"path": ["a", *(f"a{index}.npy" for index in range(1, 10))], "AF": [0, 1] * 5})
+    table[["sampling_rate", "units", "lead_names"]] = [250, "mV", "I II"]
+    for second in (signal[1], signal[1][::-1]):  # with the same checksum
+        second.tofile(tmp_path / "b.dat")
+        splits = load_ecg_dataset(
+            table, label_columns=["AF"], data_dir=tmp_path, cache_dir=tmp_path / "cache", split_fractions=(1, 0, 0)
+        )
+        assert splits["train"][0]["signal"] == [*signal[0], *second]
+
+
 def test_records_that_were_skipped_for_want_of_a_package_are_read_once_it_is_there(tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "all.h5", "w") as file:
