@@ -157,10 +157,9 @@ def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def _records(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
-    records = [*arguments.records, *filter(None, [arguments.table])]
-    if not records:
+    if not arguments.records and arguments.table is None:
         parser.error("there is no record: give files, folders or tables.")
-    return records
+    return arguments.records
 
 
 def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
@@ -206,6 +205,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
         device=arguments.device,
         record_column=arguments.record_column,
         data_dir=arguments.data_dir,
+        table=arguments.table,
         facts=_facts(arguments),
     )
 
@@ -225,6 +225,7 @@ def embed(argv: Sequence[str] | None = None) -> None:
         device=arguments.device,
         record_column=arguments.record_column,
         data_dir=arguments.data_dir,
+        table=arguments.table,
         facts=_facts(arguments),
     )
 

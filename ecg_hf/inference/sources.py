@@ -15,6 +15,7 @@ from ..pipelines import read_for_model
 from ..readers.channels import whole_microvolts
 from ..readers.reading import said_of_all
 
+RECORD_COLUMN = "path"
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
 FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat")
 """Of the files that are records in a folder, beside WFDB headers."""
@@ -49,25 +50,39 @@ class Facts:
 
 
 def find_records(
-    arguments: Sequence[str], facts: Facts, record_column: str = "path", data_dir: str | None = None
+    arguments: Sequence[str],
+    facts: Facts,
+    record_column: str = RECORD_COLUMN,
+    data_dir: str | None = None,
+    table: str | None = None,
 ) -> list[Item]:
-    """The records of files, of folders and of tables, in the order of the arguments.
+    """The records of files, of folders and of tables, in the order of the arguments; those of `table` are the last.
 
     A folder stands for all ECG files in it and below: WFDB by its headers, others by their ending. A Parquet file is a
     table, a folder that `datasets` saved, and a text file whose header has the column `record_column`; the paths in it
-    begin at its folder, or at `data_dir`.
+    begin at its folder, or at `data_dir`. What is given as `table` is nothing else.
 
-    Raises `ValueError` for a table that cannot be used: it names the rows, ten at most, with the count.
+    Raises `ValueError` for a table that cannot be used: it names the rows, ten at most, with the count; and for a
+    `record_column` or `data_dir` without a table.
     """
-    items = []
+    items, num_tables = [], 0
     for argument in arguments:
         if _is_table(argument, record_column):
             items += _of_table(argument, facts, record_column, data_dir)
+            num_tables += 1
         elif os.path.isdir(argument):
             items += _of_folder(argument, facts)
         else:
             item = _of_file(argument, facts.as_dict())
             items.append(item._replace(read=functools.partial(_read_text, item)) if _may_be_table(argument) else item)
+    if table is not None:
+        items += _of_table(table, facts, record_column, data_dir)
+    elif not num_tables and (data_dir is not None or record_column != RECORD_COLUMN):
+        given = "data_dir" if data_dir is not None else "record_column"
+        raise ValueError(
+            f"`--{given}` is for tables, and none of the records is one with the column `{record_column}`: leave it "
+            "out, or give the table by `--table`."
+        )
     return items
 
 
