@@ -7,21 +7,17 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..pipelines import read_for_model
 from ..readers.channels import whole_microvolts
+from ..readers.folders import FOLDER_ENDINGS
 from ..readers.reading import said_of_all
 
 RECORD_COLUMN = "path"
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
-FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat")
-"""Of the files that are records in a folder, beside WFDB headers."""
 _OF_SAVED_DATASETS = ("dataset_info.json", "dataset_dict.json")
-TEXT_ENDINGS = (".csv", ".txt")
-"""Such a file in a folder may be anything: it is a record where a JSON of its name states rate, unit and leads."""
 
 
 class Item(NamedTuple):
@@ -103,19 +99,10 @@ def _of_folder(folder: str, facts: Facts) -> list[Item]:
     # With data frames and `datasets`, which a record by itself does not need.
     from ..pretraining.records import folder_files
 
-    headers = set(folder_files(folder, allow_test_folds=True).paths)
-    paths = sorted(headers | {str(path) for path in Path(folder).rglob("*") if _is_record(path)})
+    paths = sorted(folder_files(folder, allow_test_folds=True).paths)
     if not paths:
         return [Item(folder, functools.partial(_refuse_folder, folder))]
     return [_of_file(path, facts.as_dict()) for path in paths]
-
-
-def _is_record(path: Path) -> bool:
-    """Whether a file in a folder is a record by itself. The signals of a WFDB record may be in a `.mat`."""
-    ending = path.suffix.lower()
-    if ending in TEXT_ENDINGS:
-        return path.with_suffix(".json").is_file()
-    return ending in FOLDER_ENDINGS and not path.with_suffix(".hea").exists() and not path.is_dir()
 
 
 def _refuse_folder(folder: str, wanted: Sequence[str]) -> Record:
