@@ -130,10 +130,10 @@ def _read_text(item: Item, wanted: Sequence[str]) -> Record:
 
 
 def _column_names(path: str) -> list[str]:
-    from ..tables.table import separator_of
+    from ..tables.table import head_of
 
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return [name.strip() for name in next(csv.reader([file.readline(2**20)], delimiter=separator_of(path)), [])]
+    head = head_of(path)
+    return [name.strip() for name in next(csv.reader([head.line], delimiter=head.separator), [])]
 
 
 def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None) -> Iterator[Item]:

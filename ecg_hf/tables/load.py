@@ -16,7 +16,7 @@ from ..memory import release_unused
 from ..ptbxl.label_order import label_names_of, name_labels
 from .facts import facts_of
 from .guards import Guarded, guard, join_guarded, remember
-from .labels import matching_columns, table_labels
+from .labels import matching_columns, table_labels, warn_of_spellings
 from .shortcuts import Folders
 from .split import DEFAULT_FRACTIONS, split_by_patient
 from .store import Files, Rows, Source, Stored, report, store_columns, store_records
@@ -115,6 +115,7 @@ def load_ecg_dataset(
         raise ValueError("Give either `split_column` or tables of the splits, not both.")
     if labels is None and label_column is not None and problem_type != REGRESSION:
         labels = _all_labels(tables, label_column, problem_type)
+        warn_of_spellings(label_column, labels)
     if label_columns is not None:
         label_columns = _same_columns(tables, label_columns)
     _refuse_label_columns_twice(label_columns or [label_column], record_column, patient_column, split_column)
