@@ -113,6 +113,8 @@ def load_ecg_dataset(
     tables = _tables(table, validation_table, test_table, record_column, data_dir)
     if split_column is not None and len(tables) > 1:
         raise ValueError("Give either `split_column` or tables of the splits, not both.")
+    if split_column is not None or "validation" in tables:
+        _refuse_to_draw(split_fractions, seed, "a table" if split_column is None else "`split_column`")
     if labels is None and label_column is not None and problem_type != REGRESSION:
         labels = _all_labels(tables, label_column, problem_type)
         warn_of_spellings(label_column, labels)
@@ -155,6 +157,15 @@ def _tables(table, validation_table, test_table, record_column, data_dir) -> dic
         else:
             raise ValueError(f"The splits {', '.join(opened)} of a saved data set must be {', '.join(SPLITS)}.")
     return tables
+
+
+def _refuse_to_draw(split_fractions: Sequence[float], seed: int, said_by: str) -> None:
+    for name, is_given in (
+        ("`split_fractions`", tuple(split_fractions) != DEFAULT_FRACTIONS),
+        ("The seed of the split (`seed`, `--split_seed`)", seed != 0),
+    ):
+        if is_given:
+            raise ValueError(f"{name} is for a split that is drawn, and {said_by} says which it is: leave it out.")
 
 
 def _data_name(table: TableLike) -> str:
