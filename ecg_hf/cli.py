@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .command import RUNS, Parser, add_facts, parse_dataclasses, run_command, while_it_is_read, without_debug
+from .files import whole_folder
 from .help import help_of, overview
 from .loading import load
 from .prepare_command import prepare
@@ -326,8 +327,9 @@ def convert(argv: Sequence[str] | None = None) -> None:
     model, feature_extractor = run.convert_checkpoint(
         arguments.checkpoint, arguments.source, arguments.num_attention_heads
     )
-    model.save_pretrained(folder)
-    feature_extractor.save_pretrained(folder)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        feature_extractor.save_pretrained(unfinished)
     provenance = model.config.provenance
     print(
         f"{type(model).__name__} of {provenance['source']}, {model.num_parameters():,} parameters, licence "
@@ -343,10 +345,7 @@ def download_ptbxl(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz)")
     parser.add_argument("--base_url", default=run.PHYSIONET_URL, help="of a mirror")
     arguments = parser.parse_args(argv)
-    try:
-        folder = run.download_ptbxl(arguments.folder, arguments.sampling_rate, base_url=arguments.base_url)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    folder = run.download_ptbxl(arguments.folder, arguments.sampling_rate, base_url=arguments.base_url)
     print(f"PTB-XL at {arguments.sampling_rate} Hz is in {folder}: use it as `--data_dir`.")
 
 
