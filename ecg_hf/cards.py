@@ -49,6 +49,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 CARD = "README.md"
 LABEL_PICTURE = "label_metrics.png"
 ENCODER_CLASS = "ECGTransformerModel"
+FACTS_OF_RUNS = ("config.json", "preprocessor_config.json", "metrics.json", "all_results.json", "recipe.yaml")
+"""Files of a finished run, from which a card is written."""
 
 HUB_LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0")
 CODE_LICENSE = "apache-2.0"
@@ -145,11 +147,9 @@ def write_model_card(
 
 def _facts(folder: Path, repo_id: str | None) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The variables that both templates use, the content of `metrics.json` and that of `all_results.json`."""
-    config, extractor, metrics, results = (
-        read_facts(folder, name)
-        for name in ("config.json", "preprocessor_config.json", "metrics.json", "all_results.json")
-    )
-    recipe = yaml.safe_load(read_fact(folder, "recipe.yaml"))
+    *objects, recipe = FACTS_OF_RUNS
+    config, extractor, metrics, results = (read_facts(folder, name) for name in objects)
+    recipe = yaml.safe_load(read_fact(folder, recipe))
     provenance = config.get("provenance") or {}
     base = provenance.get("base") or recipe.get("model_name_or_path") or provenance.get("source")
     facts = {
@@ -552,6 +552,7 @@ __all__ = [
     "CARD",
     "CODE_LICENSE",
     "CURVE_PICTURES",
+    "FACTS_OF_RUNS",
     "LABEL_PICTURE",
     "PTBXL_TRAINING",
     "SIMULATED_DEVICE",

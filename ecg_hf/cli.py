@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .command import RUNS, Parser, add_facts, parse_dataclasses, run_command, while_it_is_read, without_debug
+from .files import whole_folder
 from .help import help_of, overview
 from .loading import load
 from .prepare_command import prepare
@@ -157,10 +158,9 @@ def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def _records(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
-    records = [*arguments.records, *filter(None, [arguments.table])]
-    if not records:
+    if not arguments.records and arguments.table is None:
         parser.error("there is no record: give files, folders or tables.")
-    return records
+    return arguments.records
 
 
 def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
@@ -206,6 +206,7 @@ def classify(argv: Sequence[str] | None = None) -> None:
         device=arguments.device,
         record_column=arguments.record_column,
         data_dir=arguments.data_dir,
+        table=arguments.table,
         facts=_facts(arguments),
     )
 
@@ -225,6 +226,7 @@ def embed(argv: Sequence[str] | None = None) -> None:
         device=arguments.device,
         record_column=arguments.record_column,
         data_dir=arguments.data_dir,
+        table=arguments.table,
         facts=_facts(arguments),
     )
 
@@ -325,8 +327,9 @@ def convert(argv: Sequence[str] | None = None) -> None:
     model, feature_extractor = run.convert_checkpoint(
         arguments.checkpoint, arguments.source, arguments.num_attention_heads
     )
-    model.save_pretrained(folder)
-    feature_extractor.save_pretrained(folder)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        feature_extractor.save_pretrained(unfinished)
     provenance = model.config.provenance
     print(
         f"{type(model).__name__} of {provenance['source']}, {model.num_parameters():,} parameters, licence "
@@ -342,10 +345,7 @@ def download_ptbxl(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sampling_rate", type=int, default=100, help="100 or 500 (Hz)")
     parser.add_argument("--base_url", default=run.PHYSIONET_URL, help="of a mirror")
     arguments = parser.parse_args(argv)
-    try:
-        folder = run.download_ptbxl(arguments.folder, arguments.sampling_rate, base_url=arguments.base_url)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    folder = run.download_ptbxl(arguments.folder, arguments.sampling_rate, base_url=arguments.base_url)
     print(f"PTB-XL at {arguments.sampling_rate} Hz is in {folder}: use it as `--data_dir`.")
 
 

@@ -33,9 +33,18 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 from .card_curves import save_curves
-from .cards import CARD, CURVE_PICTURES, LABEL_PICTURE, read_facts, write_dataset_card, write_model_card
+from .cards import (
+    CARD,
+    CURVE_PICTURES,
+    FACTS_OF_RUNS,
+    LABEL_PICTURE,
+    read_fact,
+    read_facts,
+    write_dataset_card,
+    write_model_card,
+)
 from .ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
-from .files import json_text, share_as_usual
+from .files import json_text, share_as_usual, whole_folder
 from .model_folder import check_model_folder
 
 if TYPE_CHECKING:
@@ -151,22 +160,24 @@ def write_release(
     for file in sorted(file for file in folder.glob("model*.safetensors") if WEIGHTS.fullmatch(file.name)):
         weights |= load_file(file)
     halved = rounded(weights)
-    target.mkdir(parents=True, exist_ok=True)
-    if with_code:
-        for name, file in _code(folder).items():
-            shutil.copyfile(file, target / name)
-    for name in PUBLISHED_FILES:
-        if (folder / name).is_file():
-            (target / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(folder / name, target / name)
-    contents = {"config.json": read_facts(folder, "config.json"), **(changes or {})}
-    contents["config.json"] = {**contents["config.json"], "dtype": "float32"}
-    for name, content in contents.items():
-        (target / name).write_text(json_text(content), encoding="utf-8")
-    save_curves(curves or {}, target)
-    save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
-    share_as_usual(target)
-    write_model_card(target)
+    for name in FACTS_OF_RUNS:  # said of `folder`, of which the card below would not know
+        read_fact(folder, name)
+    with whole_folder(target) as unfinished:
+        if with_code:
+            for name, file in _code(folder).items():
+                shutil.copyfile(file, unfinished / name)
+        for name in PUBLISHED_FILES:
+            if (folder / name).is_file():
+                (unfinished / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(folder / name, unfinished / name)
+        contents = {"config.json": read_facts(folder, "config.json"), **(changes or {})}
+        contents["config.json"] = {**contents["config.json"], "dtype": "float32"}
+        for name, content in contents.items():
+            (unfinished / name).write_text(json_text(content), encoding="utf-8")
+        save_curves(curves or {}, unfinished)
+        save_file(halved, unfinished / "model.safetensors", metadata={"format": "pt"})
+        share_as_usual(unfinished)
+        write_model_card(unfinished, title=target.absolute().name)
     return target
 
 

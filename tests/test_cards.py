@@ -186,6 +186,15 @@ def test_metrics_have_the_bins_of_reliability(classifier):
     assert metrics["validation"]["reliability"].keys() == metrics["test"]["reliability"].keys()
 
 
+@pytest.mark.parametrize("absent", ["metrics.json", "recipe.yaml"])
+def test_a_folder_that_is_no_finished_run_is_named_and_nothing_is_written(classifier, tmp_path, absent):
+    run = shutil.copytree(classifier, tmp_path / "run")
+    (run / absent).unlink()
+    with pytest.raises(FileNotFoundError, match=f"`{run}` lacks `{absent}`"):
+        cli.release([str(run), "--output_dir", str(tmp_path / "release")])
+    assert list(tmp_path.iterdir()) == [run]
+
+
 def test_a_release_with_code_loads_without_the_package(classifier, tmp_path):
     """The folder is taken by the library alone, as its card says; without code the card imports `ecg_hf`."""
     cli.release([str(classifier), "--output_dir", str(tmp_path / "bare")])

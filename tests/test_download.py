@@ -172,7 +172,7 @@ def test_a_damaged_file_is_named_and_not_kept(server, files, tmp_path):
     assert (RECORD, None) in server.requests
 
 
-def test_a_server_without_the_files_is_named(server, tmp_path):
+def test_a_server_without_the_files_is_named(server, tmp_path, capsys):
     with pytest.raises(ConnectionError, match="refused .*/nothing/SHA256SUMS.txt: 404"):
         download_ptbxl(tmp_path, 100, base_url=f"{server.url}nothing/")
     server.files["SHA256SUMS.txt"] = b"0 x\n"
@@ -183,8 +183,14 @@ def test_a_server_without_the_files_is_named(server, tmp_path):
     server.files["SHA256SUMS.txt"] = b"0" * 64 + b" records100/../../outside.dat\n"
     with pytest.raises(ValueError, match="not a SHA-256 and a path"):
         download_ptbxl(tmp_path, 100, base_url=server.url)
-    with pytest.raises(SystemExit, match="refused"):
-        cli.download_ptbxl([str(tmp_path), "--base_url", f"{server.url}nothing/"])
+    for flags, message in (
+        (["--base_url", f"{server.url}nothing/"], f"{server.url}nothing/"),
+        (["--sampling_rate", "250"], "PTB-XL has records at 100 and 500 Hz, not at 250 Hz."),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["download-ptbxl", str(tmp_path), *flags])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.startswith("ecg-hf: error: ") and message in error
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])

@@ -344,6 +344,7 @@ def own(simulated_folder, simulated_splits, tmp_path_factory):
     data.insert(0, "path", list(rows["filename"]))
     data["class"] = [LABELS[row.argmax()] for row in labels]
     data["Age"] = [f"{30 + row % 60},5" for row in range(len(data))]
+    data.loc[64:67, "Age"] = ["-1", "999", "300", "0"]
     data["ward"] = [("A", "B", "C")[min(row % 12, 2)] for row in range(len(data))]
     data["split"] = [("train", "validation")[row % 2] for row in range(len(data))]
     data[:64].to_csv(table / "ecgs.csv", index=False, sep=";")
@@ -361,11 +362,18 @@ def test_own_columns_make_groups_and_without_validation_nothing_is_chosen(own, m
         **groups["ward"]["left_out"],
     }
     assert sum(counts.values()) == 40 and set(counts) == {"A", "B", "C"}
-    assert set(groups["Age"]["groups"]) | set(groups["Age"]["left_out"]) <= {
-        "under 40",
-        "40-59",
-        "60-74",
-        "75 and over",
+    ages = {
+        **{name: of["num_records"] for name, of in groups["Age"]["groups"].items()},
+        **groups["Age"]["left_out"],
+    }
+    # The first four have -1, 999, 300 and 0.
+    years = [30 + row % 60 for row in range(68, 104)]
+    assert ages == {
+        "under 40": sum(age < 40 for age in years) + 1,
+        "40-59": sum(40 <= age < 60 for age in years),
+        "60-74": sum(60 <= age < 75 for age in years),
+        "75 and over": sum(age >= 75 for age in years) + 1,
+        "unknown": 2,
     }
     assert list(report["operating_points"]["rules"]) == ["stored"]
     assert report["calibration"]["fitted_temperature"] is None and list(report["calibration"]["curves"]) == ["before"]

@@ -71,12 +71,34 @@ def test_a_flag_that_cannot_be_meant_so_is_one_line(command, flags, message, cap
         ("train", "--drop_path_rate none", "`drop_path_rate` must be a number or None, got `none`."),
         ("train", "--drop_path_rate 1", "`drop_path_rate` must lie in [0, 1), got 1.0."),
         ("train", "--split_seed -1", "`split_seed` must be at least 0 and at most"),
+        ("train", "--record_column x", "`--record_column` is for own records: give their table by `--table`."),
+        ("train", "--table t.csv --skip_missing_records true", "`--skip_missing_records` is for PTB-XL: own records"),
+        ("train", "--skip_missing_records true", "`--skip_missing_records` is for PTB-XL: own records"),
+        ("pretrain", "--record_column x", "`--record_column` is a column of `--table`: give that."),
+        ("pretrain", "--patient_column x", "`--patient_column` is a column of `--table`: give that."),
         ("pretrain", "--probe_every -1", "`probe_every` must be at least 0, got -1."),
         ("pretrain", "--eval_strategy epoch", "`eval_strategy` must be `no`"),
     ],
 )
 def test_so_is_one_that_only_one_command_has(command, flags, message, capsys):
     assert error_of(capsys, command, "--data_dir", ".", *RUN, *flags.split()).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--split_seed 3", "--split_fractions .5 .25 .25", "--max_skipped 0.5", "--record_column x", "--units mV"]
+)
+def test_flags_of_own_records_are_refused_for_ptbxl(flags, capsys):
+    name, *_ = flags.split()
+    for command in ("train", "evaluate"):
+        given = ("--model_name_or_path", "m", "--output_dir", "x", "--dataset_name", "ptbxl", *flags.split())
+        assert error_of(capsys, command, *given).startswith(f"`{name}` is for own records: give their table")
+
+
+@pytest.mark.parametrize("flags", ["--patient_column x", "--record_column x"])
+def test_shards_of_a_folder_have_no_columns(flags, capsys, tmp_path):
+    given = ("--data_dir", tmp_path, "--output_dir", tmp_path / "out", *flags.split())
+    assert error_of(capsys, "prepare", *given).endswith("is a column of `--table`: give that.")
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluation_refuses_an_empty_batch(capsys):

@@ -290,6 +290,46 @@ def test_a_table_stands_for_the_records_of_its_column(records, expected, checkpo
         assert scores == pytest.approx(expected[os.path.basename(name)], abs=1e-5)
 
 
+@pytest.mark.parametrize("command", ["classify", "embed"])
+def test_flags_of_tables_are_refused_without_one(records, checkpoint, tmp_path, command):
+    table = write_table(records, tmp_path, "comma")
+    given = {"model": checkpoint, "output": tmp_path / ("x.csv" if command == "classify" else "x.npy")}
+    for flags, message in (
+        ({"data_dir": tmp_path}, "`--data_dir` is for tables"),
+        ({"record_column": "other"}, "`--record_column` is for tables, .* the column `other`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(command, tmp_path / "data" / "r00", **given, **flags)
+    with pytest.raises(ValueError, match="`record_column`: the table .* has no column `other`; it has ecg, age"):
+        run(command, table=table, record_column="other", **given)
+    with pytest.raises(FileNotFoundError, match="no folder that `datasets` saved"):
+        run(command, table=tmp_path / "data", **given)
+    with pytest.raises(FileNotFoundError, match="The table .* does not exist"):
+        run(command, table=tmp_path / "no.csv", **given)
+    assert not given["output"].exists()
+
+
+@pytest.mark.parametrize("command", ["classify", "embed"])
+def test_what_is_read_is_not_replaced_by_what_is_written(records, checkpoint, tmp_path, command):
+    table = write_table(records, tmp_path, "comma")
+    signal = tmp_path / ("r.csv" if command == "classify" else "r.npy")
+    if command == "classify":
+        np.savetxt(signal, np.zeros((3000, 1)))
+    else:
+        np.save(signal, np.zeros((3000, 1)))
+    before = table.read_bytes(), signal.read_bytes()
+    beside = table if command == "classify" else table.with_suffix(".npy")
+    stated = {"sampling_rate": 500, "units": "mV", "lead_names": "I"}
+    for arguments, flags, output in (
+        ([table], {"record_column": "ecg"}, beside),
+        ([], {"record_column": "ecg", "table": os.path.relpath(table)}, beside),
+        ([signal], stated, signal),
+    ):
+        with pytest.raises(FileExistsError, match="would replace .*, which is read"):
+            run(command, *arguments, model=checkpoint, output=output, **flags)
+        assert (table.read_bytes(), signal.read_bytes()) == before
+
+
 def test_a_table_may_hold_the_signals(records, expected, checkpoint, tmp_path, capsys):
     rows = [signal.tolist() for signal in list(records[1].values())[:3]]
     columns = {"path": rows, "sampling_rate": [500] * 3, "units": ["uV"] * 3, "lead_names": [list(LEAD_NAMES)] * 3}

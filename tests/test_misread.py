@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from small_models import LABELS, small_extractor, small_model
 from test_post_training import extractor, make_trainer
@@ -16,7 +18,7 @@ from test_pretraining import own_records, run_cli
 from test_pretraining import small_model as small_encoder
 from transformers.utils import logging
 
-from ecg_hf import ECGCollator, PostTrainer, PostTrainingArguments, PreTrainer, cli, name_labels
+from ecg_hf import ECGCollator, PostTrainer, PostTrainingArguments, PreTrainer, cli, name_labels, read_ecg
 from ecg_hf.cards import write_model_card
 from ecg_hf.ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
 from ecg_hf.post_training.run import TaskArguments, load_splits
@@ -131,6 +133,33 @@ def test_folders_are_read_through_links_and_each_file_once(tmp_path):
     found = [str(file.path.relative_to(folder)) for file in folder_files(folder)]
     assert found == ["b/r000", "b/r001", "r000"]
     assert len(load_records(folder_files(folder), 2.5, tmp_path / "cache")) == 3
+
+
+def test_a_folder_stands_for_the_same_files_in_all_commands(classifier, tmp_path, capsys):
+    folder = own_records(tmp_path / "data", 2)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "linked").symlink_to(elsewhere)
+    signal = read_ecg(folder / "r001").signal / 1000
+    for place, factor in ((folder / "a.npy", 0.5), (elsewhere / "b.NPY", 0.6), (folder / "r001.npy", 1)):
+        np.save(place.with_suffix(".npy"), signal * factor)
+        place.with_suffix(".npy").rename(place)
+    np.savetxt(folder / "c.csv", signal.T * 0.7)
+    np.savetxt(folder / "notes.csv", signal.T)
+    (folder / "c.json").write_text("{}")
+    said = ["--sampling_rate", "100", "--units", "mV", "--lead_names", *small_extractor().lead_names]
+    expected = ["a.npy", "c.csv", "linked/b.NPY", "r000", "r001"]
+    cli.prepare(["--data_dir", str(folder), "--output_dir", str(tmp_path / "shards"), *said])
+    shard = pq.read_table(next((tmp_path / "shards" / "data").iterdir()))
+    assert shard["lead_names"].to_pylist() == [list(small_extractor().lead_names)] * len(expected)
+    files = [str(file.path.relative_to(folder)) for file in folder_files(folder)]
+    assert sorted(files) == expected and len(shard) == len(expected)
+    classifier.model.save_pretrained(tmp_path / "model")
+    classifier.feature_extractor.save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    cli.classify([str(folder), "--model", str(tmp_path / "model"), "--format", "csv", "--wide", *said])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [os.path.relpath(line.split(",")[0], folder) for line in lines] == expected
 
 
 def test_test_folds_behind_a_link_are_refused(simulated_folder, tmp_path):

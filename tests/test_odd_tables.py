@@ -204,7 +204,7 @@ ODD_LABELS = {
     "two separators": (
         {"dx": ["AF;MI", "AF|MI", "AF"] * 10},
         {"label_column": "dx"},
-        r"one separator in all rows; it is not in row 2 \('AF\|MI'\), row 5",
+        r"one separator .* in all rows; it is not in row 2 \('AF\|MI'\), row 5",
     ),
     "lists as 0 and 1": (
         {"MI": [[0, 1]] * 30},
@@ -227,6 +227,16 @@ ODD_LABELS = {
         {"part": ["train", "test"] * 15},
         {"label_column": "part", "split_column": "part"},
         "`part` cannot be a label and also name",
+    ),
+    "codes with a slash": (
+        {"codes": ["AF", "AF/MI", "MI"] * 10},
+        {"label_column": "codes"},
+        r"one separator \(; \| or ,\) in all rows; it is not in row 2 \('AF/MI'\), row 5",
+    ),
+    "codes with blanks": (
+        {"codes": ["AF", "AF MI", "MI"] * 10},
+        {"label_column": "codes"},
+        r"it is not in row 2 \('AF MI'\), row 5",
     ),
     "the patient": ({}, {"label_columns": "A*", "patient_column": "AF"}, "`AF` cannot be a label and also name"),
     "unit": ({}, {"label_columns": ["AF"], "units": "bananas"}, "^`units` of the frame, row 1, is in 'bananas'; .*mV"),
@@ -278,6 +288,33 @@ def test_a_name_in_quotes_does_not_decide_the_separator(folder, options):
     (folder / "quoted.csv").write_text("\n".join(['path;AF;"flutter, fibrillation, other"', *lines, ";;", ";;"]))
     found = labels_of(load_ecg_dataset(folder / "quoted.csv", label_columns=["AF"], **options))
     assert found["r01"] == [1] and len(found) == NUM_RECORDS  # and the empty rows of a spreadsheet are none
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;";;', "\ufeffsep=;", "SEP=\t"])
+def test_the_line_by_which_excel_states_the_separator_is_none_of_the_table(first, folder, model, options, capsys):
+    mark = first[-1] if first[-1] == "\t" else ";"
+    frame(age=54.5).to_csv(folder / "table.csv", index=False, sep=mark, decimal=",")
+    table = folder / "excel.csv"
+    table.write_text(f"{first}\r\n{(folder / 'table.csv').read_text()}", encoding="utf-8")
+    splits = load_ecg_dataset(table, label_columns=["age"], problem_type="regression", **options)
+    found = labels_of(splits)
+    assert found["r01"] == [54.5] and len(found) == NUM_RECORDS
+    cli.main(["classify", str(table), "--data_dir", str(folder), "--model", str(model), "--format", "jsonl"])
+    assert len(capsys.readouterr().out.splitlines()) == NUM_RECORDS
+
+
+def test_labels_that_differ_in_case_alone_are_told(options, caplog):
+    load_ecg_dataset(frame(dx=["AF", "af", "SR", "SB"] * 7 + ["AF", "Af"]), label_column="dx", **options)
+    assert "upper and lower case alone: 'AF' and 'Af' and 'af'. Each is a label of its own" in caplog.text
+    caplog.clear()
+    load_ecg_dataset(frame(dx=["AF", "SR"] * 15), label_column="dx", **options)
+    assert "case" not in caplog.text
+
+
+@pytest.mark.parametrize("cell", ['["I", "II"]', "['I' 'II']", "(I, II)", "I;II", "'I'|'II'"])
+def test_names_of_leads_in_a_cell_in_any_writing(cell, options):
+    splits = load_ecg_dataset(frame(lead_names=cell), label_columns=["AF"], **options)
+    assert splits["train"][0]["lead_names"] == ["I", "II"]
 
 
 @pytest.mark.parametrize("content", ["path,AF\nsig/r00,1\n".encode("utf-16"), b"PK\3\4\x14\0\6\0" + bytes(99)])
@@ -351,6 +388,26 @@ def test_a_corrected_sidecar_is_read_again(kind, tmp_path):
             (tmp_path / name).with_suffix(".json").write_text(text)
         row = first_of(table, tmp_path)
         assert (row["sampling_rate"], row["lead_names"]) == (rate, leads)
+
+
+def test_a_record_is_read_again_when_any_of_its_signal_files_changes(tmp_path):
+    signal = np.random.default_rng(0).integers(-1000, 1000, (2, 600)).astype("<i2")
+    lines = [
+        f"{file}.dat 16 1000/mV 16 0 0 {row.sum() % 2**16} 0 {lead}"
+        for file, row, lead in zip(("a", "b"), signal, ("I", "II"), strict=True)
+    ]
+    (tmp_path / "a.hea").write_text("\n".join(["a 2 250 600", *lines]))
+    signal[0].tofile(tmp_path / "a.dat")
+    for index in range(1, 10):
+        np.save(tmp_path / f"a{index}.npy", signal / 1000)
+    table = pd.DataFrame({"path": ["a", *(f"a{index}.npy" for index in range(1, 10))], "AF": [0, 1] * 5})
+    table[["sampling_rate", "units", "lead_names"]] = [250, "mV", "I II"]
+    for second in (signal[1], signal[1][::-1]):  # with the same checksum
+        second.tofile(tmp_path / "b.dat")
+        splits = load_ecg_dataset(
+            table, label_columns=["AF"], data_dir=tmp_path, cache_dir=tmp_path / "cache", split_fractions=(1, 0, 0)
+        )
+        assert splits["train"][0]["signal"] == [*signal[0], *second]
 
 
 def test_records_that_were_skipped_for_want_of_a_package_are_read_once_it_is_there(tmp_path, monkeypatch):

@@ -15,9 +15,10 @@ import wfdb
 from conftest import SHARED
 
 import ecg_hf
-from ecg_hf import Record, RecordError, read_ecg
+from ecg_hf import ECGTransformerFeatureExtractor, Record, RecordError, read_ecg
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.wfdb_ecg_transformer import read_record
+from ecg_hf.ecg_transformer.wfdb_objects_ecg_transformer import wfdb_recording
 from ecg_hf.readers.channels import Channel, Said, canonical_lead, record_of, whole_microvolts
 from ecg_hf.readers.reading import read_leads
 
@@ -374,6 +375,21 @@ def test_fractions_of_a_microvolt_are_kept_and_read_record_rounds_as_before(tmp_
     np.testing.assert_array_equal(whole_microvolts(record), rounded)
 
 
+def test_names_of_leads_are_folded_alike_in_all_formats(tmp_path, millivolts):
+    names = ["Lead I", "ECG II", "MDC_ECG_LEAD_III", "lead avr", "ekg_aVL", "AVF (Einthoven)", *LEAD_NAMES[6:]]
+    wfdb_record = read(write_wfdb(tmp_path, millivolts * 1000, leads=names))
+    text = write(tmp_path / "rec.csv", table_text(millivolts, header=names))
+    for record in (wfdb_record, read(text, sampling_rate=250, units="mV")):
+        assert record.lead_names == LEAD_NAMES and not record.other_channels
+        np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
+    recording = wfdb_recording(wfdb.rdrecord(str(tmp_path / "rec")))
+    extractor = ECGTransformerFeatureExtractor(sampling_rate=250, num_samples=NUM_SAMPLES)
+    assert np.array_equal(
+        extractor(**recording)["input_values"],
+        extractor(millivolts, sampling_rate=250, lead_names=LEAD_NAMES)["input_values"],
+    )
+
+
 def test_lead_names_choose_and_order_the_leads_of_a_wfdb_record(tmp_path, millivolts):
     path = write_wfdb(tmp_path, millivolts[:8] * 1000, leads=["V1", "I", "Resp", "II", "V2", "V3", "V4", "V5"])
     with pytest.warns(UserWarning, match="left out, as none of the twelve leads: Resp"):
@@ -647,6 +663,33 @@ def test_units_may_stand_with_the_names(tmp_path, millivolts):
         np.testing.assert_array_equal(whole_microvolts(read(each, sampling_rate=9)), np.rint(millivolts * 1000))
         refused(each, "lead II is in uV", sampling_rate=9, units="mV")
     refused(write(path, table_text(millivolts)), "no unit of voltage", sampling_rate=9)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["{} (mV)", "{} [microvolts]", "{}_mV", "lead {} uV", "{}/mV", "ECG {} (millivolt)"]
+)
+def test_a_unit_may_stand_with_a_name_in_many_spellings(tmp_path, millivolts, spelling):
+    factor = 1000 if "micro" in spelling or "uV" in spelling else 1
+    names = ["time_s", *(spelling.format(name) for name in LEAD_NAMES[::-1])]
+    values = np.vstack([np.arange(NUM_SAMPLES) / 250, millivolts[::-1] * factor])
+    path = write(tmp_path / "rec.csv", table_text(values, header=names))
+    for said in ({}, {"lead_names": LEAD_NAMES}):
+        record = read(path, sampling_rate=250, **said)
+        assert record.lead_names == (LEAD_NAMES if said else LEAD_NAMES[::-1])
+        order = slice(None) if said else slice(None, None, -1)
+        np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts[order] * 1000))
+    refused(path, "column of time", sampling_rate=500)
+
+
+def test_leads_in_no_unit_are_not_named_by_the_caller_in_another_order(tmp_path, millivolts):
+    path = write(
+        tmp_path / "rec.csv", table_text(millivolts[::-1], header=[f"{lead} (adu)" for lead in LEAD_NAMES[::-1]])
+    )
+    refused(path, "'V6 (adu)'", "'adu' is no unit of voltage", **SAID)
+    both = [*LEAD_NAMES[:6], *(f"{lead} (filtered)" for lead in LEAD_NAMES[:6])]
+    with pytest.warns(UserWarning, match="left out"):
+        record = read_ecg(write(path, table_text(millivolts, header=both)), sampling_rate=250, units="mV")
+    assert record.lead_names == LEAD_NAMES[:6]
 
 
 @pytest.mark.parametrize(

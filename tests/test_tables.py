@@ -488,6 +488,16 @@ BAD = {
     "neither": (lambda: frame(), {"label_columns": None}, "Give either `label_columns`"),
     "problem": (lambda: frame(), {"problem_type": "ranking"}, "`problem_type` must be one of"),
     "fractions": (lambda: frame(), {"split_fractions": (0.5, 0.1, 0.1)}, "that add up to 1"),
+    "fractions of a split that is told": (
+        broken(part=["train", "test"] * 20),
+        {"split_column": "part", "split_fractions": (0.5, 0.25, 0.25)},
+        "`split_fractions` is for a split that is drawn, and `split_column` says which it is",
+    ),
+    "seed of a split in tables": (
+        lambda: frame(),
+        {"validation_table": frame(), "seed": 3},
+        "The seed of the split .*, and a table says which it is",
+    ),
     "one patient": (broken(who=["p"] * 40), {"patient_column": "who"}, "1 patients cannot be split into 3 parts"),
     "rate": (broken(sampling_rate=["fast"] * 40), {}, "row 1, is 'fast'; expected Hz above 0"),
     "missing": (

@@ -1,9 +1,21 @@
 """Shared definitions: lead names, units, the markers of unknown values, and checks of arguments."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The canonical spelling and order of the twelve leads."""
+
+_CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
+_PREFIX = re.compile(r"^(mdc_ecg_lead_|lead[ _-]|ecg[ _-]|ekg[ _-])+", re.IGNORECASE)
+_SUFFIX = re.compile(r"\s*\(einthoven\)$", re.IGNORECASE)
+
+
+def canonical_lead(name: str) -> str | None:
+    """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve."""
+    name = name.strip().casefold()
+    return _CANONICAL.get(name) or _CANONICAL.get(_SUFFIX.sub("", _PREFIX.sub("", name)).strip())
+
 
 MICROVOLTS = {"v": 1e6, "mv": 1e3, "uv": 1.0, "μv": 1.0, "nv": 1e-3}
 """µV per unit of voltage, by the unit's name after `str.casefold()` (which maps U+00B5 to the Greek mu)."""
@@ -73,6 +85,7 @@ __all__ = [
     "REGRESSION",
     "SINGLE_LABEL",
     "UNKNOWN_LABEL",
+    "canonical_lead",
     "check_choice",
     "check_id2label",
     "check_same_input",

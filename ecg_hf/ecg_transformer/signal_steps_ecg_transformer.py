@@ -8,7 +8,7 @@ import numpy as np
 import scipy  # whose parts load when they are used
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .common_ecg_transformer import LEAD_NAMES
+from .common_ecg_transformer import LEAD_NAMES, canonical_lead
 
 RESAMPLE_METHODS = ("polyphase", "fourier", "linear")
 
@@ -16,8 +16,7 @@ RESAMPLE_METHODS = ("polyphase", "fourier", "linear")
 def canonical_lead_names(names: Iterable[str]) -> tuple[str, ...]:
     """The names in the spelling of `LEAD_NAMES`. Raises `ValueError` for unknown and duplicate leads."""
     names = list(names)
-    known = {name.casefold(): name for name in LEAD_NAMES}
-    canonical = tuple(known.get(str(name).strip().casefold()) for name in names)
+    canonical = tuple(canonical_lead(str(name)) for name in names)
     if None in canonical:
         unknown = [str(name) for name, found in zip(names, canonical, strict=True) if found is None]
         raise ValueError(f"Unknown leads in `lead_names`: {', '.join(unknown)}. Known are {' '.join(LEAD_NAMES)}.")

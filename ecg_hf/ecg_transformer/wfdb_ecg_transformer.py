@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS
+from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, canonical_lead
 
 MAX_FILE_BYTES = 2**31
 """The largest file that is read as one record; a day of twelve leads at 1000 Hz has 2.07e9 bytes in int16."""
@@ -94,7 +94,6 @@ _SAMPLE_FORMATS = {
     "524": _SampleFormat(1, 1, -(2**23)),
 }
 _COMPRESSED = ("508", "516", "524")
-_CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
 
 # Only 0 to 9 count, not the digits of other alphabets.
 _COUNT = re.compile(r"[0-9]{1,18}")
@@ -237,7 +236,7 @@ def _without_ending(path: str | os.PathLike) -> str:
 def _wanted_leads(lead_names: Sequence[str] | None) -> frozenset[str]:
     if lead_names is None:
         return frozenset(LEAD_NAMES)
-    wanted = frozenset(_CANONICAL.get(str(name).strip().casefold()) for name in lead_names)
+    wanted = frozenset(canonical_lead(str(name)) for name in lead_names)
     if isinstance(lead_names, str) or not wanted or None in wanted:
         raise ValueError(f"`lead_names` must list some of {' '.join(LEAD_NAMES)}, got {lead_names!r}.")
     return wanted
@@ -303,7 +302,7 @@ def _parse_channel(line: str, number: int) -> _Channel:
     fields = line.split(maxsplit=8)
     file_name, storage, scale, _, adc_zero, initial, checksum, _, name = fields + [""] * (9 - len(fields))
     name = name or f"channel {number} without a name"
-    return _Channel(name, _CANONICAL.get(name.casefold()), file_name, storage, scale, adc_zero, initial, checksum)
+    return _Channel(name, canonical_lead(name), file_name, storage, scale, adc_zero, initial, checksum)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .common_ecg_transformer import LEAD_NAMES, MICROVOLTS
+from .common_ecg_transformer import LEAD_NAMES, MICROVOLTS, canonical_lead
 from .inputs_ecg_transformer import as_array
 from .wfdb_ecg_transformer import RecordError
 
@@ -19,8 +19,7 @@ def wfdb_recording(record) -> dict[str, Any]:
     label = f"Record {record.record_name}"
     if getattr(record, "segments", None) is not None:
         raise RecordError(f"{label} has several segments: pass `record.multi_to_single(physical=True)`.")
-    known = {name.casefold() for name in LEAD_NAMES}
-    leads = [place for place, name in enumerate(record.sig_name or ()) if name.strip().casefold() in known]
+    leads = [place for place, name in enumerate(record.sig_name or ()) if canonical_lead(name)]
     if not leads:
         raise RecordError(f"{label} has none of the leads {', '.join(LEAD_NAMES)}, only {record.sig_name}.")
     if others := [name for place, name in enumerate(record.sig_name) if place not in leads]:

@@ -17,7 +17,8 @@ from .measures import Areas, Errors
 
 AGE = "age"
 AGE_BANDS = {"under 40": 40, "40-59": 60, "60-74": 75, "75 and over": np.inf}
-"""Each ends below this age in years. PTB-XL writes 300 for all over 89."""
+"""Each ends below this age in years. Beyond 0 to 120, but for PTB-XL's 300, which is all over 89, there is no age: -1,
+or 999, is how some write that it is unknown."""
 SEX_NAMES = {0: "male", 1: "female"}
 """In PTB-XL, and as the loaders of Challenges and CODE-15 % have it."""
 QUALITY_COLUMNS = ("baseline_drift", "static_noise", "burst_noise", "electrodes_problems")
@@ -26,6 +27,7 @@ DEFAULT_COLUMNS = ("sex", AGE, "device", "site", *QUALITY_COLUMNS)
 UNKNOWN = "unknown"
 MAX_GROUPS = 200
 
+_OLDEST, _OVER_89 = 120, 300
 _NO_GROUPS = ("signal", "labels", "ecg_id")
 
 
@@ -122,6 +124,8 @@ def _grouped(name: str, cells: Sequence[object]) -> list[str]:
 
 
 def _band(age: float) -> str:
+    if not (0 <= age <= _OLDEST or age == _OVER_89):
+        return UNKNOWN
     return next(band for band, end in AGE_BANDS.items() if age < end)
 
 

@@ -16,8 +16,8 @@ from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..files import whole_file
 from .answers import Report, answers
 from .models import load_pipeline
-from .output import check_batch_size, check_output
-from .sources import Facts, find_records
+from .output import check_batch_size, check_no_input, check_output
+from .sources import RECORD_COLUMN, Facts, find_records
 
 FORMATS = ("table", "json", "jsonl", "csv")
 ENDINGS = {"": "table", ".txt": "table", ".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
@@ -37,8 +37,9 @@ def classify_records(
     top_k: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    record_column: str = "path",
+    record_column: str = RECORD_COLUMN,
     data_dir: str | None = None,
+    table: str | None = None,
     facts: Facts | None = None,
 ) -> None:
     """Write the findings of records to `output`, or print them; all of them are answered that can be.
@@ -53,6 +54,7 @@ def classify_records(
         batch_size: windows in one forward pass.
         device: as of the library's pipelines, ``"cpu"`` or ``"cuda"``.
         record_column, data_dir: of tables: their column of paths, and where these begin.
+        table: one more, behind the `records`.
         facts: what files do not state.
 
     Raises:
@@ -64,7 +66,8 @@ def classify_records(
         raise ValueError(f"`wide` is for CSV with all labels; got the format {output_format} and top_k {top_k}.")
     check_output(output)
     check_batch_size(batch_size)
-    items = find_records(records, facts or Facts(), record_column, data_dir)
+    items = find_records(records, facts or Facts(), record_column, data_dir, table)
+    check_no_input(output, [*records, *filter(None, [table]), *(item.name for item in items)])
 
     classifier = load_pipeline("ecg-classification", model, device, top_k=top_k)
     report = Report(len(items), "classified")

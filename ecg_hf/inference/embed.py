@@ -14,8 +14,8 @@ import pyarrow.parquet
 from ..files import whole_file
 from .answers import Report, answers
 from .models import load_pipeline
-from .output import check_batch_size, check_output
-from .sources import Facts, find_records
+from .output import check_batch_size, check_no_input, check_output
+from .sources import RECORD_COLUMN, Facts, find_records
 
 ENDINGS = (".npy", ".parquet")
 
@@ -27,8 +27,9 @@ def embed_records(
     *,
     batch_size: int = 32,
     device: str | None = None,
-    record_column: str = "path",
+    record_column: str = RECORD_COLUMN,
     data_dir: str | None = None,
+    table: str | None = None,
     facts: Facts | None = None,
 ) -> None:
     """Write one vector for each record: the mean over its windows of the model's `pooler_output`, as float32.
@@ -39,7 +40,7 @@ def embed_records(
         output: a `.npy` of shape (records, hidden_size) with a `.csv` of the same name beside it, whose column
             `record` names the rows; or a `.parquet` with the columns `record` and `embedding`. Each file is written
             whole or not at all; broken records have no row.
-        batch_size, device, record_column, data_dir, facts: as for `classify_records`.
+        batch_size, device, record_column, data_dir, table, facts: as for `classify_records`.
 
     Raises:
         ValueError: arguments that do not fit.
@@ -47,7 +48,10 @@ def embed_records(
     """
     check_output(output, ENDINGS)
     check_batch_size(batch_size)
-    items = find_records(records, facts or Facts(), record_column, data_dir)
+    items = find_records(records, facts or Facts(), record_column, data_dir, table)
+    inputs = [*records, *filter(None, [table]), *(item.name for item in items)]
+    for file in _files(Path(output)):
+        check_no_input(file, inputs)
 
     extractor = load_pipeline("feature-extraction", model, device)
     report = Report(len(items), "embedded")
@@ -58,6 +62,10 @@ def embed_records(
     if vectors:
         _write(Path(output), names, np.stack(vectors))
     report.end(output)
+
+
+def _files(output: Path) -> list[Path]:
+    return [output] if output.suffix.lower() == ".parquet" else [output.with_suffix(".csv"), output]
 
 
 def _write(output: Path, names: list[str], vectors: np.ndarray) -> None:

@@ -22,6 +22,7 @@ from ..ptbxl.table import FOLDS
 from ..runs.windows import EvaluationWindows
 from .export import Exported, check_export, export_onnx, load_exported, run_session, session_of
 
+_SPLIT = "validation"
 _RECORDS_PER_BATCH = 32
 _SMALLEST = 1e-7
 """Probabilities nearer to 0 or 1 are not told apart in float32."""
@@ -34,9 +35,7 @@ class ExportArguments:
     model: str = field(metadata={"help": "Folder or Hub id of a post-trained checkpoint."})
     output: str = field(metadata={"help": "X.onnx; preprocessor_config.json goes beside it."})
     int8: bool = field(default=False, metadata={"help": "Also write X.int8.onnx, with linear layers in 8 bits."})
-    split: str = field(
-        default="validation", metadata={"help": "Of the records that are given: train, validation or test."}
-    )
+    split: str = field(default=_SPLIT, metadata={"help": "Of the records that are given: train, validation or test."})
 
 
 def export(args: ExportArguments, data_args: TaskArguments) -> dict:
@@ -106,6 +105,8 @@ def _records(exported: Exported, args: ExportArguments, data_args: TaskArguments
         raise ValueError("`--demo` is for training: give records by `--table` or `--data_dir`, or none.")
     refuse_flags_of_training(data_args)
     if not has_table(data_args) and data_args.data_dir is None and data_args.dataset_name is None:
+        if args.split != _SPLIT:
+            raise ValueError(f"`--split` {args.split} is of records, and none are given: leave it out, or give them.")
         return None
     config = exported.scores.model.config
     if config.problem_type == REGRESSION:

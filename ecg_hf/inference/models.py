@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, Pipeline, pipeline
 
@@ -22,7 +24,8 @@ def load_pipeline(task: str, model: str, device: str | None = None, **kwargs) ->
     """
     if device is not None:
         _check_device(device)
-    with without_progress_bars(), checkpoint_of(model) as place:
+    with without_progress_bars(), checkpoint_of(model) as place, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has no trained head")  # which the pipeline refuses
         loaded = _CLASSES[task].from_pretrained(place)
         extractor = ECGTransformerFeatureExtractor.from_pretrained(place)
     return pipeline(task, model=loaded, feature_extractor=extractor, device=device, **kwargs)

@@ -7,20 +7,17 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..pipelines import read_for_model
 from ..readers.channels import whole_microvolts
+from ..readers.folders import FOLDER_ENDINGS
 from ..readers.reading import said_of_all
 
+RECORD_COLUMN = "path"
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
-FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat")
-"""Of the files that are records in a folder, beside WFDB headers."""
 _OF_SAVED_DATASETS = ("dataset_info.json", "dataset_dict.json")
-TEXT_ENDINGS = (".csv", ".txt")
-"""Such a file in a folder may be anything: it is a record where a JSON of its name states rate, unit and leads."""
 
 
 class Item(NamedTuple):
@@ -49,25 +46,39 @@ class Facts:
 
 
 def find_records(
-    arguments: Sequence[str], facts: Facts, record_column: str = "path", data_dir: str | None = None
+    arguments: Sequence[str],
+    facts: Facts,
+    record_column: str = RECORD_COLUMN,
+    data_dir: str | None = None,
+    table: str | None = None,
 ) -> list[Item]:
-    """The records of files, of folders and of tables, in the order of the arguments.
+    """The records of files, of folders and of tables, in the order of the arguments; those of `table` are the last.
 
     A folder stands for all ECG files in it and below: WFDB by its headers, others by their ending. A Parquet file is a
     table, a folder that `datasets` saved, and a text file whose header has the column `record_column`; the paths in it
-    begin at its folder, or at `data_dir`.
+    begin at its folder, or at `data_dir`. What is given as `table` is nothing else.
 
-    Raises `ValueError` for a table that cannot be used: it names the rows, ten at most, with the count.
+    Raises `ValueError` for a table that cannot be used: it names the rows, ten at most, with the count; and for a
+    `record_column` or `data_dir` without a table.
     """
-    items = []
+    items, num_tables = [], 0
     for argument in arguments:
         if _is_table(argument, record_column):
             items += _of_table(argument, facts, record_column, data_dir)
+            num_tables += 1
         elif os.path.isdir(argument):
             items += _of_folder(argument, facts)
         else:
             item = _of_file(argument, facts.as_dict())
             items.append(item._replace(read=functools.partial(_read_text, item)) if _may_be_table(argument) else item)
+    if table is not None:
+        items += _of_table(table, facts, record_column, data_dir)
+    elif not num_tables and (data_dir is not None or record_column != RECORD_COLUMN):
+        given = "data_dir" if data_dir is not None else "record_column"
+        raise ValueError(
+            f"`--{given}` is for tables, and none of the records is one with the column `{record_column}`: leave it "
+            "out, or give the table by `--table`."
+        )
     return items
 
 
@@ -88,19 +99,10 @@ def _of_folder(folder: str, facts: Facts) -> list[Item]:
     # With data frames and `datasets`, which a record by itself does not need.
     from ..pretraining.records import folder_files
 
-    headers = set(folder_files(folder, allow_test_folds=True).paths)
-    paths = sorted(headers | {str(path) for path in Path(folder).rglob("*") if _is_record(path)})
+    paths = sorted(folder_files(folder, allow_test_folds=True).paths)
     if not paths:
         return [Item(folder, functools.partial(_refuse_folder, folder))]
     return [_of_file(path, facts.as_dict()) for path in paths]
-
-
-def _is_record(path: Path) -> bool:
-    """Whether a file in a folder is a record by itself. The signals of a WFDB record may be in a `.mat`."""
-    ending = path.suffix.lower()
-    if ending in TEXT_ENDINGS:
-        return path.with_suffix(".json").is_file()
-    return ending in FOLDER_ENDINGS and not path.with_suffix(".hea").exists() and not path.is_dir()
 
 
 def _refuse_folder(folder: str, wanted: Sequence[str]) -> Record:
@@ -128,10 +130,10 @@ def _read_text(item: Item, wanted: Sequence[str]) -> Record:
 
 
 def _column_names(path: str) -> list[str]:
-    from ..tables.table import separator_of
+    from ..tables.table import head_of
 
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return [name.strip() for name in next(csv.reader([file.readline(2**20)], delimiter=separator_of(path)), [])]
+    head = head_of(path)
+    return [name.strip() for name in next(csv.reader([head.line], delimiter=head.separator), [])]
 
 
 def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None) -> Iterator[Item]:

@@ -17,7 +17,14 @@ from ..ptbxl.label_order import label_names_of
 from ..ptbxl.labels import task_label_names
 from ..ptbxl.parquet import load_ptbxl_parquet
 from ..ptbxl.table import FOLDS
-from ..runs.arguments import DataArguments, check_at_least, check_streaming, shuffle_field, streaming_field
+from ..runs.arguments import (
+    DataArguments,
+    check_at_least,
+    check_streaming,
+    refuse_given,
+    shuffle_field,
+    streaming_field,
+)
 from ..runs.columns import is_unknown, sampling_rates
 from ..runs.labelled_shards import LabelledShards
 from ..synthetic import simulate_ptbxl
@@ -34,10 +41,11 @@ DEFAULT_TASK = "superdiagnostic"
 
 _OF_OWN_RECORDS = (
     *("label_columns", "label_column", "labels", "split_column", "validation_table", "patient_column", "units"),
+    *("record_column", "max_skipped", "split_fractions", "split_seed"),
 )
 _STATED_BY_SHARDS = (
-    *("table", "test_table", "dataset_name", "demo", "sampling_rate", "split_fractions", "split_seed"),
-    *("skip_missing_records", "record_column", "max_skipped", "num_proc", *_OF_OWN_RECORDS),
+    *("table", "test_table", "dataset_name", "demo", "sampling_rate", "skip_missing_records", "num_proc"),
+    *_OF_OWN_RECORDS,
 )
 
 
@@ -114,9 +122,12 @@ class TaskArguments(DataArguments):
             raise ValueError(f"`train_fraction` must lie in (0, 1], got {self.train_fraction}.")
         if self.problem_type is not None:
             check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
-        given = [name for name in _OF_OWN_RECORDS if getattr(self, name) is not None] if self.reads_ptbxl else []
-        if given:
-            raise ValueError(f"`--{given[0]}` is for own records: give their table by `--table`.")
+        if self.reads_ptbxl:
+            refuse_given(self, _OF_OWN_RECORDS, "is for own records: give their table by `--table`")
+        elif not self.streaming:
+            refuse_given(
+                self, ["skip_missing_records"], "is for PTB-XL: own records are skipped up to `--max_skipped`"
+            )
         if not self.reads_ptbxl and not self.streaming and self.task is not None:
             raise ValueError(
                 "`--task` is for PTB-XL: the labels of own records are `--label_columns` of their table, of a folder "

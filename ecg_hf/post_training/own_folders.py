@@ -10,7 +10,7 @@ import datasets
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION
 from ..ptbxl.table import TABLE_NAME as PTBXL_TABLE
-from ..runs.arguments import DataArguments
+from ..runs.arguments import DataArguments, refuse_given
 from ..tables import code15, load_challenge, load_code15, snomed
 from ..tables.challenge import ALL_LABELS, SCORED_LABELS, has_headers
 
@@ -18,7 +18,9 @@ CHALLENGE_FOLDER = "a PhysioNet/CinC Challenge's"
 CODE15_FOLDER = "CODE-15 %'s"
 
 # Of tables, or of files that do not say it themselves.
-_NOT_OF_FOLDERS = ("label_columns", "label_column", "patient_column", "split_column", "validation_table")
+_NOT_OF_FOLDERS = (
+    *("label_columns", "label_column", "patient_column", "split_column", "validation_table", "record_column"),
+)
 _STATED = ("sampling_rate", "units")
 _PROBLEM_TYPES = {CHALLENGE_FOLDER: (MULTI_LABEL,), CODE15_FOLDER: (MULTI_LABEL, REGRESSION)}
 
@@ -44,14 +46,8 @@ def kind_of_folder(path: str | os.PathLike) -> str:
 
 def check_arguments(args: DataArguments) -> None:
     """`ValueError` for an argument that has no meaning for a folder that is not PTB-XL's."""
-    for names, remedy in (
-        (_NOT_OF_FOLDERS, "is for own records: give their table by `--table`"),
-        (_STATED, "is stated by the records in `data_dir`: leave it out"),
-    ):
-        if given := [name for name in names if getattr(args, name) is not None]:
-            raise ValueError(f"`--{given[0]}` {remedy}.")
-    if args.skip_missing_records:
-        raise ValueError("`--skip_missing_records` is for PTB-XL: own records are skipped up to `--max_skipped`.")
+    refuse_given(args, _NOT_OF_FOLDERS, "is for own records: give their table by `--table`")
+    refuse_given(args, _STATED, "is stated by the records in `data_dir`: leave it out")
 
 
 def load_folder(

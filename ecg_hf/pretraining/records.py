@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError, record_files
 from ..ptbxl.table import TABLE_NAME, read_table
 from ..readers.channels import Said
-from ..readers.folders import headers_below, texts_of
+from ..readers.folders import records_below, texts_of
 from ..tables.store import Files, PathsBelow, Same, Stored, check_skipped, report, store_columns, store_records
 from ..tables.table import Table, is_empty, names_of_patients, open_table, source_of
 
@@ -98,9 +98,10 @@ def _base(folder: str | os.PathLike) -> str:
 def folder_files(
     data_dir: str | os.PathLike, allow_test_folds: bool = False, said: Said = NOTHING_SAID
 ) -> RecordFiles:
-    """All WFDB records in a folder and the folders in it, in the order of their paths; their patients are unknown.
+    """All ECG files in a folder and the folders in it, in the order of their paths; their patients are unknown.
 
-    Links to folders are followed, and each folder is read once, however many lead to it.
+    WFDB records are found by their headers, others by their endings ([`records_below`]). Links to folders are
+    followed, and each folder is read once, however many lead to it.
 
     Raises `ValueError` for a part of PTB-XL, unless records of its validation and test folds may be among them.
     """
@@ -113,7 +114,7 @@ def folder_files(
                 f"{parent}, of which the training folds are read, or ask for all by `--allow_test_folds true`."
             )
     base = _base(data_dir)
-    names = texts_of(headers_below(data_dir))
+    names = texts_of(records_below(data_dir))
     # By folders first, as `Path` orders.
     names = names.take(pc.sort_indices(pc.replace_substring(names, os.sep, "\0")))
     paths = PathsBelow(base, names)
@@ -129,8 +130,8 @@ def folder_files(
 
 def _has_segments(header: str) -> bool:
     """Whether the name in the first line of a header is followed by a number of segments."""
-    if not os.path.isfile(header):
-        return False  # a pipe, say: refused when the record is read
+    if not header.endswith(".hea") or not os.path.isfile(header):
+        return False  # of another format, or a pipe, say, which is refused when the record is read
     with open(header, "rb") as file:
         first = next((line for line in file if line.strip() and not line.startswith(b"#")), b"")
     return b"/" in b"".join(first.split()[:1])

@@ -24,6 +24,7 @@ from ..runs.arguments import (
     ModelArguments,
     check_streaming,
     recipe_of,
+    refuse_given,
     shuffle_field,
     streaming_field,
 )
@@ -68,6 +69,10 @@ class RecordArguments(DataArguments):
         check_streaming(self, _STATED_BY_SHARDS)
         if self.data_dir is None and self.table is None:
             raise ValueError("Give `--data_dir`, a folder of records, or `--table`, a table of their paths.")
+        if self.table is None and not self.streaming:
+            refuse_given(self, ["record_column", "patient_column"], "is a column of `--table`: give that")
+        if self.reads_ptbxl:
+            refuse_given(self, ["units"], "is for own records, PTB-XL's state it: leave it out")
 
     @property
     def reads_ptbxl(self) -> bool:

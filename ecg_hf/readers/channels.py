@@ -5,7 +5,6 @@ Each reader gives what its file says; what that means for a record is decided he
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS
+from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, canonical_lead
 from ..ecg_transformer.wfdb_ecg_transformer import MAX_FILE_BYTES, Record, RecordError
 
 _ALL_LEADS = frozenset(LEAD_NAMES)
-_CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
-_PREFIX = re.compile(r"^(mdc_ecg_lead_|lead[ _-]|ecg[ _-]|ekg[ _-])+", re.IGNORECASE)
-_SUFFIX = re.compile(r"\s*\(einthoven\)$", re.IGNORECASE)
 _MORE_UNITS = {"microvolts": 1.0, "microvolt": 1.0, "uvperlsb": 1.0, "millivolts": 1e3, "millivolt": 1e3}
 
 
@@ -63,12 +59,6 @@ class Said:
         return f"{self.sampling_rate} {self.units} {self.lead_names} {sorted(self.wanted)}"
 
 
-def canonical_lead(name: str) -> str | None:
-    """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve."""
-    bare = _SUFFIX.sub("", _PREFIX.sub("", name.strip()))
-    return _CANONICAL.get(bare.strip().casefold())
-
-
 def canonical_leads(lead_names: Sequence[str] | None) -> tuple[str, ...] | None:
     """The leads by their canonical names; `ValueError` for others, or one named twice."""
     if lead_names is None:
@@ -79,12 +69,17 @@ def canonical_leads(lead_names: Sequence[str] | None) -> tuple[str, ...] | None:
     return names
 
 
+def microvolts_in(unit: str) -> float | None:
+    """µV in one of a unit of voltage, None where it is none that is known."""
+    key = unit.strip().casefold()
+    return MICROVOLTS.get(key, _MORE_UNITS.get(key))
+
+
 def microvolts_of(unit: str | None, where: str) -> float:
     """µV in one of a unit of voltage; `RecordError` where it is missing or unknown."""
     if unit is None or not unit.strip():
         raise RecordError(f'{where} has no unit of voltage: give `units`, "mV" or "uV".')
-    key = unit.strip().casefold()
-    factor = MICROVOLTS.get(key, _MORE_UNITS.get(key))
+    factor = microvolts_in(unit)
     if factor is None:
         raise RecordError(f"{where} is in {unit.strip()[:40]!r}; the unit must be V, mV, uV or nV.")
     return factor
@@ -199,6 +194,7 @@ __all__ = [
     "Said",
     "canonical_lead",
     "canonical_leads",
+    "microvolts_in",
     "microvolts_of",
     "rate_of",
     "record_of",

@@ -1,4 +1,4 @@
-"""The WFDB records of a folder and all below it, of which there may be a million: none of their names is held here."""
+"""The records of a folder and all below it, of which there may be a million: none of their names is held here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import pyarrow as pa
 
 Value = TypeVar("Value")
 
+FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat")
+"""Of the files that are records in a folder, beside WFDB headers."""
+TEXT_ENDINGS = (".csv", ".txt")
+"""Such a file in a folder may be anything: it is a record where a JSON of its name states rate, unit and leads."""
+
 _BATCH = 1000
 
 
@@ -19,6 +24,20 @@ def headers_below(folder: str | os.PathLike) -> Iterator[str]:
 
     Each folder is read once, however many links lead to it. Raises `OSError` for a folder that cannot be read.
     """
+    for place, entry in _entries_below(folder):
+        if entry.name.endswith(".hea"):  # a folder of such a name is refused when the record is read
+            yield os.path.join(place, entry.name)
+
+
+def records_below(folder: str | os.PathLike) -> Iterator[str]:
+    """The ECG files in a folder and all below, as [`headers_below`]: WFDB by its headers, others by their ending."""
+    for place, entry in _entries_below(folder):
+        if entry.name.endswith(".hea") or _is_record(entry):
+            yield os.path.join(place, entry.name)
+
+
+def _entries_below(folder: str | os.PathLike) -> Iterator[tuple[str, os.DirEntry]]:
+    """What is in a folder and all below, each with its folder as a path from `folder`."""
     entered, waiting = set(), [""]
     while waiting:
         place = waiting.pop()
@@ -29,11 +48,18 @@ def headers_below(folder: str | os.PathLike) -> Iterator[str]:
         folders = []
         with os.scandir(real) as entries:
             for entry in entries:
-                if entry.name.endswith(".hea"):  # a folder of such a name is refused when the record is read
-                    yield os.path.join(place, entry.name)
+                yield place, entry
                 if entry.is_dir():
                     folders.append(os.path.join(place, entry.name))
         waiting += sorted(folders, reverse=True)
+
+
+def _is_record(entry: os.DirEntry) -> bool:
+    """Whether a file in a folder is a record by itself. The signals of a WFDB record may be in a `.mat`."""
+    stem, ending = os.path.splitext(entry.path)
+    if ending.lower() in TEXT_ENDINGS:
+        return os.path.isfile(f"{stem}.json")
+    return ending.lower() in FOLDER_ENDINGS and not os.path.exists(f"{stem}.hea") and not entry.is_dir()
 
 
 def in_batches(values: Iterator[Value]) -> Iterator[list[Value]]:
@@ -47,4 +73,4 @@ def texts_of(values: Iterator[str | None]) -> pa.StringArray:
     return pa.chunked_array(arrays, pa.string()).combine_chunks()
 
 
-__all__ = ["headers_below", "in_batches", "texts_of"]
+__all__ = ["FOLDER_ENDINGS", "TEXT_ENDINGS", "headers_below", "in_batches", "records_below", "texts_of"]

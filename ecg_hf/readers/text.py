@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -11,16 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ecg_transformer.common_ecg_transformer import MICROVOLTS
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import check_no_part, record_of_array
-from .channels import Channel, Said, canonical_lead, microvolts_of, record_of
+from .channels import Channel, Said, canonical_lead, microvolts_in, microvolts_of, record_of
 from .sidecar import Stated, read_sidecar
 
 MAX_TEXT_BYTES = 2**28
 """The largest text that is read: half an hour of twelve leads at 1000 Hz has some 2e8 bytes."""
 
 _UNIT = re.compile(r"(.*?)\s*[(\[]\s*([^()\[\]]*?)\s*[)\]]", re.DOTALL)
+_UNIT_WITHOUT_BRACKETS = re.compile(r"(.*?)[\s_/]+([^\s_/]+)", re.DOTALL)
 _TIME = ("time", "t", "elapsed time", "seconds", "sec", "s", "milliseconds", "ms")
 _SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "μs": 1e-6}
 
@@ -36,7 +37,7 @@ class _Table(NamedTuple):
 def read(path: str, part: str | None, said: Said) -> Record:
     """Read a text of numbers, separated by commas, semicolons, tabs or blanks.
 
-    A header with names of leads names the columns, and may give their unit in brackets, ``I (mV)``. Without one, the
+    A header with names of leads names the columns, and may give their unit, ``I (mV)`` or ``I_mV``. Without one, the
     columns or rows are those of the caller's lead names. The decimal mark may be a comma where commas don't separate.
     Lines that begin with ``#`` and titles above the numbers are skipped. A lead without any value is missing. A column
     of time (by its name, or one column more than leads that grows evenly) only checks the rate.
@@ -165,9 +166,19 @@ def _checked_number(column: int, cell: str, line: int, separator: str | None) ->
 
 
 def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, tuple[str | None, ...]]:
-    """The last line with a name of a lead, and the units in brackets behind the names or in a line of their own."""
+    """The last line with a name of a lead, and the units behind the names or in a line of their own.
+
+    Raises `RecordError` where all names of leads have something else in brackets: the caller's order of the leads may
+    be another, and the unit too.
+    """
     named = [place for place, cells in enumerate(header) if _names_leads(cells)]
     if not named:
+        for match in filter(None, map(_UNIT.fullmatch, itertools.chain.from_iterable(header))):
+            if canonical_lead(match[1]):
+                raise RecordError(
+                    f"its header has {match[0][:40]!r}, and {match[2][:40]!r} is no unit of voltage; expected V, mV, "
+                    "uV or nV behind the name of a lead, or nothing."
+                )
         return None, ()
     names, units = zip(*map(_bare, header[named[-1]]), strict=True)
     for cells in header[named[-1] + 1 :]:
@@ -182,12 +193,12 @@ def _names_leads(cells: list[str]) -> bool:
 
 
 def _is_unit(text: str) -> bool:
-    return text.casefold() in MICROVOLTS or text.casefold() in _SECONDS
+    return microvolts_in(text) is not None or text.casefold() in _SECONDS
 
 
 def _bare(cell: str) -> tuple[str, str | None]:
-    """``"I (mV)"`` -> ``("I", "mV")``."""
-    match = _UNIT.fullmatch(cell)
+    """``"I (mV)"``, ``"I_mV"`` -> ``("I", "mV")``."""
+    match = _UNIT.fullmatch(cell) or _UNIT_WITHOUT_BRACKETS.fullmatch(cell)
     return (match[1], match[2]) if match and _is_unit(match[2]) else (cell, None)
 
 

@@ -457,10 +457,14 @@ def check_streaming(args: DataArguments, stated: Sequence[str]) -> None:
         return
     if args.data_dir is None:
         raise ValueError("`--streaming` needs `--data_dir`, the folder of shards of `ecg-hf prepare`.")
-    if given := [name for name in stated if getattr(args, name) != defaults[name]]:
-        raise ValueError(
-            f"`--{given[0]}` is for `ecg-hf prepare`; the shards of `--streaming` state it: leave it out."
-        )
+    refuse_given(args, stated, "is for `ecg-hf prepare`; the shards of `--streaming` state it: leave it out")
+
+
+def refuse_given(args: DataArguments, names: Sequence[str], reason: str) -> None:
+    """`ValueError` with the reason where one of these fields is not as by default."""
+    for item in dataclasses.fields(args):
+        if item.name in names and getattr(args, item.name) != _default(item):
+            raise ValueError(f"`--{item.name}` {reason}.")
 
 
 def _default(item: dataclasses.Field) -> object:
@@ -494,6 +498,7 @@ __all__ = [
     "check_streaming",
     "number_fields",
     "recipe_of",
+    "refuse_given",
     "shuffle_field",
     "streaming_field",
 ]

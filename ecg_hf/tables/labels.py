@@ -26,6 +26,8 @@ from .table import Table, is_empty, is_list, number_of_cell
 logger = logging.getLogger(__name__)
 
 _CODE_SEPARATORS = ";|,"
+# By these no text is parted, but what they part may be codes that stand alone in other rows.
+_OTHER_SEPARATORS = "/+& \t\n"
 
 _TRUE_OR_FALSE = {"true": 1.0, "false": 0.0}
 
@@ -72,6 +74,18 @@ def table_labels(
     else:
         cells = _codes(table, label_column, column)
     return _matrix(table, label_column, cells, labels, problem_type)
+
+
+def warn_of_spellings(label_column: str, names: Sequence[str]) -> None:
+    """Labels that differ in upper and lower case alone are hardly meant to be two."""
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(name.casefold(), []).append(name)
+    if several := [" and ".join(map(repr, alike)) for alike in spellings.values() if len(alike) > 1]:
+        logger.warning(
+            f"The label column `{label_column}` has labels that differ in upper and lower case alone: "
+            f"{', '.join(several[:NAMED_IN_A_MESSAGE])}. Each is a label of its own: write them alike if they are one."
+        )
 
 
 def matching_columns(table: Table, patterns: str | Sequence[str]) -> list[str]:
@@ -192,16 +206,16 @@ def _literal(text: str) -> list | None:
 
 
 def _refuse_other_separators(table: Table, name: str, column: pd.Series, codes: list[list[str] | None]) -> None:
-    """`ValueError` for a code that is several known ones with another separator between them."""
+    """`ValueError` for a code that is several known ones with another separator between them, or one that is none."""
     known = {code for cell in codes if cell for code in cell}
     joined = {
         code
         for code in known
-        for mark in _CODE_SEPARATORS
+        for mark in _CODE_SEPARATORS + _OTHER_SEPARATORS
         if mark in code and known.issuperset(part.strip() for part in code.split(mark))
     }
     wrong = [cell is not None and not joined.isdisjoint(cell) for cell in codes]
-    _refuse(table, name, column, wrong, "codes with one separator in all rows")
+    _refuse(table, name, column, wrong, "codes with one separator (; | or ,) in all rows")
 
 
 def _matrix(
@@ -233,4 +247,4 @@ def _report_others(table: Table, name: str, others: dict[str, int], problem_type
     logger.warning(f"{text}. They are not learned or judged.")
 
 
-__all__ = ["matching_columns", "table_labels"]
+__all__ = ["matching_columns", "table_labels", "warn_of_spellings"]

@@ -16,7 +16,7 @@ from ..memory import release_unused
 from ..ptbxl.label_order import label_names_of, name_labels
 from .facts import facts_of
 from .guards import Guarded, guard, join_guarded, remember
-from .labels import matching_columns, table_labels
+from .labels import matching_columns, table_labels, warn_of_spellings
 from .shortcuts import Folders
 from .split import DEFAULT_FRACTIONS, split_by_patient
 from .store import Files, Rows, Source, Stored, report, store_columns, store_records
@@ -113,8 +113,11 @@ def load_ecg_dataset(
     tables = _tables(table, validation_table, test_table, record_column, data_dir)
     if split_column is not None and len(tables) > 1:
         raise ValueError("Give either `split_column` or tables of the splits, not both.")
+    if split_column is not None or "validation" in tables:
+        _refuse_to_draw(split_fractions, seed, "a table" if split_column is None else "`split_column`")
     if labels is None and label_column is not None and problem_type != REGRESSION:
         labels = _all_labels(tables, label_column, problem_type)
+        warn_of_spellings(label_column, labels)
     if label_columns is not None:
         label_columns = _same_columns(tables, label_columns)
     _refuse_label_columns_twice(label_columns or [label_column], record_column, patient_column, split_column)
@@ -154,6 +157,15 @@ def _tables(table, validation_table, test_table, record_column, data_dir) -> dic
         else:
             raise ValueError(f"The splits {', '.join(opened)} of a saved data set must be {', '.join(SPLITS)}.")
     return tables
+
+
+def _refuse_to_draw(split_fractions: Sequence[float], seed: int, said_by: str) -> None:
+    for name, is_given in (
+        ("`split_fractions`", tuple(split_fractions) != DEFAULT_FRACTIONS),
+        ("The seed of the split (`seed`, `--split_seed`)", seed != 0),
+    ):
+        if is_given:
+            raise ValueError(f"{name} is for a split that is drawn, and {said_by} says which it is: leave it out.")
 
 
 def _data_name(table: TableLike) -> str:

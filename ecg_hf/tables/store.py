@@ -39,6 +39,9 @@ RECORDS_PER_FILE = 1000
 _RECORDS_PER_BATCH = 256
 _VALUES_PER_BATCH = 2**24
 
+# More than those of any header of a record with one signal file.
+_HEADER_BYTES = 2**16
+
 NAMED_IN_A_MESSAGE = 10
 """So many records a message names; the count says how many there are."""
 
@@ -488,8 +491,8 @@ def _stamps(path: str) -> str:
 
 
 def parts_of(path: str) -> list[str]:
-    """The files of a record. Most WFDB records have one signal file of their own name; only of others the header has
-    to be read."""
+    """The files of a record. Most WFDB records have one signal file of their own name; only the headers of others are
+    read by all the rules, which takes five times as long."""
     stem, ending = os.path.splitext(path)
     if ending not in (".hea", ".dat", ".mat") or not os.path.isfile(f"{stem}.hea"):
         if os.path.isfile(path):
@@ -498,12 +501,20 @@ def parts_of(path: str) -> list[str]:
     if not os.path.isfile(f"{stem}.hea"):
         return [path]
     signal = next((f"{stem}{suffix}" for suffix in (".dat", ".mat") if os.path.isfile(f"{stem}{suffix}")), None)
-    if signal is not None:
-        return [f"{stem}.hea", signal]
     try:
+        if signal is not None and _names_alone(f"{stem}.hea", os.path.basename(signal)):
+            return [f"{stem}.hea", signal]
         return record_files(stem)
-    except (RecordError, FileNotFoundError):
-        return [f"{stem}.hea"]
+    except (RecordError, OSError):  # said when the record is read
+        return [f"{stem}.hea"] if signal is None else [f"{stem}.hea", signal]
+
+
+def _names_alone(header: str, name: str) -> bool:
+    """Whether all lines of a header but the record's begin with this name."""
+    with open(header, "rb") as file:
+        lines = file.read(_HEADER_BYTES).replace(b"\r", b"\n").split(b"\n")
+    _, *names = [line.split(maxsplit=1)[0] for line in lines if line.strip() and line[:1] != b"#"] or [b""]
+    return set(names) == {os.fsencode(name)}
 
 
 def _stamp(path: str) -> str:

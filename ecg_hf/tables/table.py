@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -32,6 +32,8 @@ _SPLIT_NAMES = {
     "test": ("test", "testing", "te", "heldout", "held-out"),
 }
 SPLITS = tuple(_SPLIT_NAMES)
+
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t])"?[,;\t]*\s*', re.IGNORECASE)
 
 # Characters of a cell in a message.
 _MAX_CELL = 60
@@ -207,14 +209,15 @@ def _read_csv(path: Path, folder: Path) -> Table:
             f"The table {path} is no text in UTF-8 (a spreadsheet, an archive or UTF-16?): save it as CSV in UTF-8 or "
             "as Parquet."
         )
-    separator = separator_of(path)
+    head = head_of(path)
+    separator = head.separator
     try:
         table = pyarrow.csv.read_csv(
             path,
-            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
+            read_options=pyarrow.csv.ReadOptions(block_size=2**24, skip_rows=head.num_above),
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(_header(path, separator), pa.string()), strings_can_be_null=False
+                column_types=dict.fromkeys(_header(path, head), pa.string()), strings_can_be_null=False
             ),
         )
         table = table.rename_columns([name.strip() for name in table.column_names])
@@ -242,16 +245,27 @@ def _in_words(separator: str) -> str:
     return {",": "comma", ";": "semicolon", "\t": "tab"}[separator]
 
 
-def separator_of(path: str | os.PathLike) -> str:
-    """Comma, semicolon or tab, by the names of the columns; a name in quotes may have others."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = re.sub(r'"[^"]*"?', "", file.readline(2**20))
-    return max(",;\t", key=line.count)
+class Head(NamedTuple):
+    """The first line of a table with the names of its columns, and how many stand above it."""
+
+    line: str
+    separator: str
+    num_above: int
 
 
-def _header(path: Path, separator: str) -> list[str]:
+def head_of(path: str | os.PathLike) -> Head:
+    """The separator is comma, semicolon or tab, by the names of the columns, of which one in quotes may have others;
+    or what Excel's line `sep=;` above them says."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        names = next(csv.reader(file, delimiter=separator), [])
+        line = file.readline(2**20)
+        if said := _SEPARATOR_LINE.fullmatch(line):
+            return Head(file.readline(2**20), said[1], 1)
+    return Head(line, max(",;\t", key=re.sub(r'"[^"]*"?', "", line).count), 0)
+
+
+def _header(path: Path, head: Head) -> list[str]:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        names = next(csv.reader(itertools.islice(file, head.num_above, None), delimiter=head.separator), [])
     if not names:
         raise ValueError(f"The table {path} is empty: its first line must name the columns.")
     if len(names) == 1 and re.search(r"[|: ]", names[0]):
@@ -447,7 +461,7 @@ def _unit(cell: object, table: Table, row: int) -> str | None:
 def _names(cell: object, table: Table, row: int) -> tuple[str, ...] | None:
     if cell is None:
         return None
-    listed = re.split(r"[\s,;|]+", cell.strip(" []()'\"").replace("'", "")) if isinstance(cell, str) else list(cell)
+    listed = re.split(r"[\s,;|]+", re.sub(r"[\[\]()'\"]", "", cell).strip()) if isinstance(cell, str) else list(cell)
     names = tuple(canonical_lead(str(name)) for name in listed)
     if not names or None in names or len(set(names)) < len(names):
         raise ValueError(f"`lead_names` of {table.name}, row {row + 1}, are {listed}; expected leads, each once.")
@@ -458,12 +472,12 @@ __all__ = [
     "SPLITS",
     "Table",
     "TableLike",
+    "head_of",
     "is_empty",
     "is_list",
     "names_of_patients",
     "number_of_cell",
     "open_table",
-    "separator_of",
     "source_of",
     "splits_of",
 ]
