@@ -8,6 +8,8 @@ import zlib
 
 import numpy as np
 import pytest
+import wfdb
+from wfdb.io.convert.edf import wfdb_to_edf
 
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.wfdb_ecg_transformer import RecordError
@@ -187,6 +189,27 @@ def test_an_interrupted_file_is_read_only_without_gaps(tmp_path, digital, bdf):
     assert "data record 3 cannot be read" in read_error(path([*whole[:2], "soon", *whole[3:]]))
     without = edf_bytes(twelve(digital), "0.1", bdf=bdf, reserved=f"{kind}+D")
     assert "no annotations" in read_error(write(tmp_path, without))
+
+
+def test_edf_that_wfdb_filled_up_is_refused(tmp_path, monkeypatch):
+    """It writes one data record too many; findings/wfdb_to_edf_mixes_leads.sh."""
+    rate, leads = 100, ["I", "II", "III"]
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).normal(size=(10 * rate, 3))
+    wfdb.wrsamp("rec", rate, ["mV"] * 3, leads, values, fmt=["16"] * 3)
+    wfdb_to_edf("rec")
+    assert "the last 10 s of every lead are the lowest" in read_error("rec.edf")
+
+
+def test_leads_of_edf_may_touch_the_end_of_their_range(tmp_path, digital):
+    lowest = digital.copy()
+    lowest[:, -49:] = -2048
+    assert read(write(tmp_path, edf_bytes(twelve(lowest), "0.2"))).sampling_rate == 500
+    lowest[:, -50] = -2048
+    path = write(tmp_path, edf_bytes(twelve(lowest), "0.2"))
+    assert "the last 0.1 s of every lead are the lowest" in read_error(path)
+    lowest[3, -1] = 0
+    assert read(write(tmp_path, edf_bytes(twelve(lowest), "0.2"))).signal.shape == (12, 1000)
 
 
 def test_units_of_edf_are_the_files_or_the_callers(tmp_path, digital):

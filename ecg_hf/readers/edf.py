@@ -21,6 +21,8 @@ _ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 _ONSET = re.compile(rb"([-+][0-9]{1,12}(?:\.[0-9]{0,12})?)(?:\x15[0-9.]{0,24})?\x14")
 _GAP_SECONDS = Decimal("0.00001")
 """Starts of data records that differ from the clock by less are one rounded by its writer."""
+_FILLED_SECONDS = 0.1
+"""A spike may touch the end of the range in all leads; for this long none does."""
 
 
 class _Signal(NamedTuple):
@@ -56,7 +58,8 @@ def read(path: str, part: str | None, said: Said) -> Record:
 
     Raises:
         RecordError: the header does not fit the file, has an unknown number of bytes or a field that is no number;
-            data records have no duration; an EDF+D file has gaps; leads have different rates or no range.
+            data records have no duration; an EDF+D file has gaps; leads have different rates or no range, or
+            all end at their lowest value.
     """
     edfio = need("edfio", "EDF")
     data = bytes_of(path, part)
@@ -70,16 +73,29 @@ def read(path: str, part: str | None, said: Said) -> Record:
     dropped = _ANNOTATIONS[header.sample_bytes == 3]
     stored = open_file(data, header_encoding="latin-1").signals
     signals = [signal for signal in header.signals if signal.label.rstrip() != dropped]
-    rates, channels = {}, []
+    rates, channels, filled = {}, [], []
     for signal, samples in zip(signals, stored, strict=True):
         if signal.is_annotations:
             continue
         if is_taken(signal.label, said):
             rates[signal.label] = float(Decimal(signal.samples) / header.duration)
             channels.append(_channel(signal, samples.digital, said))
+            filled.append(_count_lowest(samples.digital, float(signal.digital[0])))
         else:
             channels.append(Channel(signal.label, np.empty(0), None))
-    return record_of(channels, one_rate(rates), said)
+    rate = one_rate(rates)
+    if filled and min(filled) >= _FILLED_SECONDS * rate:
+        raise RecordError(
+            f"the last {min(filled) / rate:g} s of every lead are the lowest value of its range, as `wfdb_to_edf` of "
+            "wfdb fills a file up: cut it there, or convert the recording by edfio."
+        )
+    return record_of(channels, rate, said)
+
+
+def _count_lowest(digital: np.ndarray, lowest: float) -> int:
+    """How many samples at the end of a lead are the lowest value."""
+    others = np.flatnonzero(digital != lowest)
+    return len(digital) - (others[-1] + 1 if len(others) else 0)
 
 
 def _channel(signal: _Signal, digital: np.ndarray, said: Said) -> Channel:
