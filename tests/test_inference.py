@@ -258,6 +258,21 @@ def test_a_folder_stands_for_the_ecg_files_in_it(records, expected, checkpoint, 
         assert scores == pytest.approx(expected[os.path.basename(name)[:3]], abs=1e-5)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_table_of_no_finding_has_its_columns(checkpoint, tmp_path, capsys, wide):
+    with pytest.raises(SystemExit, match="1 of 1 records"):
+        run(
+            "classify",
+            tmp_path / "none.edf",
+            model=checkpoint,
+            output=tmp_path / "x.csv",
+            **({"wide": True} if wide else {}),
+        )
+    frame = pd.read_csv(tmp_path / "x.csv")
+    assert not len(frame) and frame.columns[0] == "record"
+    assert wide or list(frame)[1:] == ["label", "name", "score", "threshold", "positive"]
+
+
 def test_a_folder_without_ecgs_is_named(checkpoint, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("no ECG")
     with pytest.raises(SystemExit, match="1 of 1 records"):

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+import torch
+from transformers import Pipeline
+
 from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..files import whole_file
 from .answers import Report, answers
@@ -73,8 +76,10 @@ def classify_records(
     report = Report(len(items), "classified")
     found = report.answered(answers(classifier, items, batch_size, **({} if top_k is None else {"top_k": top_k})))
     labels = classifier.model.config.labels
-    writers = {"table": _as_text, "json": _as_json, "jsonl": _as_json_lines, "csv": _as_long_csv}
-    chunks = wide_csv(found, labels) if wide else writers[output_format](found)
+    if output_format == "csv":
+        chunks = wide_csv(found, labels) if wide else _long_csv(found, _fields_of_findings(classifier))
+    else:
+        chunks = {"table": _as_text, "json": _as_json, "jsonl": _as_json_lines}[output_format](found)
     with _stream(output) as stream:
         for chunk in chunks:
             stream.write(chunk)
@@ -135,13 +140,17 @@ def _json(name: str, findings: list[dict]) -> str:
     return json.dumps({"record": name, "findings": findings}, allow_nan=False, ensure_ascii=False)
 
 
-def _as_long_csv(found: Iterable[Findings]) -> Iterator[str]:
+def _fields_of_findings(classifier: Pipeline) -> list[str]:
+    """What the pipeline says of a label; known without a record, so that a table of none has its columns too."""
+    nothing = torch.zeros(1, len(classifier.model.config.labels))
+    return list(classifier.postprocess([{"record": "no record", "output": nothing}])[0])
+
+
+def _long_csv(found: Iterable[Findings], fields: Sequence[str]) -> Iterator[str]:
     """A row for each record and label, with what the pipeline says of a finding."""
-    has_header = False
+    yield _csv([["record", *fields]])
     for name, findings in found:
-        rows = [[name, *finding.values()] for finding in findings]
-        yield _csv(rows if has_header else [["record", *findings[0]], *rows])
-        has_header = True
+        yield _csv([name, *(finding[field] for field in fields)] for finding in findings)
 
 
 def wide_csv(found: Iterable[Findings], labels: Sequence[str]) -> Iterator[str]:
