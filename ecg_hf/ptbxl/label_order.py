@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ _LINE = "Labels, in order: "
 
 
 def name_labels(dataset: datasets.Dataset, names: Sequence[str]) -> datasets.Dataset:
-    """Write the names of the columns of `labels` into the data set's description -> the data set.
+    """The data set with the names of the columns of `labels` in a line of its description, in place of other names.
 
     The description goes through `select`, `map`, `concatenate_datasets` and `save_to_disk`, but not through Parquet.
     """
-    dataset.info.description = _LINE + json.dumps(list(names))
-    return dataset
+    named = copy.deepcopy(dataset)  # of the description; rows are shared
+    lines = [line for line in (named.info.description or "").splitlines() if not line.startswith(_LINE)]
+    named.info.description = "\n".join([*lines, _LINE + json.dumps(list(names))])
+    return named
 
 
 def label_names_of(dataset: datasets.Dataset) -> list[str] | None:

@@ -132,7 +132,7 @@ def load_ptbxl_parquet(
         _check_rows(f"`{name}`, split {split}", records, task, sampling_rate)
         for field, value in PTBXL.SOURCE.items():
             setattr(records.info, field, value)
-        name_labels(records, task_labels(task))
+        splits[split] = name_labels(records, task_labels(task))
     return splits.rename_column(f"labels_{task}", "labels")
 
 
