@@ -104,7 +104,6 @@ class PreTrainer(RunTrainer):
         records = _description(self.data, len(train_dataset))
         reports = None if self.reports is None else f"{self.reports.in_words()}, of {records}"
         note_pretraining(model.config, records, self.data["ptbxl_folds"], reports)
-        self.add_callback(_LogLastStep())
         self.add_callback(FirstSteps(self, probe_seconds))
         if probe is not None and args.probe_every:
             self.add_callback(_Probe(self))
@@ -243,11 +242,6 @@ class PreTrainer(RunTrainer):
                 "last": last,
             }
         return metrics
-
-
-class _LogLastStep(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_log |= state.global_step >= state.max_steps
 
 
 class _Probe(TrainerCallback):
