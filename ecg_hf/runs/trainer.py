@@ -10,6 +10,7 @@ import json
 import pathlib
 import shutil
 import time
+import traceback
 
 import datasets
 import torch
@@ -310,6 +311,10 @@ class RunTrainer(RecordOrder, Trainer):
             self.model._is_accelerate_prepared = False
 
     def _raise_if_checkpoint_failed(self, error: Exception) -> None:
+        # Another process may still write the checkpoint of this step, while something else has failed in this one.
+        frames = traceback.walk_tb(error.__traceback__)
+        if not self.args.should_save or all(frame.f_code.co_name != "_save_checkpoint" for frame, _ in frames):
+            return
         folder = pathlib.Path(self.args.output_dir)
         checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not checkpoint.is_dir() or checkpoint_problem(checkpoint, self.args.world_size) is None:
