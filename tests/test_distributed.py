@@ -212,8 +212,8 @@ FSDP2 = {
 }
 
 
-def sharded_run(folder, cache, output, state, kill):
-    """FSDP2 by gloo: accelerate, which shards on accelerators alone, is told that these processes have some."""
+def shard_by_gloo(state):
+    """FSDP2 on CPUs: accelerate, which shards on accelerators alone, is told that these processes have some."""
     os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE=state)
     begin = PartialState.__init__
 
@@ -223,6 +223,10 @@ def sharded_run(folder, cache, output, state, kill):
             self._shared_state["distributed_type"] = DistributedType.MULTI_NPU
 
     PartialState.__init__ = disguised
+
+
+def sharded_run(folder, cache, output, state, kill):
+    shard_by_gloo(state)
     resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
 
 
