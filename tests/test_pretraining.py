@@ -773,6 +773,19 @@ def test_the_probe_reads_an_encoder_that_is_sharded(simulated_folder, simulated_
     assert [seen[0], seen[-1]] == pytest.approx([probe(encoder)["macro_auroc"] for encoder in encoders], abs=1e-6)
 
 
+def each_node_with_a_part(folder, cache, output):
+    with pytest.raises(ValueError, match="`save_on_each_node` cannot be true where FSDP .*: FULL_STATE_DICT`"):
+        sharded_pretraining(folder, cache, output, "SHARDED_STATE_DICT", save_on_each_node=True)
+
+
+@pytest.mark.distributed
+def test_machines_cannot_have_whole_checkpoints_of_a_state_in_shards(simulated_folder, simulated_cache, tmp_path):
+    places = (str(simulated_folder), str(simulated_cache), str(tmp_path / "run"))
+    processes = launch_forked(tmp_path / "run", each_node_with_a_part, *places)
+    assert [process.wait() for process in processes] == [0, 0], [process.stderr[-2000:] for process in processes]
+    assert not list((tmp_path / "run").glob("*"))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

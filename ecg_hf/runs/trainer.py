@@ -40,7 +40,7 @@ from .folder import (
     last_complete_checkpoint,
     room_for,
 )
-from .machines import CompleteCheckpoints, agreed_checkpoint
+from .machines import CompleteCheckpoints, agreed_checkpoint, check_each_node
 from .progress import report_progress, say
 from .provenance import note_base
 from .records import RecordOrder
@@ -117,6 +117,7 @@ class RunTrainer(RecordOrder, Trainer):
         super().__init__(
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
         )
+        check_each_node(self)
         note_base(self.model.config)
         # What counts is what the launcher set, too.
         self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
