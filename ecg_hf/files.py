@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -21,7 +22,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     The unfinished file begins with a dot, lies in the same folder, and keeps the ending of `path`.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    unfinished = path.with_name(f".{path.stem}.{_writer()}{path.suffix}")
     try:
         yield unfinished
         os.replace(unfinished, path)
@@ -36,13 +37,18 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     Parents are made; an empty folder at `path` is replaced. Raises `OSError` where `path` is anything else.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{_writer()}")
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
         os.replace(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _writer() -> str:
+    """A name that no other writer has: of machines that share a disk two processes may have the same number."""
+    return f"{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def share_as_usual(folder: str | os.PathLike) -> None:

@@ -15,6 +15,7 @@ from recorded import CUT
 from small_models import small_extractor, small_model
 from test_conversion import convert
 from test_inference import microvolts, write_record
+from torch.overrides import TorchFunctionMode
 
 import ecg_hf
 from ecg_hf import cli
@@ -474,6 +475,30 @@ def test_integrated_gradients_of_a_small_model_pass_the_check(checked):
     occlusion = found["occlusion"]
     assert occlusion["marked"] - occlusion["random"] == pytest.approx(occlusion["difference"]["value"])
     assert 0 < occlusion["difference"]["low"] < occlusion["difference"]["value"] < occlusion["difference"]["high"]
+
+
+class WithoutFloat64(TorchFunctionMode):
+    """As on Apple's GPUs: of tensors that `cpu()` did not fetch, none can become float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.Tensor.cpu:
+            self.fetched.append(result)
+        elif isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            if not any(args[0] is each for each in self.fetched):
+                raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return result
+
+
+def test_a_check_computes_where_there_is_no_float64(checked):
+    records, found = checked
+    with WithoutFloat64():
+        again = ecg_hf.check_attribution(model_of(), small_extractor(), records, steps=16, seed=3)
+    assert again == found
 
 
 def test_a_map_that_is_the_same_with_random_weights_does_not_pass(checked):

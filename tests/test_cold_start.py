@@ -315,6 +315,46 @@ def test_a_folder_is_read_as_before(record, checkpoint, capsys):
     assert answer["record"] == str(record)
 
 
+def test_a_folder_is_classified_without_what_trains(record, checkpoint):
+    argv = ["classify", str(record.parent), "--model", str(checkpoint), "--device", "cpu"]
+    modules = loaded_by(f"import sys\nfrom ecg_hf import cli\ncli.main({argv!r})")
+    assert "datasets" in modules and not modules & {"transformers.trainer", "ecg_hf.runs.trainer"}
+
+
+WITHOUT_FCNTL = """
+import os, sys
+import filelock  # it has other locks where there is no fcntl
+sys.modules["fcntl"] = None
+del os.register_at_fork
+sys.stdout = sys.stderr
+from ecg_hf import cli
+"""
+
+
+def test_a_system_without_posix_locks_does_all_but_training(
+    record, checkpoint, simulated_folder, simulated_cache, fork_with_torch, tmp_path
+):
+    """As Windows, where a run cannot lock its folder."""
+    with_five = tmp_path / "five"
+    small_model().save_pretrained(with_five)
+    small_extractor().save_pretrained(with_five)
+    model, data = (
+        ["--model", str(checkpoint)],
+        ["--data_dir", str(simulated_folder), "--cache_dir", str(simulated_cache)],
+    )
+    report = ["--output_dir", str(tmp_path / "report"), "--num_bootstrap_resamples", "20", "--use_cpu", "true"]
+    commands = [
+        ["classify", str(record.parent), *model, "--output", str(tmp_path / "findings.csv")],
+        ["embed", str(record.parent), *model, "--output", str(tmp_path / "features.npy")],
+        ["export", *model, "--output", str(tmp_path / "model.onnx")],
+        ["evaluate", "--model_name_or_path", str(with_five), *data, *report],
+    ]
+    exit_code, errors = fork_with_torch(f"{WITHOUT_FCNTL}\nfor argv in {commands!r}: cli.main(argv)")
+    assert exit_code == 0, errors
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written >= {"findings.csv", "features.npy", "model.onnx", "report"}
+
+
 # ---- Loading ----
 
 

@@ -215,14 +215,9 @@ FSDP2 = {
 }
 
 
-def sharded_run(folder, cache, output, state, kill):
-    """FSDP2 by gloo: accelerate, which shards on accelerators alone, is told that these processes have some."""
+def shard_by_gloo(state):
+    """FSDP2 on CPUs: accelerate, which shards on accelerators alone, is told that these processes have some."""
     os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE=state)
-    disguise_as_accelerators()
-    resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
-
-
-def disguise_as_accelerators():
     begin = PartialState.__init__
 
     def disguised(self, *args, **kwargs):
@@ -231,6 +226,11 @@ def disguise_as_accelerators():
             self._shared_state["distributed_type"] = DistributedType.MULTI_NPU
 
     PartialState.__init__ = disguised
+
+
+def sharded_run(folder, cache, output, state, kill):
+    shard_by_gloo(state)
+    resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
 
 
 def test_sharded_training_keeps_its_best_epoch_and_is_resumed(simulated_folder, simulated_cache, tmp_path):
@@ -271,8 +271,7 @@ def precise_run(folder, cache, output):
         return mean_loss(config, logits, labels, num_items_in_batch)
 
     modeling.mean_loss = post_training.mean_loss = watched
-    disguise_as_accelerators()
-    os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE="FULL_STATE_DICT")
+    shard_by_gloo("FULL_STATE_DICT")
     splits = {
         name: name_labels(split.map(lambda row: {"labels": [413.0 + row["ecg_id"] % 2]}), ["age"])
         for name, split in splits_of(folder, cache).items()

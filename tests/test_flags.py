@@ -115,6 +115,13 @@ def test_a_schedule_with_a_lowest_rate_is_that_of_the_stage(tmp_path):
     PostTrainingArguments(output_dir=str(tmp_path), stages=["lora"], **schedule)
 
 
+def test_pretraining_on_several_gpus_needs_a_process_for_each(capsys, monkeypatch):
+    monkeypatch.setattr(PreTrainingArguments, "n_gpu", 2)
+    error = error_of(capsys, "pretrain", "--data_dir", ".", *RUN)
+    assert "uses 2 GPUs by a process for each" in error
+    assert "`torchrun --nproc_per_node 2 -m ecg_hf.cli pretrain ...`" in error and "`CUDA_VISIBLE_DEVICES=0`" in error
+
+
 @pytest.mark.parametrize("kind", [PostTrainingArguments, PreTrainingArguments])
 def test_none_on_the_command_line_is_none(kind):
     names = [name for name in ("drop_path_rate", "save_total_limit") if hasattr(kind, name)]

@@ -142,6 +142,18 @@ def test_the_names_travel_with_the_records(simulated_splits, simulated_folder, s
         label_names_of(datasets.concatenate_datasets([test, other]))
 
 
+def test_naming_labels_leaves_the_data_set_and_what_it_says_of_itself_alone(simulated_splits):
+    mine = datasets.Dataset.from_dict({"labels": [[1.0, 0.0]]})
+    mine.info.description = "From ward 3.\n\nConsent: broad."
+    named = name_labels(mine, ["AF", "LBBB"])
+    assert named.info.description.startswith(mine.info.description) and label_names_of(mine) is None
+    again = name_labels(named, ["LBBB", "AF"])
+    assert (label_names_of(named), label_names_of(again)) == (["AF", "LBBB"], ["LBBB", "AF"])
+    assert again.info.description.startswith("From ward 3.\n\nConsent: broad.\n")
+    assert name_labels(simulated_splits["test"], OTHER).data.nbytes == simulated_splits["test"].data.nbytes
+    assert label_names_of(simulated_splits["test"]) == LABELS
+
+
 def test_records_that_have_lost_the_names_of_their_labels_are_warned_of(simulated_splits, tmp_path, caplog):
     lost = datasets.Dataset.from_list(list(simulated_splits["validation"].select(range(4))))
     make_trainer(simulated_splits, tmp_path / "a").predict(lost)

@@ -1,6 +1,5 @@
 """Inputs that were misread or refused without help, and messages that were too long or wrong in number."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -297,8 +296,8 @@ def test_a_trainer_that_only_predicts_needs_no_strategies(simulated_splits, tmp_
         ).post_train()
 
 
-def test_a_system_without_posix_locks_is_named(monkeypatch):
+def test_a_system_without_posix_locks_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location("ecg_hf.runs.folder_elsewhere", run_folder.__file__)
     with pytest.raises(ImportError, match="Training needs Linux or macOS.*use WSL"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        run_folder.RunFolder(tmp_path / "run").open({}, resume=False)
+    assert not list(tmp_path.iterdir())

@@ -140,7 +140,7 @@ def test_a_marker_of_unknown_labels_among_numbers_is_named(tmp_path, caplog):
 def test_all_splits_are_named_at_once_and_names_are_checked(splits):
     plain = datasets.DatasetDict({name: datasets.Dataset.from_list(list(split)) for name, split in splits.items()})
     named = name_labels(plain, CLASSES)
-    assert named is plain and [label_names_of(split) for split in named.values()] == [CLASSES] * 3
+    assert [label_names_of(split) for split in named.values()] == [CLASSES] * 3
     with pytest.raises(ValueError, match="`names` has a name twice: a, a, b"):
         name_labels(plain, ["a", "a", "b"])
     one = datasets.Dataset.from_dict({"labels": [[0.0], [1.0]]})

@@ -5,6 +5,7 @@ import os
 import pathlib
 import pickle
 import signal
+import types
 
 import numpy as np
 import pandas as pd
@@ -832,8 +833,12 @@ def test_a_number_that_yaml_read_as_text_is_refused(tmp_path):
         arguments(tmp_path, learning_rate="1e-3")
 
 
-@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor computes in bfloat16")
-def test_bfloat16_that_the_processor_must_emulate_is_warned_of(tmp_path):
+@pytest.mark.parametrize("with_mkldnn", [True, False])
+def test_bfloat16_that_the_processor_must_emulate_is_warned_of(with_mkldnn, tmp_path, monkeypatch):
+    """torch without MKLDNN, as for some Macs, has no such operators at all."""
+    operators = types.SimpleNamespace(**({"_is_mkldnn_bf16_supported": lambda: False} if with_mkldnn else {}))
+    monkeypatch.setattr(torch.ops, "mkldnn", operators)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: with_mkldnn)
     with pytest.warns(UserWarning, match="ten times as long as in float32: pass `--bf16 false`"):
         arguments(tmp_path, bf16=True)
 

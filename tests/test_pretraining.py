@@ -15,7 +15,7 @@ import torch
 import wfdb
 from forked import launch_forked
 from safetensors.torch import load_file
-from test_distributed import steps_of
+from test_distributed import shard_by_gloo, splits_of, steps_of
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
 from ecg_hf import (
@@ -741,6 +741,49 @@ def test_a_full_disk_leaves_the_last_checkpoint_usable(records, tmp_path):
     make_trainer(records, tmp_path / "run", **RESUMABLE).pretrain(resume_from_checkpoint=True)
     first, second = weights_of(tmp_path / "alone"), weights_of(tmp_path / "run")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def probe_of(splits) -> LinearProbe:
+    return LinearProbe(splits["train"], splits["validation"], extractor(), batch_size=8)
+
+
+def sharded_pretraining(folder, cache, output, state, **fields):
+    shard_by_gloo(state)
+    splits = splits_of(folder, cache)
+    fields |= {"num_train_epochs": 2, "probe_every": 1, "per_device_train_batch_size": 16}
+    PreTrainer(
+        model=small_model(),
+        args=arguments(output, **fields),
+        train_dataset=splits["train"],
+        feature_extractor=extractor(),
+        probe=probe_of(splits),
+    ).pretrain()
+
+
+@pytest.mark.distributed
+def test_the_probe_reads_an_encoder_that_is_sharded(simulated_folder, simulated_cache, tmp_path):
+    places = (str(simulated_folder), str(simulated_cache), str(tmp_path / "run"))
+    processes = launch_forked(tmp_path / "run", sharded_pretraining, *places, "SHARDED_STATE_DICT")
+    assert [process.wait() for process in processes] == [0, 0], [process.stderr[-2000:] for process in processes]
+    log = json.loads((tmp_path / "run/log_history.json").read_text())
+    seen = [entry["probe_macro_auroc"] for entry in log if "probe_macro_auroc" in entry]
+    probe = probe_of(splits_of(*places[:2]))
+    encoders = small_model().base_model, ECGTransformerModel.from_pretrained(tmp_path / "run")
+    assert len(seen) == 3 and seen[0] != seen[-1]
+    assert [seen[0], seen[-1]] == pytest.approx([probe(encoder)["macro_auroc"] for encoder in encoders], abs=1e-6)
+
+
+def each_node_with_a_part(folder, cache, output):
+    with pytest.raises(ValueError, match="`save_on_each_node` cannot be true where FSDP .*: FULL_STATE_DICT`"):
+        sharded_pretraining(folder, cache, output, "SHARDED_STATE_DICT", save_on_each_node=True)
+
+
+@pytest.mark.distributed
+def test_machines_cannot_have_whole_checkpoints_of_a_state_in_shards(simulated_folder, simulated_cache, tmp_path):
+    places = (str(simulated_folder), str(simulated_cache), str(tmp_path / "run"))
+    processes = launch_forked(tmp_path / "run", each_node_with_a_part, *places)
+    assert [process.wait() for process in processes] == [0, 0], [process.stderr[-2000:] for process in processes]
+    assert not list((tmp_path / "run").glob("*"))
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,15 @@ def test_a_run_ends_with_a_table_and_where_everything_is(printed):
     assert lines[-1].endswith(f"are in {folder}")
 
 
+@pytest.mark.parametrize(("steps", "logged"), [(3, [3]), (5, [4, 5])])
+def test_the_last_step_is_logged_whatever_logging_steps(simulated_folder, simulated_cache, tmp_path, steps, logged):
+    places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
+    settings = {"max_steps": steps, "logging_steps": 4, "per_device_train_batch_size": 16}
+    cli.train(flags(**{**QUICK, **settings, **places}))
+    log = json.loads((tmp_path / "run/log_history.json").read_text())
+    assert [entry["step"] for entry in log if "loss" in entry and entry["stage"] == "finetune"] == logged
+
+
 def test_json_for_files_has_a_line_for_a_list_of_numbers():
     content = {"a [ b": [1, 2.5, None], "c": [[1, -2e-9], []], "d": ["x", "y [\n 1 ]"], "e": [{"f": [True]}], "g": {}}
     text = json_text(content)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from forked import launch_forked
+from fsspec.asyn import AsyncFileSystem
 from small_models import stopped_at
 from test_distributed import steps_of
 from test_pretraining import Killed, make_trainer, own_records, weights_of
@@ -211,6 +212,26 @@ def test_shards_are_read_from_a_store(shards):
     assert ShardedRecords(path)[:].equals(ShardedRecords(shards)[:])
     assert ShardedRecords(path, max_records=30).sizes == [20, 10]
     memory.rm("/store", recursive=True)
+
+
+class StoreOfFiles(AsyncFileSystem):
+    """Files of this machine, by a thread with a loop, as `s3fs` and `gcsfs` read their stores."""
+
+    protocol = "filestore"
+
+    async def _cat_file(self, path, start=None, end=None, **kwargs):
+        return pathlib.Path(path).read_bytes()
+
+
+def test_workers_stream_from_a_store_whose_connections_no_fork_can_use(shards, tmp_path):
+    fsspec.register_implementation("filestore", StoreOfFiles, clobber=True)
+    fields = {"per_device_train_batch_size": 16, "max_steps": 3}
+    trained = {}
+    for path, workers in ((str(shards), 0), (f"filestore://{shards}", 1)):
+        trainer = make_trainer(ShardedRecords(path), tmp_path / str(workers), dataloader_num_workers=workers, **fields)
+        trainer.pretrain()
+        trained[workers] = steps_of(trainer)
+    assert trained[1] == trained[0] and len(trained[1]) == 3
 
 
 def damaged(shards, folder, kind) -> pathlib.Path:

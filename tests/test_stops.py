@@ -1,5 +1,6 @@
 """Runs that cannot go on: divergence, a full disk, signals. Each says what to do."""
 
+import errno
 import os
 import resource
 import signal
@@ -12,7 +13,7 @@ from small_models import small_model
 from test_post_training import make_resumable, make_trainer, same_weights, weights_of
 from test_scripts import QUICK, flags
 
-from ecg_hf import PostTrainer, cli
+from ecg_hf import PostTrainer, PostTrainingArguments, cli
 from ecg_hf.post_training.evaluation import DivergenceError
 
 pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
@@ -95,6 +96,35 @@ def test_a_full_disk_is_named_in_every_stage_and_the_run_goes_on_afterwards(
     assert not (tmp_path / "run" / "config.json").exists()
     make_resumable(simulated_splits, tmp_path / "run", num_train_epochs=1).post_train(resume_from_checkpoint=True)
     assert same_weights(weights_of(tmp_path / "run"), undisturbed)
+
+
+def test_a_checkpoint_that_another_process_still_writes_is_left_alone(simulated_splits, tmp_path, monkeypatch):
+    """A process that writes none itself, and the first one where something else has failed after its checkpoint."""
+    checkpoint = "_stages/finetune/checkpoint-3"
+    trainer = make_resumable(simulated_splits, tmp_path / "lost", stages=["finetune"])
+    step = trainer.training_step
+
+    def lose(*args):
+        if trainer.state.global_step == 3:
+            (tmp_path / "lost" / checkpoint / "rng_state.pth").unlink()  # which each process writes at its time
+            raise RuntimeError("Connection closed by peer")
+        return step(*args)
+
+    trainer.training_step = lose
+    with pytest.raises(RuntimeError, match="^Connection closed by peer$"):
+        trainer.post_train()
+    assert (tmp_path / "lost" / checkpoint / "model.safetensors").is_file()
+
+    trainer = make_resumable(simulated_splits, tmp_path / "full", stages=["finetune"])
+
+    def fill(*args):
+        monkeypatch.setattr(PostTrainingArguments, "should_save", False)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trainer._save_rng_state = fill
+    with pytest.raises(OSError, match="There is no room for a checkpoint"):
+        trainer.post_train()
+    assert (tmp_path / "full" / checkpoint / "model.safetensors").is_file()
 
 
 # ---- Signals ----

@@ -97,7 +97,7 @@ def _losses(model, windows: RecordWindows, attribution: Attribution, generator: 
     hidden = torch.from_numpy(np.stack([windows.on_windows(mask) for mask in masks])).to(windows.values.device)
     occluded = torch.where(hidden, windows.baseline, windows.values)
     outputs = record_outputs(model, windows, occluded)[:, model.config.labels.index(attribution.label)]
-    lost = attribution.output - outputs.double().cpu().numpy()
+    lost = attribution.output - outputs.cpu().double().numpy()  # Apple's GPUs have no float64
     return [float(lost[0]), float(lost[1:].mean())]
 
 

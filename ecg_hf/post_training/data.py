@@ -13,7 +13,6 @@ import numpy as np
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, check_choice
 from ..ptbxl import load_ptbxl
-from ..ptbxl.label_order import label_names_of
 from ..ptbxl.labels import task_label_names
 from ..ptbxl.parquet import load_ptbxl_parquet
 from ..ptbxl.table import FOLDS
@@ -324,11 +323,6 @@ def most_common_rate(dataset: datasets.Dataset) -> float:
     return float(rates[counts.argmax()])
 
 
-def labels_in(splits: datasets.DatasetDict) -> list[str]:
-    """The names of the labels, in order."""
-    return label_names_of(next(iter(splits.values())))
-
-
 def _fraction(dataset: datasets.Dataset, fraction: float, seed: int) -> datasets.Dataset:
     """All records of a random share of the patients; a smaller share is a part of a larger one of the same seed.
 
@@ -365,7 +359,6 @@ __all__ = [
     "check_splits",
     "data_folder",
     "label_names_in_words",
-    "labels_in",
     "load_splits",
     "most_common_rate",
     "refuse_flags_of_training",

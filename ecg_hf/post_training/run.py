@@ -29,7 +29,7 @@ logger = logging.get_logger(__name__)
 
 
 def post_train(model_args: ModelArguments, data_args: TaskArguments, args: PostTrainingArguments) -> dict[str, float]:
-    """Post-train on PTB-XL -> what `all_results.json` in `args.output_dir` holds."""
+    """Post-train on labelled records -> what `all_results.json` in `args.output_dir` holds."""
     return make_trainer(model_args, data_args, args).post_train()
 
 

@@ -136,6 +136,12 @@ class PreTrainingArguments(RunArguments):
         if self.push_to_hub:
             raise ValueError("`push_to_hub` is not supported in pre-training: push the folder that it leaves.")
         super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"Pre-training uses {self.n_gpu} GPUs by a process for each, as only processes compare their records "
+                f"with each other: start it by `torchrun --nproc_per_node {self.n_gpu} -m ecg_hf.cli pretrain ...`, "
+                "or leave one GPU visible by `CUDA_VISIBLE_DEVICES=0`."
+            )
         if self.contrastive_weight and self.world_size * self.per_device_train_batch_size < 2:
             raise ValueError(
                 "One record in a batch has no other to be told from: set `per_device_train_batch_size` to 2 or more."

@@ -1,4 +1,4 @@
-"""What `training/pretrain.py` does: from arguments to an encoder that post-training starts from."""
+"""What `ecg-hf pretrain` does: from arguments to an encoder that post-training starts from."""
 
 from __future__ import annotations
 

@@ -114,7 +114,6 @@ class PreTrainer(RunTrainer):
         records = _description(self.data, len(train_dataset))
         reports = None if self.reports is None else f"{self.reports.in_words()}, of {records}"
         note_pretraining(model.config, records, self.data["ptbxl_folds"], reports)
-        self.add_callback(_LogLastStep())
         self.add_callback(FirstSteps(self, probe_seconds))
         if probe is not None and args.probe_every:
             self.add_callback(_Probe(self))
@@ -255,11 +254,6 @@ class PreTrainer(RunTrainer):
         return metrics
 
 
-class _LogLastStep(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_log |= state.global_step >= state.max_steps
-
-
 class _Probe(TrainerCallback):
     """Logs the encoder's quality before the first epoch, every few epochs and at the end."""
 
@@ -278,11 +272,27 @@ class _Probe(TrainerCallback):
     def _read(self):
         trainer = self.trainer
         metrics = {}
+        model = _whole_model(trainer)
         if trainer.is_world_process_zero():
-            encoder = trainer.accelerator.unwrap_model(trainer.model).base_model
-            metrics = trainer.probe(encoder.to(trainer.args.device), trainer.compute_loss_context_manager())
+            encoder = model.base_model.to(trainer.args.device)
+            metrics = trainer.probe(encoder, trainer.compute_loss_context_manager())
         trainer.accelerator.wait_for_everyone()
         trainer.log({f"probe_{name}": value for name, value in metrics.items()})
+
+
+def _whole_model(trainer: PreTrainer) -> ECGTransformerForPreTraining:
+    """The model, without wrappers; where it is sharded, a copy with all weights in the main process, and the shards in
+    the others. Called by all."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not trainer.is_fsdp_enabled:
+        return model
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.is_world_process_zero():
+        return model
+    with torch.random.fork_rng(devices=[]):  # training draws the same numbers as without a probe
+        whole = ECGTransformerForPreTraining(copy.deepcopy(model.config))
+    whole.load_state_dict(state)
+    return whole
 
 
 def _description(data: dict, num_records: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,20 +15,21 @@ _LINE = "Labels, in order: "
 def name_labels(
     dataset: datasets.Dataset | datasets.DatasetDict, names: Sequence[str]
 ) -> datasets.Dataset | datasets.DatasetDict:
-    """Write the names of the columns of `labels` into the description of a data set, or of each split -> the same.
+    """The data set, or each split, with the names of the columns of `labels` in a line of its description, in place of
+    other names.
 
     The description goes through `select`, `map`, `concatenate_datasets` and `save_to_disk`, but not through Parquet.
     Raises `ValueError` for names that are there twice.
     """
     if isinstance(dataset, Mapping):
-        for split in dataset.values():
-            name_labels(split, names)
-        return dataset
+        return type(dataset)({name: name_labels(split, names) for name, split in dataset.items()})
     names = [names] if isinstance(names, str) else list(names)
     if len(set(names)) < len(names):
         raise ValueError(f"`names` has a name twice: {', '.join(names)}.")
-    dataset.info.description = _LINE + json.dumps(list(names))
-    return dataset
+    named = copy.deepcopy(dataset)  # of the description; rows are shared
+    lines = [line for line in (named.info.description or "").splitlines() if not line.startswith(_LINE)]
+    named.info.description = "\n".join([*lines, _LINE + json.dumps(names)])
+    return named
 
 
 def label_names_of(dataset: datasets.Dataset) -> list[str] | None:

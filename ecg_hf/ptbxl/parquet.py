@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..files import whole_folder
-from .builder import PTBXL, RECORD_SECONDS, fixed_size_lists, open_ptbxl, ptbxl_folder, statement_codes
+from .builder import PTBXL, RECORD_SECONDS, fixed_size_lists, is_list_of, open_ptbxl, ptbxl_folder, statement_codes
 from .cache import cause_of, open_builder
 from .label_order import name_labels
 from .labels import TASKS, encode_labels, task_label_names, task_labels
@@ -132,7 +132,7 @@ def load_ptbxl_parquet(
         _check_rows(f"`{name}`, split {split}", records, task, sampling_rate)
         for field, value in PTBXL.SOURCE.items():
             setattr(records.info, field, value)
-        name_labels(records, task_labels(task))
+        splits[split] = name_labels(records, task_labels(task))
     return splits.rename_column(f"labels_{task}", "labels")
 
 
@@ -153,23 +153,15 @@ def _check_files(folder: Path, task: str, sampling_rate: int) -> None:
                 raise ValueError(f"`{file}` lacks the column `has_{task}`: write it again by `write_ptbxl_parquet`.")
 
 
-def _is_list_of(test: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
-    def check(kind: pa.DataType) -> bool:
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        return is_list and test(kind.value_type)
-
-    return check
-
-
 def _kinds(task: str) -> dict[str, tuple[str, Callable[[pa.DataType], bool]]]:
     """What each column that training needs must hold, in words and as a test of its Arrow type."""
-    is_text = _is_list_of(lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    is_text = is_list_of(lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind))
     return {
         "ecg_id": ("integers", pa.types.is_integer),
         "sampling_rate": ("integers, in Hz", pa.types.is_integer),
         "lead_names": ("lists of text", is_text),
-        "signal": ("lists of int16, in µV", _is_list_of(pa.types.is_int16)),
-        f"labels_{task}": ("lists of float32", _is_list_of(pa.types.is_float32)),
+        "signal": ("lists of int16, in µV", is_list_of(pa.types.is_int16)),
+        f"labels_{task}": ("lists of float32", is_list_of(pa.types.is_float32)),
     }
 
 

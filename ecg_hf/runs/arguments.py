@@ -311,7 +311,9 @@ def _check_world_size(args: RunArguments) -> None:
 
 
 def _warn_of_slow_bf16(args: RunArguments) -> None:
-    if args.bf16 and args.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    # A build of torch without MKLDNN lacks the question, too.
+    is_native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if args.bf16 and args.device.type == "cpu" and not is_native:
         warnings.warn(
             "This CPU has no native bfloat16 support, so a step takes about ten times as long as in float32: pass "
             "`--bf16 false`.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import datasets
 import numpy as np
@@ -11,14 +11,7 @@ import pyarrow as pa
 import torch
 
 from ..ecg_transformer.inputs_ecg_transformer import UNITS_PER_MILLIVOLT, canonical_units, unit_named
-
-
-def _is_list_of(test: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
-    def check(kind: pa.DataType) -> bool:
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        return is_list and test(kind.value_type)
-
-    return check
+from ..ptbxl.builder import is_list_of
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -35,10 +28,10 @@ _KINDS = {
         "a number or text",
         lambda kind: _is_number(kind) or _is_text(kind) or pa.types.is_null(kind),
     ),
-    "signal": ("a list of numbers, one lead after the other", _is_list_of(_is_number)),
+    "signal": ("a list of numbers, one lead after the other", is_list_of(_is_number)),
     "sampling_rate": ("a number in Hz", _is_number),
-    "lead_names": ("a list of names", _is_list_of(_is_text)),
-    "labels": ("a list of numbers", _is_list_of(lambda kind: _is_number(kind) or pa.types.is_boolean(kind))),
+    "lead_names": ("a list of names", is_list_of(_is_text)),
+    "labels": ("a list of numbers", is_list_of(lambda kind: _is_number(kind) or pa.types.is_boolean(kind))),
     "units": ("the text mV or uV", _is_text),
 }
 """For each column what its cells must be, in words and as a test of the Arrow type."""

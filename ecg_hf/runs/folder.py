@@ -19,14 +19,6 @@ from transformers.utils import logging
 
 from ..files import read_object, share_as_usual, write_atomic
 
-try:
-    import fcntl
-except ImportError as error:
-    raise ImportError(
-        "Training needs Linux or macOS: the folder of a run is locked by `fcntl`, which this system lacks. On Windows "
-        "use WSL; models are loaded and records classified everywhere."
-    ) from error
-
 logger = logging.get_logger(__name__)
 
 STAGES_FOLDER = "_stages"
@@ -47,8 +39,9 @@ def _close_inherited_locks() -> None:
         os.close(_HELD_LOCKS.pop())
 
 
-# A forked worker would otherwise hold the lock of its dead parent.
-os.register_at_fork(after_in_child=_close_inherited_locks)
+# A forked worker would otherwise hold the lock of its dead parent; Windows forks none.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 class RunFolder:
@@ -96,6 +89,7 @@ class RunFolder:
 
         Raises:
             BlockingIOError: the run that is here is still going.
+            ImportError: this system has no locks that end with the process.
             FileExistsError: the folder holds other files, or a run that `resume` does not ask for.
             ValueError: the run that is here was asked for something else; the message names what changed.
         """
@@ -142,6 +136,13 @@ class RunFolder:
 
     def _lock(self) -> None:
         """Claim the folder until `close()`, or until this process dies, however it does."""
+        try:
+            import fcntl
+        except ImportError as error:
+            raise ImportError(
+                "Training needs Linux or macOS: the folder of a run is locked by `fcntl`, which this system lacks. On "
+                "Windows use WSL; models are loaded, records classified and models evaluated everywhere."
+            ) from error
         path = self.stage(LOCK_FILE)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

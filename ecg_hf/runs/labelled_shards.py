@@ -55,8 +55,8 @@ class LabelledShards(ShardedRecords):
         if len(table) != len(self):
             raise ValueError(f"`{path}/{entry['facts']['file']}` has other records than the shards: copy it again.")
         info = datasets.DatasetInfo(**{name: self.labelled[name] for name in OF_SOURCE})
-        self.facts = datasets.Dataset(_in_memory(table), info, fingerprint=entry["facts"]["sha256"][:16])
-        name_labels(self.facts, self.labelled["label_names"])
+        facts = datasets.Dataset(_in_memory(table), info, fingerprint=entry["facts"]["sha256"][:16])
+        self.facts = name_labels(facts, self.labelled["label_names"])
 
     @property
     def labelled(self) -> dict[str, Any]:

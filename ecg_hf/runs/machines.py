@@ -10,7 +10,7 @@ import os
 import pathlib
 
 from accelerate.utils import broadcast_object_list, gather_object
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..files import whole_file
@@ -33,6 +33,17 @@ class CompleteCheckpoints(TrainerCallback):
             content = (folder / name).read_bytes() if args.process_index == 0 else None
             _complete(args, {name: broadcast_object_list([content])[0]}, folder)
         _complete(args, states, folder)
+
+
+def check_each_node(trainer: Trainer) -> None:
+    """`ValueError` where each machine is to have whole checkpoints, and each process writes its own part of them."""
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    if trainer.args.save_on_each_node and plugin is not None and "SHARDED" in str(plugin.state_dict_type):
+        raise ValueError(
+            "`save_on_each_node` cannot be true where FSDP saves its state in shards: no machine has them all. Set "
+            "`fsdp_state_dict_type: FULL_STATE_DICT`, or leave `save_on_each_node` out and give an `output_dir` that "
+            "all machines share."
+        )
 
 
 def _complete(args, contents: dict[str, bytes], folder: pathlib.Path) -> None:
@@ -72,4 +83,4 @@ def is_so_on_all(found: bool, world_size: int) -> bool:
     return all(gather_object([found])) if world_size > 1 else found
 
 
-__all__ = ["CompleteCheckpoints", "agreed_checkpoint", "is_so_on_all"]
+__all__ = ["CompleteCheckpoints", "agreed_checkpoint", "check_each_node", "is_so_on_all"]

@@ -118,17 +118,16 @@ class NamedBars(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4g}")
 
 
-class LogOnce(TrainerCallback):
-    """Logs the last step of a run that is too short for `logging_steps`, so that it has a learning curve."""
+class LogLastStep(TrainerCallback):
+    """Logs the last step, whatever `logging_steps`: the curve of a run ends where its training does."""
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps and not state.log_history:
-            control.should_log = True
+        control.should_log |= state.global_step >= state.max_steps
 
 
 def report_progress(trainer: Trainer) -> None:
     """Put these in place of what the library prints; a notebook keeps the library's table."""
-    trainer.add_callback(LogOnce())
+    trainer.add_callback(LogLastStep())
     if trainer.pop_callback(PrinterCallback) is not None:
         trainer.add_callback(Lines(trainer))
     elif trainer.pop_callback(ProgressCallback) is not None:

@@ -73,8 +73,8 @@ class ShardedRecords:
         self, path: str | os.PathLike, split: str = "train", num_held: int = 2, max_records: int | None = None
     ):
         self.path, self.split, self.num_held = str(path), split, num_held
-        self.filesystem, self.root = fsspec.core.url_to_fs(os.path.expanduser(self.path))
-        self.manifest = read_manifest(self.filesystem, self.root, self.path)
+        self._stores: dict[int, tuple[fsspec.AbstractFileSystem, str]] = {}
+        self.manifest = read_manifest(*self._store, self.path)
         if (LABELLED in self.manifest) != self.has_labels:
             raise ValueError(_OTHER_KIND[self.has_labels].format(path))
         if split not in self.manifest["splits"]:
@@ -90,6 +90,18 @@ class ShardedRecords:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @property
+    def _store(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The file system, opened by this process, and the folder in it.
+
+        That of a store has a thread and connections, which work in no fork. A worker keeps its parent's as well: to
+        close them would end them for the parent.
+        """
+        process = os.getpid()
+        if process not in self._stores:
+            self._stores[process] = fsspec.core.url_to_fs(os.path.expanduser(self.path), skip_instance_cache=True)
+        return self._stores[process]
 
     @property
     def column_names(self) -> list[str]:
@@ -151,7 +163,8 @@ class ShardedRecords:
 
     def _table(self, file: dict) -> pa.Table:
         where = f"The shard {file['file']} of `{self.path}`"
-        content = self.filesystem.cat_file(f"{self.root}/{file['file']}")
+        filesystem, root = self._store
+        content = filesystem.cat_file(f"{root}/{file['file']}")
         if len(content) != file["num_bytes"]:
             raise ValueError(
                 f"{where} has {len(content)} bytes, the manifest says {file['num_bytes']}: copy the folder again."
@@ -161,8 +174,8 @@ class ShardedRecords:
         return pq.read_table(pa.BufferReader(content), use_threads=False)
 
     def __getstate__(self) -> dict:
-        """Workers begin with nothing in memory."""
-        return {**self.__dict__, "_held": OrderedDict()}
+        """Workers begin with nothing in memory, and with a file system of their own."""
+        return {**self.__dict__, "_held": OrderedDict(), "_stores": {}}
 
 
 def read_manifest(filesystem, root: str, path: str) -> dict:

@@ -11,6 +11,7 @@ import json
 import pathlib
 import shutil
 import time
+import traceback
 
 import datasets
 import torch
@@ -42,7 +43,7 @@ from .folder import (
     last_complete_checkpoint,
     room_for,
 )
-from .machines import CompleteCheckpoints, agreed_checkpoint
+from .machines import CompleteCheckpoints, agreed_checkpoint, check_each_node
 from .progress import report_progress, say
 from .provenance import note_base
 from .records import RecordOrder
@@ -121,6 +122,7 @@ class RunTrainer(RecordOrder, Trainer):
         )
         if self.is_fsdp_enabled:
             _keep_outputs(self.accelerator.state.fsdp_plugin)
+        check_each_node(self)
         note_base(self.model.config)
         # What counts is what the launcher set, too.
         self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
@@ -333,6 +335,10 @@ class RunTrainer(RecordOrder, Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _raise_if_checkpoint_failed(self, error: Exception) -> None:
+        # Another process may still write the checkpoint of this step, while something else has failed in this one.
+        frames = traceback.walk_tb(error.__traceback__)
+        if not self.args.should_save or all(frame.f_code.co_name != "_save_checkpoint" for frame, _ in frames):
+            return
         folder = pathlib.Path(self.args.output_dir)
         checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not checkpoint.is_dir() or checkpoint_problem(checkpoint, self.args.world_size) is None:

@@ -244,10 +244,11 @@ def build_splits(
                 rows_of.setdefault(split_name, []).append(
                     records if len(rows) == len(records) else records.select(rows)
                 )
-    splits = datasets.DatasetDict({name: _joined(rows_of[name]) for name in SPLITS if name in rows_of})
+    splits = datasets.DatasetDict(
+        {name: name_labels(_joined(rows_of[name]), names) for name in SPLITS if name in rows_of}
+    )
     for dataset in splits.values():
         dataset.info.dataset_name = data_name
-        name_labels(dataset, names)
     remember(splits)
     return splits
 
