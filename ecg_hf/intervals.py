@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit, ndtri
 
+from .ecg_transformer.inputs_ecg_transformer import is_count
+
 # Number of resamples' weights in memory at once (2 MiB): they fit into the processor's cache, where sums are fastest.
 WEIGHTS_PER_CHUNK = 2**18
 
@@ -25,8 +27,10 @@ MIN_PATIENTS_OF_LABEL = 3
 
 
 def check_resampling(n_resamples: int, confidence: float) -> None:
-    if n_resamples < 2:
-        raise ValueError(f"`n_resamples` must be at least 2, got {n_resamples}: one resample has no spread.")
+    if not is_count(n_resamples) or n_resamples < 2:
+        raise ValueError(
+            f"`n_resamples` must be a whole number and at least 2, got {n_resamples}: one resample has no spread."
+        )
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence}.")
 
@@ -39,6 +43,8 @@ def number_groups(groups, num_records: int, sort: bool = False) -> np.ndarray:
     """
     if groups is None:
         return np.arange(num_records)
+    if np.ma.is_masked(groups):
+        groups = np.where(groups.mask, None, groups.data.astype(object))
     groups = np.asarray(groups)
     if groups.ndim == 1 and groups.dtype.kind in "UO":
         blank = [isinstance(name, str) and not name.strip() for name in groups]
