@@ -9,13 +9,12 @@ the AUPRC of rare labels so much that percentiles of its mean over labels may li
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit, ndtri
-
-from .ecg_transformer.inputs_ecg_transformer import is_count
 
 # Number of resamples' weights in memory at once (2 MiB): they fit into the processor's cache, where sums are fastest.
 WEIGHTS_PER_CHUNK = 2**18
@@ -27,7 +26,7 @@ MIN_PATIENTS_OF_LABEL = 3
 
 
 def check_resampling(n_resamples: int, confidence: float) -> None:
-    if not is_count(n_resamples) or n_resamples < 2:
+    if not isinstance(n_resamples, numbers.Integral) or n_resamples < 2:
         raise ValueError(
             f"`n_resamples` must be a whole number and at least 2, got {n_resamples}: one resample has no spread."
         )
