@@ -18,10 +18,11 @@ from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerF
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..files import write_atomic
 from ..runs.columns import check_columns, check_is_dataset, unformatted
+from ..runs.parts import check_extractor, check_is_of, check_model
 from ..runs.provenance import note_pretraining
 from ..runs.shards import ShardedRecords
 from ..runs.timing import FirstSteps
-from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords
 from ..runs.windows import EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
@@ -78,13 +79,15 @@ class PreTrainer(RunTrainer):
         data: dict | None = None,
         **kwargs,
     ):
+        check_is_of(args, PreTrainingArguments)
         refused = {
             **REFUSED_KEYWORDS,
             "compute_loss_func": "pre-training has its own loss",
             "eval_dataset": "pre-training has no evaluation records, but a `probe`",
         }
         kwargs = accepted_keywords(kwargs, refused)
-        check_model(model)
+        check_model(model, "projection_head", "AutoModelForPreTraining")
+        check_extractor(model, feature_extractor)
         check_is_dataset("train_dataset", train_dataset)
         check_columns(train_dataset, Crops.columns)
         train_dataset = unformatted(train_dataset)

@@ -452,6 +452,8 @@ class RunTrainer(RecordOrder, Trainer):
             decays = parameter.ndim > 1 and name not in without_decay
             layer = model.layer_id(name) if self.layer_decay < 1 else 0
             groups.setdefault((layer, decays), []).append(parameter)
+        if not groups:
+            raise ValueError("all weights are frozen (`requires_grad` is False): leave some to be trained")
         top = max(layer for layer, _ in groups)
         return [
             {
@@ -510,15 +512,6 @@ def accepted_keywords(kwargs: dict, refused: dict[str, str]) -> dict:
         if kwargs.get(name) not in (None, (None, None)):
             raise ValueError(f"`{name}` is not supported: {reason}.")
     return {name: value for name, value in kwargs.items() if name not in refused}
-
-
-def check_model(model: torch.nn.Module) -> None:
-    """`ValueError` for a model of PEFT, or one with its adapters: the checkpoint would lack the adapters."""
-    if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
-        raise ValueError(
-            f"`model` must be an ECG Transformer without adapters, got {type(model).__name__}: merge those of PEFT by "
-            "`model.merge_and_unload()`, and train the result."
-        )
 
 
 class _SetEpoch(TrainerCallback):
@@ -580,6 +573,5 @@ __all__ = [
     "REFUSED_KEYWORDS",
     "RunTrainer",
     "accepted_keywords",
-    "check_model",
     "fingerprint_of_weights",
 ]
