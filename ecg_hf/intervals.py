@@ -9,6 +9,7 @@ the AUPRC of rare labels so much that percentiles of its mean over labels may li
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,8 +26,10 @@ MIN_PATIENTS_OF_LABEL = 3
 
 
 def check_resampling(n_resamples: int, confidence: float) -> None:
-    if n_resamples < 2:
-        raise ValueError(f"`n_resamples` must be at least 2, got {n_resamples}: one resample has no spread.")
+    if not isinstance(n_resamples, numbers.Integral) or n_resamples < 2:
+        raise ValueError(
+            f"`n_resamples` must be a whole number and at least 2, got {n_resamples}: one resample has no spread."
+        )
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence}.")
 
@@ -39,6 +42,8 @@ def number_groups(groups, num_records: int, sort: bool = False) -> np.ndarray:
     """
     if groups is None:
         return np.arange(num_records)
+    if np.ma.is_masked(groups):
+        groups = np.where(groups.mask, None, groups.data.astype(object))
     groups = np.asarray(groups)
     if groups.ndim == 1 and groups.dtype.kind in "UO":
         blank = [isinstance(name, str) and not name.strip() for name in groups]

@@ -56,7 +56,7 @@ def multilabel_metrics(labels, scores, label_names: Sequence[str] | None = None)
         ValueError: invalid shapes or values, or all labels are undefined.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
-    names = _check_label_names(label_names, labels.shape[1])
+    names = check_label_names(label_names, labels.shape[1])
     auroc, auprc = _unweighted_auroc_and_auprc(labels, scores)
     per_label = {
         name: {
@@ -129,7 +129,7 @@ def choose_thresholds(labels, scores, label_names: Sequence[str] | None = None) 
         One threshold for each label, in label order.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
-    names = _check_label_names(label_names, labels.shape[1])
+    names = check_label_names(label_names, labels.shape[1])
     _check_probabilities(scores)
     thresholds = [_best_f1_threshold(labels[:, index], scores[:, index]) for index in range(len(names))]
     if undecided := [name for name, threshold in zip(names, thresholds, strict=True) if threshold is None]:
@@ -180,7 +180,7 @@ def bootstrap_metrics(
         If only one label is defined, its interval is that of the macro metric. `ValueError` if none is.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
-    names = None if label_names is None else _check_label_names(label_names, labels.shape[1])
+    names = None if label_names is None else check_label_names(label_names, labels.shape[1])
     check_resampling(n_resamples, confidence)
     rankings = _rank_labels(labels, scores)
     values = [areas[0] for areas in _auroc_and_auprc(rankings, np.ones((1, len(labels))))]
@@ -314,7 +314,7 @@ def _as_matrix(values, name: str, masked: float = np.nan) -> np.ndarray:
     return matrix
 
 
-def _check_label_names(label_names: Sequence[str] | None, num_labels: int) -> list[str]:
+def check_label_names(label_names: Sequence[str] | None, num_labels: int) -> list[str]:
     names = [str(index) for index in range(num_labels)] if label_names is None else list(label_names)
     if len(names) != num_labels or len(set(names)) != num_labels:
         raise ValueError(f"`label_names` must be {num_labels} different names, got {names}.")
@@ -559,6 +559,7 @@ __all__ = [
     "ECGMultiLabelMetric",
     "bootstrap_metrics",
     "calibration_metrics",
+    "check_label_names",
     "choose_thresholds",
     "compute_metrics",
     "macro_auprc",

@@ -25,7 +25,7 @@ from .intervals import (
     wider,
     wilson_interval,
 )
-from .metrics import bootstrap_metrics, multilabel_metrics
+from .metrics import bootstrap_metrics, check_label_names, multilabel_metrics
 
 REGRESSION_METRICS = ("mae", "rmse", "r2")
 
@@ -127,7 +127,8 @@ def _check_classes(labels, scores) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"`labels` has no record of a known class among {len(labels)}: evaluate others.")
     if (scores < 0).any() or (np.abs(scores.sum(axis=1) - 1) > 1e-4).any():
         raise ValueError(
-            "`scores` must be probabilities that sum to 1 in each row: apply the softmax to the logits first."
+            "`scores` must be probabilities that sum to 1 in each row: apply the softmax to the logits first, and in "
+            "float32."
         )
     return labels, scores
 
@@ -153,7 +154,7 @@ def regression_metrics(labels, values, label_names: Sequence[str] | None = None)
         ValueError: invalid shapes, predictions that are not finite, or no known value.
     """
     labels, values = _check_values(labels, values)
-    names = [str(index) for index in range(labels.shape[1])] if label_names is None else list(label_names)
+    names = check_label_names(label_names, labels.shape[1])
     of_targets = _regression(_regression_sums(labels, values).sum(axis=0))
     counts = (~np.isnan(labels)).sum(axis=0).tolist()
     per_label = {
@@ -187,6 +188,7 @@ def regression_intervals(
     """
     labels, values = _check_values(labels, values)
     check_resampling(n_resamples, confidence)
+    label_names = None if label_names is None else check_label_names(label_names, labels.shape[1])
     sums = _regression_sums(labels, values)
     patients = number_groups(groups, len(labels))
     num_patients = int(patients.max()) + 1

@@ -326,6 +326,9 @@ def test_records_without_a_patient_are_patients_of_their_own():
     apart = bootstrap_metrics(labels, scores, 50)
     for unknown in (None, " "):
         assert bootstrap_metrics(labels, scores, 50, groups=[unknown] * len(labels)) == apart
+    first = np.arange(len(labels)) // 3
+    masked, listed = np.ma.masked_equal(first, 0), [None if patient == 0 else patient for patient in first]
+    assert bootstrap_metrics(labels, scores, 50, groups=masked) == bootstrap_metrics(labels, scores, 50, groups=listed)
     with pytest.raises(ValueError, match="one id for each of the 300 records, got 2"):
         bootstrap_metrics(labels, scores, 50, groups=[1, 2])
 
@@ -347,7 +350,9 @@ def test_resamples_without_any_defined_label_are_left_out_with_a_warning():
         assert intervals[name] == pytest.approx({"value": 1.0, "low": trials / (trials + z**2), "high": 1.0})
 
 
-@pytest.mark.parametrize(("name", "value"), [("n_resamples", 0), ("n_resamples", 1), ("confidence", 95)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("n_resamples", 0), ("n_resamples", 1), ("n_resamples", 50.5), ("confidence", 95)]
+)
 @pytest.mark.parametrize("function", [bootstrap_metrics, calibration_metrics])
 def test_bad_bootstrap_options_are_refused(function, name, value):
     labels, scores = simulate()

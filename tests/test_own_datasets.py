@@ -10,8 +10,17 @@ import torch
 from small_models import small_extractor, small_model
 from test_post_training import arguments
 from test_targets import CLASSES, REGRESSION, SINGLE, model_for, records
+from transformers import TrainingArguments
 
-from ecg_hf import ECGTransformerForPreTraining, PostTrainer, PreTrainer, PreTrainingArguments, name_labels
+from ecg_hf import (
+    ECGTransformerForPreTraining,
+    ECGTransformerModel,
+    PostTrainer,
+    PreTrainer,
+    PreTrainingArguments,
+    name_labels,
+)
+from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ptbxl.label_order import label_names_of
 
 
@@ -157,3 +166,42 @@ def test_pre_training_refuses_what_it_does_not_read(splits, tmp_path):
         pre_trainer_of(dataset.with_transform(lambda rows: rows), tmp_path / "run")
     with pytest.raises(ValueError, match="lacks the columns patient_id: add them"):
         pre_trainer_of(dataset.remove_columns(["patient_id"]), tmp_path / "run")
+
+
+def test_parts_of_another_kind_are_refused_at_once(splits, tmp_path):
+    encoder = small_model(CLASSES, model_class=ECGTransformerModel)
+    for model in (encoder, small_model(CLASSES, model_class=ECGTransformerForPreTraining), "folder"):
+        message = f"with a `classifier`, got {type(model).__name__}: load it by `AutoModelForSequenceClassification"
+        with pytest.raises(ValueError, match=message):
+            trainer_of(splits, tmp_path / "run", model)
+    for half in (torch.float16, torch.bfloat16):
+        with pytest.raises(ValueError, match=f"has weights of {half}, whose rounding swallows.*`model.float"):
+            trainer_of(splits, tmp_path / "run", small_model(CLASSES).to(half))
+    with pytest.raises(ValueError, match=r"`lead_names` is \['V6', .* in the model and \['I', "):
+        trainer_of(splits, tmp_path / "run", small_model(CLASSES, lead_names=list(LEAD_NAMES[::-1])))
+    frozen = small_model(CLASSES).requires_grad_(False)
+    with pytest.raises(ValueError, match="all weights are frozen"):
+        trainer_of(splits, tmp_path / "run", frozen)
+    misspelt = small_model(CLASSES)
+    misspelt.config.problem_type = "multilabel"
+    with pytest.raises(ValueError, match="`problem_type` must be one of multi_label_classification"):
+        trainer_of(splits, tmp_path / "run", misspelt)
+    parts = {"model": small_model(CLASSES), "train_dataset": splits["train"], "eval_dataset": splits["validation"]}
+    with pytest.raises(ValueError, match="`feature_extractor` must be that of an ECG Transformer, got str"):
+        PostTrainer(args=arguments(tmp_path / "run"), feature_extractor="folder", **parts)
+    with pytest.raises(TypeError, match="`args` must be PostTrainingArguments, got TrainingArguments"):
+        PostTrainer(args=TrainingArguments(str(tmp_path)), feature_extractor=small_extractor(), **parts)
+    # A model of 16 bits may be judged.
+    judged = small_model(CLASSES).bfloat16()
+    trainer = PostTrainer(model=judged, args=arguments(tmp_path / "run"), feature_extractor=small_extractor())
+    assert trainer.predict(splits["test"]).predictions.shape == (80, 3)
+
+
+def test_parts_of_another_kind_are_refused_by_pre_training(splits, tmp_path):
+    args = PreTrainingArguments(str(tmp_path / "run"), per_device_train_batch_size=8, report_to=[], use_cpu=True)
+    parts = {"args": args, "train_dataset": splits["train"], "feature_extractor": small_extractor()}
+    with pytest.raises(ValueError, match="with a `projection_head`, got ECGTransformerModel.*AutoModelForPreTraining"):
+        PreTrainer(model=small_model(CLASSES, model_class=ECGTransformerModel), **parts)
+    reverse = list(LEAD_NAMES[::-1])
+    with pytest.raises(ValueError, match=r"`lead_names` is \['V6', "):
+        PreTrainer(model=small_model(CLASSES, model_class=ECGTransformerForPreTraining, lead_names=reverse), **parts)

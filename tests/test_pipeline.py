@@ -229,6 +229,12 @@ def test_a_column_of_a_dataset_is_a_list_of_records(classifier, signal, record):
     assert classifier(table["path"]) == [classifier(str(record))] * 2
 
 
+def test_what_read_ecg_gives_is_a_record(classifier, signal, record):
+    expected = classifier(str(record))
+    assert classifier(ecg_hf.read_ecg(record)) == expected
+    assert classifier([ecg_hf.read_ecg(record), str(record)]) == [expected] * 2
+
+
 def test_a_data_set_gives_the_same_answers_in_any_format(classifier, signal):
     rows = {"signal": [signal.ravel(), (0.5 * signal).ravel()], "sampling_rate": [500] * 2}
     table = datasets.Dataset.from_dict({"ecg_id": ["a", "b"], **rows, "lead_names": [list(LEAD_NAMES)] * 2})
@@ -236,6 +242,7 @@ def test_a_data_set_gives_the_same_answers_in_any_format(classifier, signal):
     for form in ("numpy", "torch", "pandas", "arrow"):
         for found, wanted in zip(classifier(table.with_format(form)), expected, strict=True):
             assert scores(found) == pytest.approx(scores(wanted), abs=1e-6), form
+    assert classifier(table.to_iterable_dataset()) == expected
 
 
 def test_generators_are_read_as_the_answers_are(classifier, signal):

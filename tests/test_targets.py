@@ -325,6 +325,11 @@ def test_values_that_are_none_are_refused():
         regression_metrics([[np.inf]], [[1.0]])
     with pytest.raises(ValueError, match="no known value among 1 records"):
         regression_metrics([[NAN]], [[1.0]])
+    for names in (["age"], ["age", "age"]):  # of two, the second would stand for both
+        with pytest.raises(ValueError, match="`label_names` must be 2 different names"):
+            regression_metrics([[1.0, 2.0]], [[1.0, 2.0]], names)
+        with pytest.raises(ValueError, match="`label_names` must be 2 different names"):
+            regression_intervals([[1.0, 2.0]], [[1.0, 2.0]], 10, label_names=names)
 
 
 # ---- The story of a run ----

@@ -13,7 +13,7 @@ from .common_ecg_transformer import LEAD_NAMES, MULTI_LABEL, REGRESSION, check_s
 from .configuration_ecg_transformer import ECGTransformerConfig
 from .inputs_ecg_transformer import as_array, by_leads, is_count, listed_leads
 from .targets_ecg_transformer import scores_of
-from .wfdb_ecg_transformer import read_record
+from .wfdb_ecg_transformer import Record, read_record
 from .wfdb_objects_ecg_transformer import wfdb_recording
 
 MIN_SHARE_OF_WINDOW = 0.1
@@ -31,7 +31,8 @@ class ECGRecordPipeline(ChunkPipeline):
       Where the package `ecg_hf` is installed, also the path of a file of any other format that its `read_ecg` reads,
     - a dict with `signal` (or `array`), `sampling_rate`, `lead_names` and, if wanted, `units`,
     - a row of `load_ptbxl`: such a dict whose `signal` is flat, one lead after another; its integers are µV,
-    - a `wfdb.Record` in physical or digital units, of which the channels that are no leads are left out, or
+    - a `Record` of `read_ecg`, or a `wfdb.Record` in physical or digital units, of which the channels that are no
+      leads are left out, or
     - an array (leads, samples), or a flat one with one lead after another, together with the arguments
       `sampling_rate`, `lead_names` and, of integers, `units`.
 
@@ -79,7 +80,8 @@ class ECGRecordPipeline(ChunkPipeline):
         if isinstance(records, list) and not records:
             return []
         _refuse_rows(records, kwargs.get("lead_names", self._preprocess_params.get("lead_names")))
-        if getattr(records, "format", {}).get("type") in ("arrow", "pandas", "polars"):
+        form = getattr(records, "format", None)
+        if isinstance(form, Mapping) and form["type"] in ("arrow", "pandas", "polars"):
             records = records.with_format(None)  # whose rows are tables
         is_column = isinstance(records, Sequence) and not isinstance(records, (str, list))
         if is_column or hasattr(records, "column_names"):
@@ -114,6 +116,8 @@ class ECGRecordPipeline(ChunkPipeline):
         """
         if isinstance(record, (str, os.PathLike)):
             return self._read_recording(record, recording)
+        if isinstance(record, Record):
+            return _of_microvolts(record)
         return wfdb_recording(record) if hasattr(record, "sig_name") else _as_recording(record, recording)
 
     def windows_of(self, record, recording: dict[str, Any], **options):
@@ -156,12 +160,7 @@ class ECGRecordPipeline(ChunkPipeline):
             record = read_record(path, lead_names=self.wanted_leads)
         else:
             record = self.read_file(path, self.wanted_leads, said)
-        return {
-            "signal": record.signal,
-            "sampling_rate": record.sampling_rate,
-            "lead_names": record.lead_names,
-            "units": "uV",
-        }
+        return _of_microvolts(record)
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         # The library would pad tensors to a common shape; dicts it leaves alone, one by itself or a batch as a list.
@@ -303,6 +302,11 @@ class ECGFeatureExtractionPipeline(ECGRecordPipeline):
                 f"Its weights are damaged, or too large for {self.model.dtype}."
             )
         return vector if return_tensors else vector.tolist()
+
+
+def _of_microvolts(record: Record) -> dict[str, Any]:
+    facts = {name: getattr(record, name) for name in ("signal", "sampling_rate", "lead_names")}
+    return {**facts, "units": "uV"}
 
 
 def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:

@@ -144,9 +144,6 @@ def _judge(args: EvaluationArguments, model: ECGTransformerForMultiLabel) -> Jud
             output_dir=args.output_dir,
             per_device_eval_batch_size=args.per_device_eval_batch_size,
             use_cpu=args.use_cpu,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
         ),
         feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(args.model_name_or_path),
     )

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..ecg_transformer.common_ecg_transformer import REGRESSION, SINGLE_LABEL, check_choice
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
+from ..ecg_transformer.inputs_ecg_transformer import is_count
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..ecg_transformer.wfdb_ecg_transformer import Record
 from .rollout import attention_rollout
@@ -171,8 +172,8 @@ def explain(
         RuntimeError: the model has no trained head.
     """
     check_choice("method", method, METHODS)
-    if steps < 2:
-        raise ValueError(f"`steps` must be at least 2, got {steps}.")
+    if not is_count(steps) or steps < 2:
+        raise ValueError(f"`steps` must be a whole number and at least 2, got {steps}.")
     with classifier_of(model, feature_extractor) as pipe:
         windows = cut_windows(pipe, record)
         with torch.no_grad():

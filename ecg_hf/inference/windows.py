@@ -16,7 +16,6 @@ from ..ecg_transformer.inputs_ecg_transformer import group_records
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLabel
 from ..ecg_transformer.pipeline_ecg_classification import ECGClassificationPipeline
 from ..ecg_transformer.signal_steps_ecg_transformer import resample
-from ..ecg_transformer.wfdb_ecg_transformer import Record
 from ..plotting import MAX_PAPER_SECONDS
 
 
@@ -87,13 +86,10 @@ def record_outputs(model: ECGTransformerForMultiLabel, windows: RecordWindows, v
 
 
 def cut_windows(pipe: ECGClassificationPipeline, record) -> RecordWindows:
-    """A record of any kind that the pipeline takes, or a `Record` of `read_ecg`, of at most 60 s.
+    """A record of any kind that the pipeline takes, of at most 60 s.
 
     Raises `ValueError` for a longer one, and what the pipeline does for one that it refuses.
     """
-    if isinstance(record, Record):
-        facts = {"sampling_rate": record.sampling_rate, "lead_names": record.lead_names, "units": "uV"}
-        record = {"signal": record.signal, **facts}
     recording = pipe.recording_of(record)
     features = pipe.windows_of(record, recording, return_window_starts=True)
     with warnings.catch_warnings():

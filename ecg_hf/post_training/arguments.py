@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import pathlib
 from dataclasses import dataclass, field
 
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
@@ -275,6 +277,13 @@ class PostTrainingArguments(RunArguments):
     def peak_learning_rate(self) -> float:
         """That of the stage of gradient descent."""
         return self.lora_learning_rate if "lora" in self.stages else self.learning_rate
+
+    def without_training(self) -> PostTrainingArguments:
+        """A copy for `predict` and `evaluate` alone: the library asks for records to choose an epoch by."""
+        args = copy.copy(self)
+        args.eval_strategy = args.save_strategy = IntervalStrategy.NO
+        args.load_best_model_at_end = False
+        return args
 
     def choose_by(self, metric: str) -> None:
         """Let the validation metric `metric` select the best epoch."""

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..ecg_transformer.common_ecg_transformer import REGRESSION, UNKNOWN_LABEL, check_same_input
+from ..ecg_transformer.common_ecg_transformer import REGRESSION, UNKNOWN_LABEL
 from ..ptbxl.label_order import label_names_of
 from ..runs.columns import check_columns, check_is_dataset, label_matrix, unformatted
 from ..runs.labelled_shards import LabelledShards
+from ..runs.parts import check_extractor
 from ..runs.windows import RecordWindows
 from ..tables.guards import were_guarded
 from ..tables.leaks import identities_of, leaks_in_words
@@ -144,7 +145,7 @@ def check_something_is_known(name: str, dataset: datasets.Dataset, labels: Seque
 
 def check_fit(model, feature_extractor, *splits: datasets.Dataset | None) -> None:
     """`ValueError` where the extractor's windows or the labels of records are not those of the model."""
-    check_same_input(feature_extractor, model.config, ("sampling_rate", "num_samples", "lead_names"))
+    check_extractor(model, feature_extractor)
     for dataset in splits:
         if dataset is not None:
             label_order(dataset, model.config.labels)

@@ -155,9 +155,6 @@ def _judge(folder: Path, batch_size: int, use_cpu: bool) -> PostTrainer:
         output_dir=str(folder),
         per_device_eval_batch_size=batch_size,
         use_cpu=use_cpu,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
         report_to="none",
     )
     feature_extractor = ECGTransformerFeatureExtractor.from_pretrained(folder)

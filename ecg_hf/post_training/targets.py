@@ -10,7 +10,7 @@ from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
 from ..curves import reliability_bins
-from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL, UNKNOWN_LABEL
+from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL, UNKNOWN_LABEL, check_choice
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..ecg_transformer.targets_ecg_transformer import in_target_units, mean_loss, target_losses
 from ..metrics import choose_thresholds
@@ -291,6 +291,7 @@ _KINDS = {MULTI_LABEL: MultiLabel, SINGLE_LABEL: SingleLabel, REGRESSION: Regres
 
 def target_of(config: ECGTransformerConfig) -> MultiLabel:
     """The kind of targets of a model."""
+    check_choice("problem_type", config.problem_type, _KINDS)
     return _KINDS[config.problem_type](config)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
-from transformers.trainer_utils import EvalPrediction, IntervalStrategy, PredictionOutput
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from transformers.utils import logging
 
 from ..cards import DATA_NAMES, describe_data, folds_of, package_versions, write_model_card
@@ -26,10 +26,11 @@ from ..files import write_atomic
 from ..hub import create_repository, push_model
 from ..runs.folder import room_for
 from ..runs.machines import is_so_on_all
+from ..runs.parts import check_is_of, check_model
 from ..runs.progress import METRIC_NAMES, STAGE_TITLES
 from ..runs.provenance import note_posttraining
 from ..runs.timing import FirstSteps
-from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords
 from ..runs.windows import EvaluationWindows, TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
@@ -58,6 +59,7 @@ from .timing import stage_evaluations
 
 logger = logging.get_logger(__name__)
 
+_HEAD = ("classifier", "AutoModelForSequenceClassification")
 # The argument of the learning rate of each stage of gradient descent.
 _RATES = {"finetune": "learning_rate", "lora": "lora_learning_rate"}
 
@@ -94,6 +96,7 @@ class PostTrainer(RunTrainer):
         recipe: dict | None = None,
         **kwargs,
     ):
+        check_is_of(args, PostTrainingArguments)
         refused = dict(REFUSED_KEYWORDS)
         if "probe" in args.stages:
             refused["compute_loss_func"] = "the probe learns by the model's own loss. Leave it out of `stages`"
@@ -102,14 +105,14 @@ class PostTrainer(RunTrainer):
         splits = [checked_split(name, dataset) for name, dataset in given.items()]
         train_dataset, eval_dataset, test_dataset = splits
         if model is not None:
-            check_model(model)
+            check_model(model, *_HEAD, trains=train_dataset is not None)
             check_fit(model, feature_extractor, *splits)
             # Before the recipe and the facts of the run are taken down.
             labels = None if train_dataset is None else labels_of(train_dataset, model.config.labels)
             target_of(model.config).prepare(args, labels)
             check_soft_targets(args, model.config)
         if train_dataset is None and eval_dataset is None:
-            args = _without_training(args)
+            args = args.without_training()
         self.test_dataset = test_dataset
         self._stage_metrics: dict[str, dict[str, float]] = {}  # of the validation records, after each stage
         super().__init__(
@@ -123,7 +126,7 @@ class PostTrainer(RunTrainer):
             **kwargs,
         )
         if model is None:
-            check_model(self.model)
+            check_model(self.model, *_HEAD)
             check_fit(self.model, feature_extractor, *splits)
             target_of(self.model.config).check_is_prepared(args)
         if args.ema_decay is not None and self.is_fsdp_enabled:
@@ -585,14 +588,6 @@ class PostTrainer(RunTrainer):
             revision=revision or self.args.hub_revision,
             commit_message=commit_message,
         )
-
-
-def _without_training(args: PostTrainingArguments) -> PostTrainingArguments:
-    """A copy for `predict` and `evaluate` alone: the library asks for records to choose an epoch by."""
-    args = copy.copy(args)
-    args.eval_strategy = args.save_strategy = IntervalStrategy.NO
-    args.load_best_model_at_end = False
-    return args
 
 
 __all__ = ["PostTrainer"]

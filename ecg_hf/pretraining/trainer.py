@@ -13,15 +13,16 @@ import torch
 from transformers import TrainerCallback
 
 from ..cards import UNKNOWN_FOLD, folds_in_words, package_versions
-from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL, check_same_input
+from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..files import write_atomic
 from ..runs.columns import check_columns, check_is_dataset, unformatted
+from ..runs.parts import check_extractor, check_is_of, check_model
 from ..runs.provenance import note_pretraining
 from ..runs.shards import ShardedRecords
 from ..runs.timing import FirstSteps
-from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords, check_model
+from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords
 from ..runs.windows import EvaluationWindows
 from .arguments import PreTrainingArguments
 from .crops import Augmentation, Crops
@@ -78,18 +79,18 @@ class PreTrainer(RunTrainer):
         data: dict | None = None,
         **kwargs,
     ):
+        check_is_of(args, PreTrainingArguments)
         refused = {
             **REFUSED_KEYWORDS,
             "compute_loss_func": "pre-training has its own loss",
             "eval_dataset": "pre-training has no evaluation records, but a `probe`",
         }
         kwargs = accepted_keywords(kwargs, refused)
-        check_model(model)
+        check_model(model, "projection_head", "AutoModelForPreTraining")
+        check_extractor(model, feature_extractor)
         check_is_dataset("train_dataset", train_dataset)
         check_columns(train_dataset, Crops.columns)
         train_dataset = unformatted(train_dataset)
-        # `num_samples` may be another one: pre-training chooses how long its crops are.
-        check_same_input(feature_extractor, model.config)
         if args.contrastive_temperature is not None:
             model.config.contrastive_temperature = args.contrastive_temperature
         self.reports, train_dataset = _reports(train_dataset, args)

@@ -472,6 +472,8 @@ class RunTrainer(RecordOrder, Trainer):
             decays = parameter.ndim > 1 and name not in without_decay
             layer = model.layer_id(name) if self.layer_decay < 1 else 0
             groups.setdefault((layer, decays), []).append(parameter)
+        if not groups:
+            raise ValueError("all weights are frozen (`requires_grad` is False): leave some to be trained")
         top = max(layer for layer, _ in groups)
         return [
             {
@@ -532,15 +534,6 @@ def accepted_keywords(kwargs: dict, refused: dict[str, str]) -> dict:
     return {name: value for name, value in kwargs.items() if name not in refused}
 
 
-def check_model(model: torch.nn.Module) -> None:
-    """`ValueError` for a model of PEFT, or one with its adapters: the checkpoint would lack the adapters."""
-    if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
-        raise ValueError(
-            f"`model` must be an ECG Transformer without adapters, got {type(model).__name__}: merge those of PEFT by "
-            "`model.merge_and_unload()`, and train the result."
-        )
-
-
 def _keep_outputs(plugin: FullyShardedDataParallelPlugin) -> None:
     """FSDP2 would round to its 16 bits also what the model itself gives in float32, such as an age of 70.3 to 70.5."""
     if plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
@@ -576,6 +569,5 @@ __all__ = [
     "REFUSED_KEYWORDS",
     "RunTrainer",
     "accepted_keywords",
-    "check_model",
     "fingerprint_of_weights",
 ]
