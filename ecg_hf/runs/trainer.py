@@ -117,7 +117,6 @@ class RunTrainer(RecordOrder, Trainer):
         super().__init__(
             model=model, args=args, data_collator=identity_collate, processing_class=feature_extractor, **kwargs
         )
-        check_each_node(self)
         note_base(self.model.config)
         # What counts is what the launcher set, too.
         self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
@@ -130,6 +129,7 @@ class RunTrainer(RecordOrder, Trainer):
         if self.train_dataset is None:
             return
         self._check_optimizer()
+        check_each_node(self)
         if self.is_world_process_zero():
             self._facts = json.loads(json.dumps(self._describe_run()))
 
