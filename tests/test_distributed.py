@@ -215,9 +215,14 @@ FSDP2 = {
 }
 
 
-def shard_by_gloo(state):
-    """FSDP2 on CPUs: accelerate, which shards on accelerators alone, is told that these processes have some."""
+def sharded_run(folder, cache, output, state, kill):
+    """FSDP2 by gloo: accelerate, which shards on accelerators alone, is told that these processes have some."""
     os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE=state)
+    disguise_as_accelerators()
+    resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
+
+
+def disguise_as_accelerators():
     begin = PartialState.__init__
 
     def disguised(self, *args, **kwargs):
@@ -226,11 +231,6 @@ def shard_by_gloo(state):
             self._shared_state["distributed_type"] = DistributedType.MULTI_NPU
 
     PartialState.__init__ = disguised
-
-
-def sharded_run(folder, cache, output, state, kill):
-    shard_by_gloo(state)
-    resumable_run(folder, cache, output, kill, max_steps=6, save_total_limit=5)
 
 
 def test_sharded_training_keeps_its_best_epoch_and_is_resumed(simulated_folder, simulated_cache, tmp_path):

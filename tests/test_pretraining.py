@@ -15,7 +15,7 @@ import torch
 import wfdb
 from forked import launch_forked
 from safetensors.torch import load_file
-from test_distributed import shard_by_gloo, splits_of, steps_of
+from test_distributed import FSDP2, disguise_as_accelerators, splits_of, steps_of
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
 from ecg_hf import (
@@ -748,7 +748,8 @@ def probe_of(splits) -> LinearProbe:
 
 
 def sharded_pretraining(folder, cache, output, state, **fields):
-    shard_by_gloo(state)
+    os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE=state)
+    disguise_as_accelerators()
     splits = splits_of(folder, cache)
     fields |= {"num_train_epochs": 2, "probe_every": 1, "per_device_train_batch_size": 16}
     PreTrainer(

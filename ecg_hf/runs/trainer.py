@@ -122,7 +122,6 @@ class RunTrainer(RecordOrder, Trainer):
         )
         if self.is_fsdp_enabled:
             _keep_outputs(self.accelerator.state.fsdp_plugin)
-        check_each_node(self)
         note_base(self.model.config)
         # What counts is what the launcher set, too.
         self.recipe |= {name: self.accelerator.mixed_precision == name for name in ("bf16", "fp16")}
@@ -135,6 +134,7 @@ class RunTrainer(RecordOrder, Trainer):
         if self.train_dataset is None:
             return
         self._check_optimizer()
+        check_each_node(self)
         if self.is_world_process_zero():
             self._facts = json.loads(json.dumps(self._describe_run()))
 
