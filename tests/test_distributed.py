@@ -271,7 +271,8 @@ def precise_run(folder, cache, output):
         return mean_loss(config, logits, labels, num_items_in_batch)
 
     modeling.mean_loss = post_training.mean_loss = watched
-    shard_by_gloo("FULL_STATE_DICT")
+    os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE="FULL_STATE_DICT")
+    disguise_as_accelerators()
     splits = {
         name: name_labels(split.map(lambda row: {"labels": [413.0 + row["ecg_id"] % 2]}), ["age"])
         for name, split in splits_of(folder, cache).items()
