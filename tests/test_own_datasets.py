@@ -177,7 +177,7 @@ def test_parts_of_another_kind_are_refused_at_once(splits, tmp_path):
     for half in (torch.float16, torch.bfloat16):
         with pytest.raises(ValueError, match=f"has weights of {half}, whose rounding swallows.*`model.float"):
             trainer_of(splits, tmp_path / "run", small_model(CLASSES).to(half))
-    with pytest.raises(ValueError, match=r"`lead_names` is \['V6', .* in the model and \['I', "):
+    with pytest.raises(ValueError, match=r"its `lead_names` is \['I', .* the model's \['V6', "):
         trainer_of(splits, tmp_path / "run", small_model(CLASSES, lead_names=list(LEAD_NAMES[::-1])))
     frozen = small_model(CLASSES).requires_grad_(False)
     with pytest.raises(ValueError, match="all weights are frozen"):
@@ -203,5 +203,5 @@ def test_parts_of_another_kind_are_refused_by_pre_training(splits, tmp_path):
     with pytest.raises(ValueError, match="with a `projection_head`, got ECGTransformerModel.*AutoModelForPreTraining"):
         PreTrainer(model=small_model(CLASSES, model_class=ECGTransformerModel), **parts)
     reverse = list(LEAD_NAMES[::-1])
-    with pytest.raises(ValueError, match=r"`lead_names` is \['V6', "):
+    with pytest.raises(ValueError, match=r"its `lead_names` is \['I', .* the model's \['V6', "):
         PreTrainer(model=small_model(CLASSES, model_class=ECGTransformerForPreTraining, lead_names=reverse), **parts)

@@ -923,7 +923,7 @@ def test_cached_features_follow_the_numbers_of_the_feature_extractor(simulated_s
 def test_data_that_does_not_fit_the_model_is_refused(simulated_splits, tmp_path):
     with pytest.raises(ValueError, match="The records have 5 labels, the model 2"):
         make_trainer(simulated_splits, tmp_path, model=small_model(["a", "b"]))
-    with pytest.raises(ValueError, match="`num_samples` is 250 in the model and 500 in the feature extractor"):
+    with pytest.raises(ValueError, match="its `num_samples` is 500, the model's 250"):
         make_trainer(simulated_splits, tmp_path, feature_extractor=extractor(num_samples=500))
     with pytest.raises(ValueError, match="lacks the columns lead_names"):
         TrainingWindows(simulated_splits["train"].remove_columns("lead_names"), extractor(), seed=0)

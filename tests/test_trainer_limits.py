@@ -1,19 +1,14 @@
-"""Where the trainers and the model end: nothing known in a batch, an extractor of another model, attention without
-patterns."""
+"""Where the trainers and the model end: nothing known in a batch, attention without patterns, publishing beside
+training."""
 
 import numpy as np
 import pytest
 import torch
-from small_models import LABELS, small_config, small_extractor, small_model
+from small_models import LABELS, small_config, small_model
 from test_post_training import make_trainer
 
-from ecg_hf import (
-    ECGTransformerForPreTraining,
-    PreTrainer,
-    PreTrainingArguments,
-    name_labels,
-)
-from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES, PROBLEM_TYPES
+from ecg_hf import name_labels
+from ecg_hf.ecg_transformer.common_ecg_transformer import PROBLEM_TYPES
 from ecg_hf.ecg_transformer.layers_ecg_transformer import attention_mask_of
 
 pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
@@ -39,23 +34,6 @@ def test_records_of_which_few_are_labelled_can_be_learned(simulated_splits, tmp_
     trainer = make_trainer(splits, tmp_path / "run", per_device_train_batch_size=4, stages=["finetune"])
     results = trainer.post_train()
     assert np.isfinite(results["finetune_eval_loss"])
-
-
-@pytest.mark.parametrize(
-    "other", [{"lead_names": LEAD_NAMES[::-1]}, {"sampling_rate": 500, "num_samples": 250}], ids=["leads", "rate"]
-)
-def test_a_feature_extractor_of_another_model_is_refused(other, simulated_splits, tmp_path):
-    expected = f"made for another model: its `{next(iter(other))}` is"
-    with pytest.raises(ValueError, match=expected):
-        make_trainer(simulated_splits, tmp_path / "run", feature_extractor=small_extractor(**other))
-    with pytest.raises(ValueError, match=expected):
-        PreTrainer(
-            model=small_model(model_class=ECGTransformerForPreTraining),
-            args=PreTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none"),
-            train_dataset=simulated_splits["train"],
-            feature_extractor=small_extractor(**other),
-        )
-    assert not (tmp_path / "run").exists()
 
 
 def test_attention_that_knows_no_patterns_is_refused_by_a_model_that_has_one():

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import islice
-from typing import TypeVar
-
-import pyarrow as pa
-
-Value = TypeVar("Value")
 
 FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat")
 """Of the files that are records in a folder, beside WFDB headers."""
 TEXT_ENDINGS = (".csv", ".txt")
 """Such a file in a folder may be anything: it is a record where a JSON of its name states rate, unit and leads."""
-
-_BATCH = 1000
 
 
 def headers_below(folder: str | os.PathLike) -> Iterator[str]:
@@ -62,15 +54,4 @@ def _is_record(entry: os.DirEntry) -> bool:
     return ending.lower() in FOLDER_ENDINGS and not os.path.exists(f"{stem}.hea") and not entry.is_dir()
 
 
-def in_batches(values: Iterator[Value]) -> Iterator[list[Value]]:
-    while batch := list(islice(values, _BATCH)):
-        yield batch
-
-
-def texts_of(values: Iterator[str | None]) -> pa.StringArray:
-    """As an array, which takes a sixth of the memory of a list."""
-    arrays = (pa.array(batch, pa.string()) for batch in in_batches(values))
-    return pa.chunked_array(arrays, pa.string()).combine_chunks()
-
-
-__all__ = ["FOLDER_ENDINGS", "TEXT_ENDINGS", "headers_below", "in_batches", "records_below", "texts_of"]
+__all__ = ["FOLDER_ENDINGS", "TEXT_ENDINGS", "headers_below", "records_below"]

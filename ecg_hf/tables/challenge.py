@@ -18,13 +18,14 @@ import pyarrow.compute as pc
 
 from ..ptbxl.copies import ecg_id_of_header
 from ..readers.channels import Said, canonical_leads
-from ..readers.folders import headers_below, in_batches, texts_of
+from ..readers.folders import headers_below
 from .leaks import listed
 from .load import DEFAULT_MAX_SKIPPED, Own, build_splits
 from .published import CHALLENGE_2021, note_source
 from .snomed import code_of, diagnoses, is_code, label_of
 from .split import DEFAULT_FRACTIONS
 from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Same
+from .texts import in_batches, texts_of
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ import pyarrow.csv
 
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
 from ..readers.channels import Said, canonical_lead, microvolts_of
-from ..readers.folders import texts_of
 from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Rows, Same, Source
+from .texts import texts_of
 
 TableLike = str | os.PathLike | pd.DataFrame | datasets.Dataset
 

@@ -1,0 +1,28 @@
+"""Many texts, such as the paths of a million records, without a Python object for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TypeVar
+
+import pyarrow as pa
+
+Value = TypeVar("Value")
+
+_BATCH = 1000
+
+
+def in_batches(values: Iterator[Value]) -> Iterator[list[Value]]:
+    """The values in lists of 1000, the last one shorter."""
+    while batch := list(islice(values, _BATCH)):
+        yield batch
+
+
+def texts_of(values: Iterator[str | None]) -> pa.StringArray:
+    """As an array, which takes a sixth of the memory of a list."""
+    arrays = (pa.array(batch, pa.string()) for batch in in_batches(values))
+    return pa.chunked_array(arrays, pa.string()).combine_chunks()
+
+
+__all__ = ["in_batches", "texts_of"]
