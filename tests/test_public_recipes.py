@@ -54,7 +54,7 @@ def test_each_public_family_with_published_weights_has_a_recipe():
 @pytest.mark.parametrize("family", FILES)
 def test_a_recipe_is_ready_to_run(family, reader, monkeypatch, capsys):
     monkeypatch.chdir(reader)
-    cli.main(command(family, dry_run=True, max_train_records=200))
+    cli.main(command(family, dry_run=True, max_train_records=200, per_device_train_batch_size=8))
     printed = capsys.readouterr().err
     assert "This was a dry run" in printed and not pathlib.Path("runs", family).exists()
     recipe = yaml.safe_load((CONFIGS / f"public_{family}.yaml").read_text())
