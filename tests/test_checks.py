@@ -13,6 +13,8 @@ from ecg_hf.evaluation import EvaluationArguments
 from ecg_hf.post_training.run import TaskArguments
 from ecg_hf.synthetic import simulate_ptbxl
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 
 def with_labels(dataset, value, record=0, label=0):
     labels = np.array(dataset["labels"])

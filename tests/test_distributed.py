@@ -25,7 +25,7 @@ from ecg_hf.ecg_transformer import modeling_ecg_transformer as modeling
 from ecg_hf.ecg_transformer.targets_ecg_transformer import mean_loss
 from ecg_hf.post_training import trainer as post_training
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("pictures_not_drawn")]
 
 DRIVER = """
 import hashlib, json, os, signal, sys

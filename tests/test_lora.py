@@ -29,6 +29,8 @@ from ecg_hf.post_training import features as features_module
 from ecg_hf.runs.windows import EvaluationWindows
 from ecg_hf.synthetic import simulate_ptbxl
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 ROOT = pathlib.Path(__file__).parents[1]
 ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
 PROJECTIONS = {f"{name}_proj" for name in "qkvo"}
@@ -149,7 +151,7 @@ def test_recipe_card_and_curves_name_the_stage(story):
     assert {entry["stage"] for entry in history} == {"probe", "lora"}
     rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
     assert max(rates) <= recipe["lora_learning_rate"] and min(rates) < 0.6 * max(rates)
-    assert (folder / "learning_curves.png").stat().st_size > 10_000
+    assert (folder / "learning_curves.png").is_file()
 
 
 def test_a_run_without_the_stage_has_the_recipe_that_it_had(tmp_path):

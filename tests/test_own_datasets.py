@@ -23,6 +23,8 @@ from ecg_hf import (
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ptbxl.label_order import label_names_of
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, datasets.Dataset]:

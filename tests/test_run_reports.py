@@ -22,6 +22,8 @@ from ecg_hf.post_training.reports import results_table
 from ecg_hf.runs.devices import has_accelerator
 from ecg_hf.runs.timing import duration
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 ENCODER = TRAINING.parent / "hub_cards/ecg-transformer-ptbxl-100hz"
 FIGURE = r"\d\.\d{3}"
 FEW = r"\d\d? s"

@@ -19,6 +19,8 @@ from ecg_hf.runs.records import fingerprint_of_records
 from ecg_hf.runs.statistics import lead_statistics
 from ecg_hf.runs.windows import EvaluationWindows, TrainingWindows
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 COLUMNS = ["ecg_id", "patient_id", "sampling_rate", "lead_names", "labels", "signal"]
 
 
