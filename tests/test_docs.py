@@ -14,7 +14,7 @@ import test_code15
 from documents import DOCUMENTS, GUIDES, LANGUAGES, ROOT, Block, blocks_of, run_block, run_command
 from test_tables import write_record
 
-from ecg_hf import plotting, simulate_ptbxl
+from ecg_hf import simulate_ptbxl
 from ecg_hf.synthetic import simulate_ecg
 
 README, *OTHERS = DOCUMENTS
@@ -49,7 +49,7 @@ def write_ecgs(folder: pathlib.Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
+def scratch(tmp_path_factory, pictures_not_drawn):
     """The folder that a reader works in, after the blocks of the README."""
     folder = tmp_path_factory.mktemp("reader")
     write_ecgs(folder)
@@ -62,7 +62,6 @@ def scratch(tmp_path_factory):
         (folder / name).symlink_to(ROOT / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(plotting, "DOTS_PER_INCH", 30)  # figures take a quarter of the time of a short run
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache of datasets")
         run_document(README)
         yield folder

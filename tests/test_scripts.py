@@ -22,6 +22,8 @@ from ecg_hf import ECGTransformerForMultiLabel, ECGTransformerModel, cli
 from ecg_hf.post_training.run import TaskArguments, load_splits
 from ecg_hf.synthetic import simulate_ptbxl
 
+pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
+
 TRAINING = pathlib.Path(__file__).parents[1] / "training"
 CARDS = TRAINING.parent / "hub_cards"
 OTHERS = ("pretrain_", "public_", "study")
