@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -348,10 +347,8 @@ def _patient_numbers(dataset: datasets.Dataset) -> np.ndarray:
 def refuse_flags_of_training(data_args: TaskArguments) -> None:
     """`ValueError` where a checkpoint is judged, and a flag says which records it would learn from, or leaves the test
     out."""
-    for item in dataclasses.fields(TaskArguments):
-        value = getattr(data_args, item.name)
-        if item.name in ("train_fraction", "max_train_records", "evaluate_test") and value != item.default:
-            raise ValueError(f"`--{item.name}` is for training: leave it out, got {value}.")
+    names = ("train_fraction", "max_train_records", "evaluate_test")
+    refuse_given(data_args, names, "is for training: leave it out")
 
 
 __all__ = [

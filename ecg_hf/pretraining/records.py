@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..arrow import texts_of
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError, record_files
 from ..ptbxl.table import TABLE_NAME, read_table
 from ..readers.channels import Said
 from ..readers.folders import records_below
 from ..tables.store import Files, PathsBelow, Same, Stored, check_skipped, report, store_columns, store_records
 from ..tables.table import Table, is_empty, names_of_patients, open_table, source_of
-from ..tables.texts import texts_of
 
 MAX_SKIPPED = 0.01
 """Fraction of the records that may be skipped; beyond it something else is wrong."""

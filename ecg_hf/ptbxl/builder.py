@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -267,16 +267,6 @@ def fixed_size_lists(rows: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
 
 
-def is_list_of(test: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
-    """Whether an Arrow type is that of lists, of any kind, of what passes the test."""
-
-    def check(kind: pa.DataType) -> bool:
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        return is_list and test(kind.value_type)
-
-    return check
-
-
 def _record_stamp(path: str) -> str | None:
     """Size and time of a record's files, by which a changed one is known; None if one is missing."""
     try:
@@ -290,7 +280,6 @@ __all__ = [
     "PTBXL",
     "RECORD_SECONDS",
     "fixed_size_lists",
-    "is_list_of",
     "load_ptbxl",
     "open_ptbxl",
     "ptbxl_folder",

@@ -19,9 +19,10 @@ import pyarrow.parquet
 from datasets import List, Value
 from datasets.exceptions import DatasetGenerationError
 
+from ..arrow import is_list_of
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..files import whole_folder
-from .builder import PTBXL, RECORD_SECONDS, fixed_size_lists, is_list_of, open_ptbxl, ptbxl_folder, statement_codes
+from .builder import PTBXL, RECORD_SECONDS, fixed_size_lists, open_ptbxl, ptbxl_folder, statement_codes
 from .cache import cause_of, open_builder
 from .label_order import name_labels
 from .labels import TASKS, encode_labels, task_label_names, task_labels

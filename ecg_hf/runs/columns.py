@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..arrow import is_list_of
 from ..ecg_transformer.inputs_ecg_transformer import UNITS_PER_MILLIVOLT, canonical_units, unit_named
-from ..ptbxl.builder import is_list_of
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 
-from .columns import check_columns, check_is_dataset, label_matrix, number_of, signals_of, unformatted, units_of
+from .columns import check_columns, label_matrix, number_of, signals_of, units_of
 from .prepared import named_records, prepare
 
 
@@ -68,8 +68,6 @@ class RecordWindows(torch.utils.data.Dataset):
         silent: bool = False,
         check_leads: bool = True,
     ):
-        check_is_dataset("dataset", dataset)
-        dataset = unformatted(dataset)
         check_columns(dataset, self.columns)
         if len(dataset) == 0:
             raise ValueError("The data set has no records.")

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..arrow import in_batches, texts_of
 from ..ptbxl.copies import ecg_id_of_header
 from ..readers.channels import Said, canonical_leads
 from ..readers.folders import headers_below
@@ -25,7 +26,6 @@ from .published import CHALLENGE_2021, note_source
 from .snomed import code_of, diagnoses, is_code, label_of
 from .split import DEFAULT_FRACTIONS
 from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Same
-from .texts import in_batches, texts_of
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from ..arrow import texts_of
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
 from ..readers.channels import Said, canonical_lead, microvolts_of
 from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Rows, Same, Source
-from .texts import texts_of
 
 TableLike = str | os.PathLike | pd.DataFrame | datasets.Dataset
 
