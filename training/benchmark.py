@@ -60,6 +60,7 @@ def _table(argv: Sequence[str]) -> list[dict]:
     print("| row | what | before | aim | measured |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for row, measured in measure_rows(only, Setting(pathlib.Path(folder), **options)):
+            measured = round(measured, 4)  # the same number in the table and in the file
             print(f"| {row.name} | {row.what} | {row.before:g} | {row.aim:g} | {measured:.2f} |", flush=True)
             rows.append(_as_dict(row, measured))
     if output is not None:
@@ -70,7 +71,7 @@ def _table(argv: Sequence[str]) -> list[dict]:
 def _as_dict(row: Row, measured: float) -> dict:
     reached = measured >= row.aim if row.more else measured <= row.aim
     names = {name: getattr(row, name) for name in ("name", "what", "before", "aim")}
-    return {**names, "measured": round(measured, 4), "reached": reached}
+    return {**names, "measured": measured, "reached": reached}
 
 
 def _machine() -> dict:
