@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -267,12 +268,36 @@ def test_models_and_predictions_of_the_best_are_kept(studied):
 def test_only_the_test_reads_the_test_fold_and_only_once(studied, simulated_splits):
     assert studied["by_study"] == set(range(1, 10)) and 10 in studied["by_test"]
     content = json.loads((studied["folder"] / "results" / "test.json").read_text())
-    assert content.keys() == {"date", "commit", "runs"} and len(content["runs"]) == 5  # two seeds of finetune
+    assert content.keys() == {"date", "commit", "chosen", "runs"}
+    assert len(content["chosen"]) == 5  # two seeds of finetune
+    assert sorted(content["chosen"]) == sorted(entry["name"] for entry in content["runs"])
     assert all(entry["num_records"] == len(simulated_splits["test"]) for entry in content["runs"])
     report = (studied["folder"] / "results" / "report.md").read_text()
     assert f"**Test fold**, read once, on {content['date']} at commit `{content['commit']}`" in report
     with pytest.raises(FileExistsError, match="the test fold was read on .* A second look would choose by it"):
         study.main([*studied["command"], "--test"])
+
+
+def test_a_reading_that_was_stopped_goes_on_with_the_runs_it_had_chosen(studied, tmp_path):
+    """By its file alone: models and predictions of another session are gone."""
+    results, command = studied["folder"] / "results", [*studied["command"], "--output_dir", str(tmp_path)]
+    whole = json.loads((results / "test.json").read_text())
+    shutil.copy(results / "runs.jsonl", tmp_path)
+    part = {**whole, "date": "2026-01-01", "runs": whole["runs"][1:]}
+    (tmp_path / "test.json").write_text(json.dumps(part))
+    assert "(1 of the 5 runs that were chosen then are not read yet)" in report_of(command)
+    study.main([*command, "--test"])
+    resumed = json.loads((tmp_path / "test.json").read_text())
+    assert resumed["runs"][:-1] == part["runs"] and resumed["date"] == part["date"]
+    assert {**resumed["runs"][-1], "date": None} == {**whole["runs"][0], "date": None}
+    (tmp_path / "test.json").write_text(json.dumps({**part, "chosen": [*part["chosen"], "another"]}))
+    with pytest.raises(ValueError, match="was begun on 2026-01-01 with other runs than are chosen now"):
+        study.main([*command, "--test"])
+
+
+def report_of(command):
+    study.main([*command, "--report"])
+    return (pathlib.Path(command[-1]) / "report.md").read_text()
 
 
 def test_an_unfinished_study_is_not_tested(studied, tmp_path):

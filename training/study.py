@@ -4,8 +4,8 @@ The grid is a YAML file (`training/configs/study*.yaml`). Every finished run is 
 was stopped continues with the missing runs, the cheapest first. The report is made anew after each run, its figures
 after the last: tables, and the verdicts of the paper's claims by the rule in `study_verdicts.py`.
 
-The test fold is read by `--test` alone, once, when no run is missing: it writes `test.json`, and refuses where there
-is one.
+The test fold is read by `--test` alone, once, when no run that it could choose is missing: it writes the choice into
+`test.json`, then the figures of one run after another. A reading that was stopped goes on; one that is whole stays.
 """
 
 from __future__ import annotations

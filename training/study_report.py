@@ -208,11 +208,15 @@ class Report:
         for entry in content["runs"]:
             if entry["task"] == task:
                 cells = [_interval_in_words(entry[name]) for name in ("macro_auroc", "macro_auprc")]
+                cells.append(_in_words(entry["validation"]))
                 rows.append([entry["method"], entry["name"].rpartition("-")[2], *cells])
         if not rows:
             return []
-        text = f"\n**Test fold**, read once, on {content['date']} at commit `{content['commit']}`, all labels:\n"
-        return [text, *_table(["method", "seed", "macro AUROC", "macro AUPRC"], rows)]
+        text = f"\n**Test fold**, read once, on {content['date']} at commit `{content['commit']}`, all labels"
+        if (unread := len(content["chosen"]) - len(content["runs"])) > 0:
+            text += f" ({unread} of the {len(content['chosen'])} runs that were chosen then are not read yet)"
+        head = ["method", "seed", "macro AUROC", "macro AUPRC", "validation, the same model"]
+        return [f"{text}:\n", *_table(head, rows)]
 
     def _gains(self, task: str) -> list[str]:
         settings = self.settings(task, FINETUNE, POST_TRAIN)

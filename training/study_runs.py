@@ -75,10 +75,10 @@ def _train_network(run: Run, folder: pathlib.Path, machine_args: Mapping[str, An
     return train_task_specific(output_dir=folder, predict=splits, **places, **shared, **run.arguments)
 
 
-def train_with_test(run: Run, folder: pathlib.Path, machine_args: Mapping[str, Any]) -> dict:
-    """Make a run of `task_specific` again -> its metrics on the test fold."""
-    _train_network(run, folder, machine_args, "validation", "test")
-    return json.loads((folder / "metrics.json").read_text())["test"]
+def train_with_test(run: Run, folder: pathlib.Path, machine_args: Mapping[str, Any]) -> tuple[dict, dict]:
+    """Make a run of `task_specific` again -> its results, and its metrics on the test fold."""
+    results = _train_network(run, folder, machine_args, "validation", "test")
+    return results, json.loads((folder / "metrics.json").read_text())["test"]
 
 
 def _learnable_metrics(per_label: Mapping[str, dict], unlearnable: list[str]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import pathlib
 import shutil
 import subprocess
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from study_grid import POST_TRAIN, Run, best_run, groups_of
 from study_runs import evaluate_kept, kept_folder, train_with_test
 
-from ecg_hf.files import write_atomic
+from ecg_hf.files import json_text, write_atomic
 
 if TYPE_CHECKING:
     from study import Study
+
+logger = logging.getLogger(__name__)
 
 TEST_FILE = "test.json"
 TESTED_SHARE = 1.0
@@ -23,30 +26,49 @@ FIGURES = ("macro_auroc", "macro_auprc")
 
 
 def read_test_fold(study: Study) -> None:
-    """Evaluate the chosen runs on fold 10 and write `test.json`.
+    """Evaluate the chosen runs on fold 10, each once, and write `test.json` after each.
 
     Chosen are, for each task and method at all labels and the whole budget, the runs at the best rate on validation,
-    with all their seeds. Models that were not kept are made again before the fold is read; the network of
-    `task_specific` is always made again, and read in the same go.
+    with all their seeds. Their names are written before the first is read, so that a reading that was stopped can go
+    on with the others and choose nothing by what it has seen. Models that are kept are read first; the others are made
+    again, and the network of `task_specific` always is.
 
     Raises:
-        FileExistsError: the fold was read before.
-        ValueError: a run that has a part in the choice is missing, or there is none.
+        FileExistsError: all chosen runs were read before.
+        ValueError: a run that has a part in the choice is missing, or there is none; the choice is another than that
+            of the reading that was begun.
     """
     path = study.output_dir / TEST_FILE
-    if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+    chosen = _chosen_runs(study)
+    names = [run.name for run in chosen]
+    content = _begun(path) or {"date": _today(), "commit": _commit(), "chosen": names, "runs": []}
+    if content["chosen"] != names:
+        raise ValueError(
+            f"`{path}` was begun on {content['date']} with other runs than are chosen now: go on with the grid, the "
+            f"lines and the `--tasks` of that day (commit {content['commit']}), or take another output folder."
+        )
+    is_read = {entry["name"] for entry in content["runs"]}
+    unread = [run for run in chosen if run.name not in is_read]
+    unread.sort(key=lambda run: not kept_folder(study.work_dir, run).is_dir())
+    write_atomic(path, json_text(content))
+    for number, run in enumerate(unread, start=1):
+        logger.warning(f"Test fold, run {number} of {len(unread)}: {run.name}")
+        entry = {"name": run.name, "task": run.task, "method": run.label, "date": _today(), **_figures(study, run)}
+        content["runs"].append(entry)
+        write_atomic(path, json_text(content))
+
+
+def _begun(path: pathlib.Path) -> dict[str, Any] | None:
+    """The reading that `path` holds and that can go on; None where there is no such file."""
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if len(content["runs"]) == len(content["chosen"]):
         raise FileExistsError(
-            f"`{path}` is there: the test fold was read on {earlier['date']} at commit {earlier['commit']}. A second "
+            f"`{path}` is there: the test fold was read on {content['date']} at commit {content['commit']}. A second "
             "look would choose by it. For another study take another output folder."
         )
-    chosen = _chosen_runs(study)
-    for run in chosen:
-        if run.trainer == POST_TRAIN:
-            study.model_of(run)
-    entries = [{"name": run.name, "task": run.task, "method": run.label, **_figures(study, run)} for run in chosen]
-    content = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "runs": entries}
-    write_atomic(path, json.dumps(content, indent=1) + "\n")
+    return content
 
 
 def _chosen_runs(study: Study) -> list[Run]:
@@ -69,15 +91,23 @@ def _chosen_runs(study: Study) -> list[Run]:
 
 
 def _figures(study: Study, run: Run) -> dict[str, Any]:
-    """Macro AUROC and AUPRC with 95 % intervals by patient, and the number of records."""
+    """Macro AUROC and AUPRC with 95 % intervals by patient, the number of records, and what the same model has on
+    validation: of one that was made again it differs a little from the run's line."""
     folder = study.work_dir / f"{run.name}-test"
     if run.trainer == POST_TRAIN:
-        model = kept_folder(study.work_dir, run)
+        model = study.model_of(run)
+        results = json.loads((model / "all_results.json").read_text(encoding="utf-8"))
         metrics = evaluate_kept(run, model, folder, "test", study.machine_args, num_resamples=1000)
     else:
-        metrics = train_with_test(run, folder, study.machine_args)
+        results, metrics = train_with_test(run, folder, study.machine_args)
     shutil.rmtree(folder)
-    return {"num_records": metrics["num_records"], **{name: metrics["intervals"][name] for name in FIGURES}}
+    figures = {name: metrics["intervals"][name] for name in FIGURES}
+    validation = [results[f"eval_{name}"] for name in FIGURES]
+    return {"num_records": metrics["num_records"], **figures, "validation": validation}
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _commit() -> str:
