@@ -75,8 +75,8 @@ def test_order_and_spelling_of_leads_do_not_matter(extractor):
 
 @pytest.mark.parametrize(
     "lead_names",
-    [None, [], "II", 2, [*LEAD_NAMES[:11], "V5"], [*LEAD_NAMES[:11], "v1 "], [*LEAD_NAMES[:11], "V7"]],
-    ids=["none", "empty", "string", "number", "twice", "twice_folded", "unknown"],
+    [None, [], "II", 2, [*LEAD_NAMES[:11], "V5"], [*LEAD_NAMES[:11], "v1 "], [*LEAD_NAMES[:11], "V7"], [b"I"]],
+    ids=["none", "empty", "string", "number", "twice", "twice_folded", "unknown", "bytes"],
 )
 def test_wrong_lead_names_are_refused_with_the_names_expected(extractor, lead_names):
     with pytest.raises(ValueError, match="I II III aVR aVL aVF V1 V2 V3 V4 V5 V6"):
@@ -745,6 +745,18 @@ def test_flat_leads_are_named_once_and_counted(extractor, recwarn):
         extract(extractor, np.stack([template(100, 10)[0]] * 2), lead_names=["I", "II"])
     texts = [str(warning.message) for warning in found]
     assert len(texts) == 2 and "V1 V2" in texts[0] and texts[1].endswith(": III.")
+
+
+@pytest.mark.parametrize("unit, units", [(1e-3, None), (1, "uV")], ids=["volts", "millivolts as microvolts"])
+def test_voltages_of_another_unit_are_warned_of(extractor, recwarn, unit, units):
+    ecg = template(100, 10)
+    extract(extractor, [ecg * unit, ecg[:, :600] * unit], units=units)
+    (warning,) = recwarn.list
+    assert str(warning.message).startswith("2 of 2 records (first: 0) extend over 0.0")
+    assert "another unit, such as V" in str(warning.message)
+    recwarn.clear()
+    extract(extractor, ecg * 0.1)  # of low voltage
+    assert not recwarn.list
 
 
 # Limb leads

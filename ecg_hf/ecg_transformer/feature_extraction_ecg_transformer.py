@@ -5,18 +5,18 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .common_ecg_transformer import LEAD_NAMES, check_choice
 from .configuration_ecg_transformer import AUTO_MAP, copy_code_files
 from .inputs_ecg_transformer import Batch, group_records, in_millivolts, is_count, is_number
-from .lead_checks_ecg_transformer import describe_limb_faults, is_flat, limb_lead_faults
+from .lead_checks_ecg_transformer import describe_limb_faults, is_flat, limb_lead_faults, small_voltages_in_words
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
     bandpass_filter,
     canonical_lead_names,
     complete_limb_leads,
+    cut_windows,
     decimate_stacked,
     minmax,
     resample,
@@ -209,13 +209,15 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             TypeError: values that are not numeric.
 
         Warnings name, once in a call, leads that are missing, leads that are flat (constant before any filter: they
-        become 0 after a high-pass or `zscore`, -1 after `minmax`), and limb leads that contradict Einthoven's and
+        become 0 after a high-pass or `zscore`, -1 after `minmax`), records whose voltages are those of another unit
+        (less than 0.02 mV from peak to peak in every lead), and limb leads that contradict Einthoven's and
         Goldberger's equations by more than 50 µV, with the exchange of names that would mend it (not for crops).
         """
         self._check_settings()
         check_choice("missing_leads", missing_leads, ("zero", "error"))
         batches = group_records(signal, sampling_rate, lead_names, units, crop_positions)
         if check_leads:
+            self._warn_of_small_voltages(batches)
             self._warn_of_limb_leads(batches)
         for batch in batches:
             for step in self.steps:
@@ -410,7 +412,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         ]
         # What the crops were cut from, by which flat ones are known.
         given_starts = (starts * (old_rate / rate)).astype(np.int64)
-        batch.given = _windows(batch.given, given_starts, int(size * old_rate / rate))
+        batch.given = cut_windows(batch.given, given_starts, int(size * old_rate / rate))
         batch.values, batch.units, batch.sampling_rate = self._round(np.stack(crops)), None, rate
         batch.records, batch.flat, batch.largest = (
             np.repeat(rows, starts.shape[1], axis=0) for rows in (batch.records, batch.flat, batch.largest)
@@ -442,7 +444,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         before = 0 if batch.starts is None else batch.starts
         batch.starts = (before + np.broadcast_to(starts, (num_records, starts.shape[1])).reshape(-1)) // scale
         batch.given = None
-        batch.values = _windows(batch.values, starts, size)
+        batch.values = cut_windows(batch.values, starts, size)
         batch.records = np.repeat(batch.records, starts.shape[1])
 
     def _flat_windows(self, batch: Batch, starts: np.ndarray, size: int, length: int) -> np.ndarray:
@@ -453,7 +455,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         ratio = batch.given.shape[-1] / length
         given_size = max(1, int(size * ratio))
         given_starts = np.minimum((starts * ratio).astype(np.int64), batch.given.shape[-1] - given_size)
-        given = _windows(batch.given, given_starts, given_size)
+        given = cut_windows(batch.given, given_starts, given_size)
         return is_flat(given.min(axis=-1), given.max(axis=-1), np.repeat(batch.largest, starts.shape[1]))
 
     def _window_starts(self, last: int, scale: int) -> np.ndarray:
@@ -531,6 +533,10 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             ]
             warnings.warn(f"Flat leads (constant in a record or a window): {', '.join(found)}.", stacklevel=3)
 
+    def _warn_of_small_voltages(self, batches: list[Batch]):
+        if message := small_voltages_in_words([batch.extents for batch in batches]):
+            warnings.warn(message, stacklevel=3)
+
     def _warn_of_limb_leads(self, batches: list[Batch]):
         """Only of whole records: training takes crops of each in every epoch, and has no time for it."""
         if set(self.lead_names).isdisjoint(LEAD_NAMES[:6]):
@@ -576,13 +582,6 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         values = batch.in_millivolts().astype(np.float32, copy=False)
         values[:, [name in batch.absent_leads for name in batch.lead_names]] = 0
         return np.pad(values, ((0, 0), (0, 0), (0, self.num_samples - values.shape[-1])))
-
-
-def _windows(values: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
-    """(records, leads, samples), starts (records or 1, windows) -> (records x windows, leads, size)."""
-    num_records, num_leads, _ = values.shape
-    windows = sliding_window_view(values, size, axis=-1)[np.arange(num_records)[:, None], :, starts]
-    return windows.reshape(-1, num_leads, size)
 
 
 _STEPS = {

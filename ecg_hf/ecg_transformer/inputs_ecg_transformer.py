@@ -38,6 +38,8 @@ class Batch:
     """The records before any filter, with the leads of `values`, until windows are cut: these tell what is flat."""
     largest: np.ndarray | None = None
     """(records,): the largest absolute value of each record, in its units."""
+    extents: dict[int, float] | None = None
+    """Of each record the largest extent of a lead from peak to peak, in mV."""
     flat: np.ndarray | None = None
     """(rows, leads): whether the lead was constant, before any filter, in what became the row."""
     high_passed: bool = False
@@ -119,7 +121,8 @@ def listed_leads(lead_names):
     if lead_names is None or isinstance(lead_names, str) or not isinstance(lead_names, Iterable):
         return lead_names  # refused where they are needed
     return [
-        list(names) if isinstance(names, Iterable) and not isinstance(names, str) else names for names in lead_names
+        list(names) if isinstance(names, Iterable) and not isinstance(names, str | bytes) else names
+        for names in lead_names
     ]
 
 
@@ -242,7 +245,7 @@ def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | No
 def _check_values(batch: Batch, labels: list[str]):
     """Reject missing samples, which a filter would spread over the lead, and values outside the range of mV.
 
-    The range of each lead also says whether it is flat.
+    The range of each lead also says whether it is flat, and over what the record extends.
     """
     # Tolerance of 0.5 µV, since 32.767 may be larger in float32.
     limit = (MAX_MILLIVOLTS + 0.0005) * UNITS_PER_MILLIVOLT[batch.units]
@@ -252,6 +255,9 @@ def _check_values(batch: Batch, labels: list[str]):
     if valid.all():
         batch.largest = np.maximum(-lowest.min(axis=1).astype(np.float64), highest.max(axis=1))
         batch.flat = is_flat(lowest, highest, batch.largest)
+        # In floats: the difference of two int16 may be no int16.
+        extents = (highest.astype(np.float64) - lowest).max(axis=1) * batch.microvolts / MICROVOLTS["mv"]
+        batch.extents = dict(zip(batch.records.tolist(), extents.tolist(), strict=True))
         return
     row = int(np.argmin(valid.all(axis=1)))
     label = labels[batch.records[row]]

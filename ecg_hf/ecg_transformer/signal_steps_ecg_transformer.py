@@ -189,6 +189,13 @@ def minmax(values: np.ndarray, eps: float, flat: np.ndarray | None = None) -> np
     return 2 * np.divide(values - lowest, extent + eps, out=np.zeros_like(values), where=varies) - 1
 
 
+def cut_windows(values: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
+    """(records, leads, samples), starts (records or 1, windows) -> (records x windows, leads, size)."""
+    num_records, num_leads, _ = values.shape
+    windows = sliding_window_view(values, size, axis=-1)[np.arange(num_records)[:, None], :, starts]
+    return windows.reshape(-1, num_leads, size)
+
+
 def decimate_stacked(values: np.ndarray, factor: int) -> np.ndarray:
     """Every `factor`-th sample of the concatenated leads, after a zero-phase low-pass (Chebyshev I, order 8)."""
     num_rows, num_leads, length = values.shape
@@ -206,6 +213,7 @@ __all__ = [
     "bandpass_filter",
     "canonical_lead_names",
     "complete_limb_leads",
+    "cut_windows",
     "decimate_stacked",
     "resample",
     "resample_in_blocks",

@@ -22,7 +22,7 @@ from ..ecg_transformer.common_ecg_transformer import (
     SINGLE_LABEL,
     UNKNOWN_LABEL,
 )
-from ..ecg_transformer.lead_checks_ecg_transformer import LimbFault, describe_limb_faults
+from ..ecg_transformer.lead_checks_ecg_transformer import LEAST_EXTENT, LimbFault, describe_limb_faults
 from ..readers.channels import microvolts_of
 from .facts import PRECORDIAL, Facts, join_facts
 from .leaks import Identities, leaks_in_words, listed
@@ -32,8 +32,8 @@ from .table import SPLITS
 logger = logging.getLogger(__name__)
 
 # mV from peak to peak, the median over leads. Of 20,000 records of PTB-XL all lie from 0.38 to 9.5, half of them from
-# 1.0 to 1.5: a factor of 1000 throws each of them out.
-LEAST_EXTENT, LARGEST_EXTENT = 0.02, 20.0
+# 1.0 to 1.5: a factor of 1000 throws each of them out, above this or below `LEAST_EXTENT`.
+LARGEST_EXTENT = 20.0
 
 # Beats a minute, the median over records of one sampling rate. Of 20,000 records of PTB-XL the median is 71, and 98 %
 # lie from 45 to 133. The medians of 20 records, drawn 10,000 times, lie from 57 to 89, so that none is falsely warned
