@@ -127,7 +127,7 @@ def test_zeros_and_ones_numbers_and_patients_may_be_classes_of_a_data_set(option
         load_ecg_dataset(named, **given)
 
 
-@pytest.mark.parametrize("text", ["NA", "NaN", "NULL", "<NA>"])
+@pytest.mark.parametrize("text", ["NA", "n/a", "NaN", "NULL", "<NA>"])
 def test_what_programs_write_for_nothing_is_nothing(text, folder, options):
     table = frame(patient=["7", text] * 15, rhythm=["SR", "AF", text] * 10, MI=["1", text] * 15)
     table.to_csv(folder / "nothing.csv", index=False)
@@ -145,6 +145,22 @@ def test_patients_and_labels_are_the_same_in_numbers_and_in_text(folder, options
     splits = load_ecg_dataset(folder / "commas.csv", **given)
     assert {patient for dataset in splits.values() for patient in dataset["patient_id"]} == {*map(str, range(7, 36))}
     assert [labels_of(splits)[name] for name in ("r00", "r01", "r02")] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize(("separator", "decimal"), [(",", "."), (";", ","), (";", ".")])
+def test_classes_that_are_numbers_are_the_same_beside_empty_cells(problem_type, separator, decimal, folder, options):
+    """pandas writes them with a fraction where cells of the column are empty."""
+    tables = {"train": frame(code=[0, 1, None] * 10), "validation": frame(code=[0, 1, 10] * 10).iloc[:9]}
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, sep=separator, decimal=decimal)
+    assert f"0{decimal}0" in (folder / "train.csv").read_text()
+    given = {"label_column": "code", "problem_type": problem_type, **options}
+    splits = load_ecg_dataset(folder / "train.csv", validation_table=folder / "validation.csv", **given)
+    assert label_names_of(splits["train"]) == ["0", "1", "10"]
+    assert [splits["train"]["labels"][row] for row in range(3)] == [[1, 0, 0], [0, 1, 0], [-100] * 3]
+    frame(code=["427.0", "427.31", "427"] * 10).to_csv(folder / "icd.csv", index=False)
+    assert label_names_of(load_ecg_dataset(folder / "icd.csv", **given)["train"]) == ["427", "427.0", "427.31"]
 
 
 def test_columns_may_be_numbered(options):
@@ -262,6 +278,22 @@ def test_thousands_beside_decimal_commas_are_refused(folder, options):
         ValueError, match=r"must be written with a comma, as others are; it is not in row 2 \('3.068'\)"
     ):
         load_ecg_dataset(folder / "thousands.csv", label_columns=["age"], problem_type="regression", **options)
+
+
+@pytest.mark.parametrize("mark", [".", ","])
+@pytest.mark.parametrize("name", ["BNP", "sampling_rate"])
+def test_thousands_beside_whole_numbers_are_refused(mark, name, folder, options):
+    said = {"BNP": "500", **{name: ["500", f"1{mark}500", "", f"12{mark}000"] * 7 + ["500", "200"]}}
+    frame(**said).to_csv(folder / "thousands.csv", index=False, sep=";")
+    with pytest.raises(ValueError, match=rf"`{name}` .* mark behind the thousands, .* row 2 \('1\{mark}500'\), row 4"):
+        load_ecg_dataset(folder / "thousands.csv", label_columns=["BNP"], problem_type="regression", **options)
+    # With other decimals beside them, or without whole numbers, these are none.
+    for values in (["1,705", "1,68", "2"] * 10, ["1,705", "1,680", "2,000"] * 10, ["0,705", "1,680", "2"] * 10):
+        frame(height=values).to_csv(folder / "heights.csv", index=False, sep=";")
+        splits = load_ecg_dataset(
+            folder / "heights.csv", label_columns=["height"], problem_type="regression", **options
+        )
+        assert labels_of(splits)["r02"] == [2]
 
 
 # ---- Paths and files ----

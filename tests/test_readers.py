@@ -740,6 +740,15 @@ def test_decimal_commas_between_commas_are_refused_by_the_separator(tmp_path, mi
         refused(write(tmp_path / "rec.csv", text), f"line 1 names {len(names)} columns", "semicolons or tabs", **said)
 
 
+@pytest.mark.parametrize(("separator", "mark"), [(";", ","), (";", "."), ("\t", ",")])
+def test_thousands_beside_whole_numbers_are_no_fractions(tmp_path, millivolts, separator, mark):
+    microvolts = np.rint(np.transpose(3000 * millivolts)).astype(int)
+    text = "\n".join([separator.join(LEAD_NAMES), *(separator.join(f"{v:,}" for v in row) for row in microvolts)])
+    said = {"sampling_rate": 250, "units": "uV"}
+    refused(write(tmp_path / "rec.csv", text.replace(",", mark)), "mark behind the thousands", **said)
+    assert read(write(tmp_path / "rec.csv", text.replace(",", "")), **said).lead_names == LEAD_NAMES
+
+
 def test_other_columns_are_left_out_with_a_note(tmp_path, millivolts):
     path = write(tmp_path / "rec.csv", table_text(millivolts[:3], header=["index", "I", "Resp"]))
     with pytest.warns(UserWarning, match="index, Resp"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
 from .channels import MAX_FILE_BYTES, Said, canonical_lead
@@ -13,6 +13,7 @@ from .channels import MAX_FILE_BYTES, Said, canonical_lead
 # Only 0 to 9 count, not the digits of other alphabets, and neither "nan" nor "1_000".
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,6})?")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_WITH_THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}([.,][0-9]{3})+")
 _BLANKS = " \t\r\n"
 
 
@@ -51,6 +52,14 @@ def number(text: str, where: str) -> float:
     return float(match[0])
 
 
+def marks_thousands(cells: Iterable[str]) -> bool:
+    """Whether numbers seem to be whole ones whose thousands have a mark, such as `1,015` beside `975`: some have none,
+    and all others have it in front of three digits and behind one to three, of which the first is no 0."""
+    cells = [text for text in map(str.strip, cells) if text]
+    marked = [text for text in cells if "," in text or "." in text]
+    return 0 < len(marked) < len(cells) and all(map(_WITH_THOUSANDS.fullmatch, marked))
+
+
 def integer(text: str, where: str) -> int:
     """A whole number from its text; `RecordError` that names the field otherwise."""
     match = _INTEGER.fullmatch(text.strip(_BLANKS))
@@ -59,4 +68,4 @@ def integer(text: str, where: str) -> int:
     return int(match[0])
 
 
-__all__ = ["bytes_of", "integer", "is_taken", "number", "one_rate"]
+__all__ = ["bytes_of", "integer", "is_taken", "marks_thousands", "number", "one_rate"]

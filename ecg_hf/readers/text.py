@@ -15,6 +15,7 @@ import numpy as np
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import check_no_part, record_of_array
 from .channels import Channel, Said, canonical_lead, microvolts_in, microvolts_of, record_of
+from .checks import marks_thousands
 from .sidecar import Stated, read_sidecar
 
 MAX_TEXT_BYTES = 2**28
@@ -43,7 +44,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     of time (by its name, or one column more than leads that grows evenly) only checks the rate.
 
     Raises `RecordError` for a cell that is no number, by its line; a lead with some empty cells; rows of several
-    lengths; a time that does not fit the rate.
+    lengths; marks behind the thousands; a time that does not fit the rate.
     """
     check_no_part(part)
     table = _parse(_lines(path))
@@ -149,7 +150,19 @@ def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None) ->
             values[row] = list(map(_plain_number, cells))
         except ValueError:
             values[row] = [_checked_number(*each, number, separator) for each in enumerate(cells, 1)]
+    _check_thousands(lines, values, separator)
     return values
+
+
+def _check_thousands(lines: list[tuple[int, str]], values: np.ndarray, separator: str | None) -> None:
+    """`RecordError` where `1,015` beside `975` is a thousand and fifteen."""
+    fractions = np.abs(values[np.isfinite(values) & (values % 1 != 0)])
+    # The cells are looked at where none is a fraction of 1, as nearly each record of voltages has.
+    if len(fractions) and fractions.min() >= 1:
+        if marks_thousands(cell for _, line in lines for cell in _cells(line, separator)):
+            raise RecordError(
+                "its numbers seem to have a mark behind the thousands, as in 1,015 beside 975: write them without it."
+            )
 
 
 def _plain_number(cell: str) -> float:

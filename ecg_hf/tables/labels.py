@@ -21,7 +21,7 @@ from ..ecg_transformer.common_ecg_transformer import (
     check_choice,
 )
 from .store import NAMED_IN_A_MESSAGE
-from .table import Table, is_empty, is_list, number_of_cell
+from .table import Table, is_empty, is_list, number_of_cell, refuse_thousands
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def table_labels(
         names = matching_columns(table, label_columns)
         matrix = np.stack([_zeros_and_ones(table, name) for name in names], axis=1)
         return names, _one_hot(table, matrix) if problem_type == SINGLE_LABEL else matrix
-    column = table.classes("label_column", label_column)
+    column = _whole_numbers(table, table.classes("label_column", label_column))
     if problem_type == SINGLE_LABEL:
         cells = [None if is_empty(cell) else [_name(cell)] for cell in column]
     else:
@@ -111,6 +111,16 @@ def _name(cell: object) -> str:
     return str(cell).strip()
 
 
+def _whole_numbers(table: Table, column: pd.Series) -> pd.Series:
+    """A column of text in which each cell is `1.0` (or `1,0`), as pandas writes whole numbers beside empty cells, as
+    `_name` has it in a frame; others as they are: `427.0` beside `427.31` is a code."""
+    written = re.compile(r"\s*([-+]?[0-9]+)[.,]0\s*" if table.has_decimal_commas else r"\s*([-+]?[0-9]+)\.0\s*")
+    filled = [cell for cell in column if not is_empty(cell)]
+    if not filled or not all(isinstance(cell, str) and written.fullmatch(cell) for cell in filled):
+        return column
+    return column.map(lambda cell: cell if is_empty(cell) else written.fullmatch(cell)[1])
+
+
 def _zeros_and_ones(table: Table, name: str) -> np.ndarray:
     column = table.classes("label_columns", name)
     texts = ["" if is_empty(cell) else str(cell).strip().casefold() for cell in column]
@@ -134,6 +144,7 @@ def _numbers(table: Table, name: str) -> np.ndarray:
     values = [np.nan if is_empty(cell) else number_of_cell(cell, table.has_decimal_commas) for cell in column]
     _refuse(table, name, column, [value is None for value in values], "a number or empty")
     _refuse(table, name, column, np.abs(values) > np.finfo(np.float32).max, "below 3e38, as float32 has it")
+    refuse_thousands(table, name, column)
     if table.has_decimal_commas:
         texts = column.astype(str)
         if texts.str.contains(",").any():

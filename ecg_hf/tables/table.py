@@ -22,6 +22,7 @@ import pyarrow.csv
 from ..arrow import texts_of
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
 from ..readers.channels import Said, canonical_lead, microvolts_of
+from ..readers.checks import marks_thousands
 from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Rows, Same, Source
 
 TableLike = str | os.PathLike | pd.DataFrame | datasets.Dataset
@@ -278,7 +279,7 @@ def _header(path: Path, head: Head) -> list[str]:
 # ---- Cells ----
 
 # How R, pandas and databases write that there is nothing. Not `None`, which may be a class.
-_NOTHING = {"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NaT", "NULL", "null"}
+_NOTHING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "NULL", "null"}
 
 
 def is_empty(cell: object) -> bool:
@@ -307,6 +308,16 @@ def number_of_cell(cell: object, has_decimal_commas: bool) -> float | None:
     except ValueError:
         return None
     return number if np.isfinite(number) and "_" not in text else None
+
+
+def refuse_thousands(table: Table, name: str, column: pd.Series) -> None:
+    """`ValueError` for a column of numbers where `1.500` beside `500` is a thousand and a half."""
+    if table.has_decimal_commas and marks_thousands(cell for cell in column if not is_empty(cell)):
+        rows = np.flatnonzero(column.str.contains("[.,]"))
+        raise ValueError(
+            f"The column `{name}` of {table.name} seems to have a mark behind the thousands, beside whole numbers: "
+            f"{table.rows_in_words(rows, column)}. Write the numbers without it."
+        )
 
 
 def names_of_patients(column: pd.Series) -> pa.StringArray:
@@ -428,6 +439,8 @@ def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> Sequence[Sa
     columns: list[Iterable] = []
     for name, value in given.items():
         if value is None and name in table.cells.columns:
+            if name == "sampling_rate":
+                refuse_thousands(table, name, table.column(name, name))
             columns.append(None if is_empty(cell) else cell for cell in table.classes(name, name))
         else:
             columns.append(itertools.repeat(value, len(table)))
@@ -478,6 +491,7 @@ __all__ = [
     "names_of_patients",
     "number_of_cell",
     "open_table",
+    "refuse_thousands",
     "source_of",
     "splits_of",
 ]
