@@ -56,6 +56,13 @@ def number_groups(groups, num_records: int, sort: bool = False) -> np.ndarray:
     return numbers
 
 
+def number_known_groups(groups, known: np.ndarray, sort: bool = False) -> np.ndarray:
+    """As `number_groups`, of the records where `known` (records,) is true: those of which nothing is known say nothing
+    about the spread, and their groups are none."""
+    numbers = number_groups(groups, len(known), sort)[known]
+    return np.unique(numbers, return_inverse=True)[1]
+
+
 def draw_counts(group_of_record: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Chunks (resamples, records) of how often each resample drew each record's group, with replacement."""
     generator = np.random.default_rng(seed)
@@ -147,6 +154,7 @@ __all__ = [
     "halves_interval",
     "interval",
     "number_groups",
+    "number_known_groups",
     "percentile_interval",
     "wider",
     "wilson_interval",

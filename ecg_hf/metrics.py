@@ -26,7 +26,7 @@ from .intervals import (
     draw_halves,
     halves_interval,
     interval,
-    number_groups,
+    number_known_groups,
     percentile_interval,
     wider,
     wilson_interval,
@@ -167,7 +167,8 @@ def bootstrap_metrics(
     Args:
         labels, scores: (records, labels), labels of 0, 1 and -100.
         n_resamples: number of halves, at least 2.
-        groups: (records,) ids, for example of patients; each record without an id is a separate group.
+        groups: (records,) ids, for example of patients; each record without an id is a separate group. Groups of
+            which no label is known do not count.
         seed: of `numpy.random.default_rng`, which draws one permutation of the groups for each half.
         confidence: confidence level of the interval.
         label_names: names for `per_label`, which is omitted without them.
@@ -182,11 +183,12 @@ def bootstrap_metrics(
     labels, scores = _check_labels_and_scores(labels, scores)
     names = None if label_names is None else check_label_names(label_names, labels.shape[1])
     check_resampling(n_resamples, confidence)
-    rankings = _rank_labels(labels, scores)
-    values = [areas[0] for areas in _auroc_and_auprc(rankings, np.ones((1, len(labels))))]
+    values = _unweighted_auroc_and_auprc(labels, scores)
     macro_values = [_macro_mean(of_metric, labels) for of_metric in values]
 
-    patients = number_groups(groups, len(labels), sort=True)
+    known = (labels != UNKNOWN_LABEL).any(axis=1)
+    labels, patients = labels[known], number_known_groups(groups, known, sort=True)
+    rankings = _rank_labels(labels, scores[known])
     halves = _areas_of_halves(rankings, patients, n_resamples, seed)
     _warn_of_missing_intervals(halves[0], patients.max() + 1)
     per_label = [
@@ -221,14 +223,17 @@ def calibration_metrics(
 
     Returns:
         `{"calibration_error": {"value", "low", "high"}, "brier_score": {...}}`; `low` and `high` are None with one
-        group.
+        group. Records of which no label is known take no part. `ValueError` if none is known.
     """
     labels, scores = _check_labels_and_scores(labels, scores)
     _check_probabilities(scores)
     check_resampling(n_resamples, confidence)
-    sums = _calibration_sums(labels, scores)
+    known = (labels != UNKNOWN_LABEL).any(axis=1)
+    if not known.any():
+        raise ValueError(f"`labels` has no known cell among {len(labels)} records: evaluate others.")
+    sums = _calibration_sums(labels[known], scores[known])
     value = _calibration(sums.sum(axis=0))
-    patients = number_groups(groups, len(labels))
+    patients = number_known_groups(groups, known)
     chunks = [_calibration(np.tensordot(counts, sums, axes=1)) for counts in draw_counts(patients, n_resamples, seed)]
     resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in value}
     return {name: percentile_interval(value[name], resampled[name], patients.max() + 1, confidence) for name in value}
@@ -500,7 +505,7 @@ def _label_intervals(
     for value, of_halves, label in zip(values, halves.T, labels.T, strict=True):
         if np.isnan(value):
             intervals.append(None)
-        elif num_patients < MIN_PATIENTS_OF_LABEL:
+        elif len(np.unique(patients[label != UNKNOWN_LABEL])) < MIN_PATIENTS_OF_LABEL:
             intervals.append(interval(value))
         else:
             with_positive, with_negative = (len(np.unique(patients[label == known])) for known in (1, 0))

@@ -20,7 +20,7 @@ from .intervals import (
     draw_halves,
     halves_interval,
     interval,
-    number_groups,
+    number_known_groups,
     percentile_interval,
     wider,
     wilson_interval,
@@ -93,7 +93,7 @@ def single_label_intervals(
     )
     known = labels[:, 0] != UNKNOWN_LABEL
     correct = (scores.argmax(axis=1) == labels.argmax(axis=1))[known].astype(np.float64)
-    patients = number_groups(None if groups is None else np.asarray(groups)[known], int(known.sum()), sort=True)
+    patients = number_known_groups(groups, known, sort=True)
     return {"accuracy": _share_interval(correct, patients, n_resamples, seed, confidence), **areas}
 
 
@@ -183,14 +183,15 @@ def regression_intervals(
 
     Returns:
         `{"mae": {"value", "low", "high"}, "rmse": ..., "r2": ...}`, with `label_names` also `"per_label": {name: the
-        same}`. `low` and `high` are None with fewer than 20 patients; `value` too where the metric is undefined; of a
-        target None then stands for all three.
+        same}`. `low` and `high` are None with fewer than 20 patients of whom a value is known, of a target one of its
+        own; `value` too where the metric is undefined; of a target None then stands for all three.
     """
     labels, values = _check_values(labels, values)
     check_resampling(n_resamples, confidence)
     label_names = None if label_names is None else check_label_names(label_names, labels.shape[1])
-    sums = _regression_sums(labels, values)
-    patients = number_groups(groups, len(labels))
+    known = ~np.isnan(labels).all(axis=1)
+    sums = _regression_sums(labels[known], values[known])
+    patients = number_known_groups(groups, known)
     num_patients = int(patients.max()) + 1
     if num_patients < MIN_PATIENTS:
         warnings.warn(
@@ -200,7 +201,7 @@ def regression_intervals(
     value = _regression(sums.sum(axis=0))
     resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in value}
 
-    def of(value: float, values: np.ndarray) -> dict[str, float | None]:
+    def of(value: float, values: np.ndarray, num_patients: int) -> dict[str, float | None]:
         values = values[~np.isnan(values)]
         if np.isnan(value):
             return {"value": None, "low": None, "high": None}
@@ -208,11 +209,14 @@ def regression_intervals(
             return interval(value)
         return percentile_interval(value, values, num_patients, confidence)
 
-    intervals = {name: of(_mean(value[name]), _mean(resampled[name])) for name in REGRESSION_METRICS}
+    intervals = {name: of(_mean(value[name]), _mean(resampled[name]), num_patients) for name in REGRESSION_METRICS}
     if label_names is not None:
+        of_target = [len(np.unique(patients[~np.isnan(target)])) for target in labels[known].T]
         intervals["per_label"] = {
             label: {
-                name: None if np.isnan(value[name][index]) else of(value[name][index], resampled[name][:, index])
+                name: None
+                if np.isnan(value[name][index])
+                else of(value[name][index], resampled[name][:, index], of_target[index])
                 for name in REGRESSION_METRICS
             }
             for index, label in enumerate(label_names)

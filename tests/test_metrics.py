@@ -493,11 +493,30 @@ def test_a_label_that_is_wholly_unknown_changes_no_other_interval():
     unknown = np.full((len(labels), 1), -100)
     intervals = bootstrap_metrics(np.c_[labels, unknown], np.c_[scores, scores[:, 0]], 50, label_names=[*names, "g"])
     assert intervals["per_label"].pop("g") == {"auroc": None, "auprc": None} and intervals == expected
-    # A record of which nothing is known changes the draws, but neither values nor the existence of intervals.
-    labels[[5, 9]] = -100
-    intervals = bootstrap_metrics(labels, scores, 50, label_names=names)
-    assert intervals["macro_auroc"]["value"] == macro_auroc(np.delete(labels, [5, 9], 0), np.delete(scores, [5, 9], 0))
-    assert intervals["macro_auroc"]["low"] < intervals["macro_auroc"]["value"] < intervals["macro_auroc"]["high"]
+
+
+def test_records_of_which_nothing_is_known_change_no_interval():
+    labels, scores = simulate(60)
+    labels[25:], scores = -100, 1 / (1 + np.exp(-scores))
+    patients = np.arange(60) % 40
+    for function in (bootstrap_metrics, calibration_metrics):
+        assert function(labels, scores, 50, groups=patients) == function(labels[:25], scores[:25], 50)
+    with pytest.warns(UserWarning, match="Too few patients .*: 19, and at least 20"):
+        assert bootstrap_metrics(labels, scores, 50, groups=patients % 19)["macro_auroc"]["low"] is None
+    # Nor do they leave resamples without a known cell.
+    labels[2:] = -100
+    found = calibration_metrics(labels, scores, 200)["brier_score"]
+    assert found["low"] <= found["value"] <= found["high"]
+    with pytest.raises(ValueError, match="no known cell among 60 records"):
+        calibration_metrics(np.full_like(labels, -100), scores, 50)
+
+
+def test_a_label_that_is_known_of_two_patients_has_no_interval():
+    labels, scores = simulate()
+    labels[:, 0] = -100
+    labels[[3, 4], 0] = 0, 1
+    per_label = bootstrap_metrics(labels, scores, 50, label_names=list("abcdef"))["per_label"]
+    assert per_label["a"]["auroc"]["low"] is None and per_label["b"]["auroc"]["low"] is not None
 
 
 def test_intervals_of_published_predictions():

@@ -302,6 +302,12 @@ def test_the_interval_of_an_error_has_the_width_of_the_normal_approximation():
     assert copied["mae"]["high"] - copied["mae"]["low"] == pytest.approx(2 * half_width, rel=0.1)
     with pytest.warns(UserWarning, match="Too few patients"):
         assert regression_intervals(truth[:9], values[:9], 50)["r2"]["low"] is None
+    # Nor do patients count of whom no value is known.
+    truth[9:] = np.nan
+    with pytest.warns(UserWarning, match="Too few patients for intervals: 9"):
+        assert regression_intervals(truth, values, 50)["mae"]["low"] is None
+    both = regression_intervals(np.c_[truth, values], np.c_[values, values], 50, label_names=["few", "many"])
+    assert [of_target["mae"]["low"] for of_target in both["per_label"].values()] == [None, 0]
 
 
 @pytest.mark.parametrize(
