@@ -70,12 +70,11 @@ def _parse_fold(cell: str) -> int:
 
 
 def _parse_codes(cell: str) -> list[dict[str, str | float]]:
-    codes = ast.literal_eval(cell.strip())
-    if not isinstance(codes, dict):
-        raise ValueError("it must be a dictionary of likelihoods by SCP code.")
-    parsed = [
-        {"code": find_statement(str(code)).code, "likelihood": float(likelihood)} for code, likelihood in codes.items()
-    ]
+    try:
+        likelihoods = {str(code): float(likelihood) for code, likelihood in ast.literal_eval(cell.strip()).items()}
+    except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
+        raise ValueError("it must be a dictionary of likelihoods, as numbers, by SCP code.") from None
+    parsed = [{"code": find_statement(code).code, "likelihood": number} for code, number in likelihoods.items()]
     if len({item["code"] for item in parsed}) < len(parsed):
         raise ValueError("it names a statement twice.")
     return parsed
