@@ -156,7 +156,8 @@ def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None) ->
 
 def _check_thousands(lines: list[tuple[int, str]], values: np.ndarray, separator: str | None) -> None:
     """`RecordError` where `1,015` beside `975` is a thousand and fifteen."""
-    fractions = np.abs(values[np.isfinite(values) & (values % 1 != 0)])
+    known = values[np.isfinite(values)]
+    fractions = np.abs(known[known % 1 != 0])
     # The cells are looked at where none is a fraction of 1, as nearly each record of voltages has.
     if len(fractions) and fractions.min() >= 1:
         if marks_thousands(cell for _, line in lines for cell in _cells(line, separator)):
