@@ -143,6 +143,7 @@ def test_what_is_no_file_is_refused_without_opening_it(tmp_path):
         os.mkfifo(tmp_path / name)
         refused(tmp_path / name, "not a regular file")
     write(tmp_path / "file.npy", b"x")
+    refused(tmp_path / "file", "no such file, but file.npy: add the ending", kind=FileNotFoundError)
     refused(tmp_path / "file.npy" / "within.npy", "no such file", kind=FileNotFoundError)
     refused(tmp_path / ("x" * 300), "cannot be opened")
     with pytest.raises(RecordError, match="NUL"):
