@@ -233,6 +233,11 @@ ODD_LABELS = {
         {"label_column": "codes"},
         r"one separator \(; \| or ,\) in all rows; it is not in row 2 \('AF/MI'\), row 5",
     ),
+    "rows of zeros and ones": (
+        {"dx": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 15},
+        {"label_column": "dx"},
+        "`dx` of the frame has lists of zeros and ones, .* name these columns by `label_columns`",
+    ),
     "codes with blanks": (
         {"codes": ["AF", "AF MI", "MI"] * 10},
         {"label_column": "codes"},
