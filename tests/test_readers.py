@@ -804,6 +804,10 @@ def test_the_struct_of_cpsc(tmp_path, millivolts, compressed, transposed):
     assert (record.sampling_rate, record.lead_names) == (500, LEAD_NAMES)
     np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
     assert read(path, sampling_rate=250).sampling_rate == 250
+    # Fewer names than it has channels are the leads to take.
+    few = read(path, lead_names=["V2", "i"])
+    assert few.lead_names == ("V2", "I")
+    np.testing.assert_array_equal(whole_microvolts(few), np.rint(millivolts[[7, 0]] * 1000))
     refused(write_cpsc(tmp_path / "b.mat", millivolts[:8]), "`sampling_rate`, `units`, `lead_names`")
 
 
