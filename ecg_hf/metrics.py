@@ -273,8 +273,18 @@ class ECGMultiLabelMetric(evaluate.Metric):
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """`ECGMultiLabelMetric` for a plain `transformers.Trainer`: `Trainer(..., compute_metrics=compute_metrics)`.
 
-    Each row counts as one record: the windows of a record are not aggregated.
+    Each row counts as one record: the windows of a record are not aggregated. It is for several labels: of classes or
+    numbers use `single_label_metrics` or `regression_metrics`.
+
+    Raises:
+        ValueError: labels that are numbers of classes, or are not 0, 1 or -100.
     """
+    if np.ndim(prediction.label_ids) == 1:
+        raise ValueError(
+            "`compute_metrics` is for several labels, (records, labels) of 0 and 1, and the labels are the numbers of "
+            "classes: give the Trainer a function that calls `ecg_hf.single_label_metrics` on one-hot labels and the "
+            "softmax of the logits."
+        )
     # With further outputs of the model the logits come first.
     predictions = prediction.predictions
     logits = predictions[0] if isinstance(predictions, tuple) else predictions

@@ -343,6 +343,11 @@ def test_a_folder_of_nothing_known_is_refused(tmp_path):
     (tmp_path / "set").mkdir()
     with pytest.raises(FileNotFoundError, match="neither PTB-XL's table .* nor that of CODE-15 % .* nor WFDB headers"):
         cli.train(flags(data_dir=tmp_path / "set", output_dir=tmp_path / "run"))
+    (tmp_path / "set/manifest.json").write_text("{}")
+    with pytest.raises(
+        FileNotFoundError, match="holds shards of `ecg-hf prepare` .*, which are read with `--streaming"
+    ):
+        cli.train(flags(data_dir=tmp_path / "set", output_dir=tmp_path / "run"))
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         cli.train(flags(data_dir=tmp_path / "nowhere", output_dir=tmp_path / "run"))
 

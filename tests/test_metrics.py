@@ -422,6 +422,10 @@ def test_a_plain_trainer_reports_the_metrics(tmp_path):
         expected = multilabel_metrics(labels, model(signals).logits.numpy())
     for name in ("macro_auroc", "macro_auprc", "f_max", "num_undefined"):
         assert results[f"eval_{name}"] == pytest.approx(expected[name], abs=1e-6)
+    trainer.model.config.problem_type = "single_label_classification"
+    classes = [{"input_values": signals[i], "labels": i % 3} for i in range(40)]
+    with pytest.raises(ValueError, match="the labels are the numbers of classes: .*`ecg_hf.single_label_metrics`"):
+        trainer.evaluate(classes)
 
 
 def test_no_warning_on_ordinary_input():

@@ -249,6 +249,11 @@ ODD_LABELS = {
         {"label_column": "codes"},
         r"one separator \(; \| or ,\) in all rows; it is not in row 2 \('AF/MI'\), row 5",
     ),
+    "rows of zeros and ones": (
+        {"dx": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 15},
+        {"label_column": "dx"},
+        "`dx` of the frame has lists of zeros and ones, .* name these columns by `label_columns`",
+    ),
     "codes with blanks": (
         {"codes": ["AF", "AF MI", "MI"] * 10},
         {"label_column": "codes"},
@@ -522,11 +527,14 @@ def test_another_draw_of_the_split_is_warned_of(folder, model, tmp_path, caplog)
     given = ["--table", folder / "drawn.csv", "--cache_dir", folder / "cache", "--label_columns", "AF"]
     run, fast = tmp_path / "run", ["--stages", "probe", "--probe_num_train_epochs", "1", "--use_cpu", "true"]
     cli.train([str(word) for word in [*given, "--model_name_or_path", model, "--output_dir", run, *fast]])
-    judged = [*given, "--model_name_or_path", run, "--report", "false", "--use_cpu", "true"]
-    for seed, warned in ((0, False), (1, True)):
+    judged = [*given, "--model_name_or_path", run, "--use_cpu", "true", "--num_bootstrap_resamples", 10]
+    own, other = ["--split_seed", 0, "--report", "false"], ["--split_seed", 1, "--report", "false"]
+    beside = ["--test_table", folder / "mine.csv", "--split_seed", 1]  # thresholds are chosen on another draw, too
+    for number, (flags, warned) in enumerate(((own, []), (other, ["test"]), (beside, ["test", "validation"]))):
         caplog.clear()
-        cli.evaluate([str(word) for word in [*judged, "--split_seed", seed, "--output_dir", tmp_path / f"e{seed}"]])
-        assert ("has learned from. If they are the same" in caplog.text) is warned
+        cli.evaluate([str(word) for word in [*judged, *flags, "--output_dir", tmp_path / f"e{number}"]])
+        found = re.findall(r"(test|validation) records have the names of records .* has learned from", caplog.text)
+        assert found == warned
     for flag, value in (("train_fraction", 0.5), ("max_train_records", 5), ("evaluate_test", "false")):
         with pytest.raises(ValueError, match=f"`--{flag}` is for training: leave it out"):
             cli.evaluate([str(word) for word in [*judged, f"--{flag}", value, "--output_dir", tmp_path / "no"]])

@@ -7,6 +7,7 @@ import pickle
 import signal
 import types
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -551,8 +552,6 @@ def test_evaluation_gives_one_row_for_each_record_of_any_length(simulated_splits
     rows = simulated_splits["validation"].select(range(3)).to_list()
     for row, samples in zip(rows, (1000, 400, 130), strict=True):
         row["signal"] = np.array(row["signal"]).reshape(12, -1)[:, :samples].ravel().tolist()
-    import datasets
-
     dataset = datasets.Dataset.from_list(rows)
     batch = EvaluationWindows(dataset, extractor()).__getitems__([0, 1, 2])
     assert batch["input_values"].shape == (3, 7, 12, 250)
@@ -925,6 +924,16 @@ def test_data_that_does_not_fit_the_model_is_refused(simulated_splits, tmp_path)
         make_trainer(simulated_splits, tmp_path, model=small_model(["a", "b"]))
     with pytest.raises(ValueError, match="its `num_samples` is 500, the model's 250"):
         make_trainer(simulated_splits, tmp_path, feature_extractor=extractor(num_samples=500))
+    rows = simulated_splits["train"].select(range(2))
+    nested = rows.to_list()
+    for row in nested:
+        row["signal"] = [row["signal"]]
+    for wrong, message in (
+        (rows.remove_columns("ecg_id"), "lacks the columns ecg_id: add them, as `load_ecg_dataset` has them"),
+        (datasets.Dataset.from_list(nested), "`signal` has the type .*; it must be a list of numbers, one lead after"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_trainer({**simulated_splits, "train": wrong}, tmp_path)
     with pytest.raises(ValueError, match="lacks the columns lead_names"):
         TrainingWindows(simulated_splits["train"].remove_columns("lead_names"), extractor(), seed=0)
 
@@ -932,8 +941,6 @@ def test_data_that_does_not_fit_the_model_is_refused(simulated_splits, tmp_path)
 def test_a_broken_record_is_named(simulated_splits):
     row = simulated_splits["train"][0]
     row["signal"] = [-32768] + row["signal"][1:]
-    import datasets
-
     with pytest.raises(ValueError, match=rf"records \[{row['ecg_id']}\].*"):
         TrainingWindows(datasets.Dataset.from_list([row]), extractor(), seed=0)[0, 0]
 

@@ -143,6 +143,7 @@ def test_what_is_no_file_is_refused_without_opening_it(tmp_path):
         os.mkfifo(tmp_path / name)
         refused(tmp_path / name, "not a regular file")
     write(tmp_path / "file.npy", b"x")
+    refused(tmp_path / "file", "no such file, but file.npy: add the ending", kind=FileNotFoundError)
     refused(tmp_path / "file.npy" / "within.npy", "no such file", kind=FileNotFoundError)
     refused(tmp_path / ("x" * 300), "cannot be opened")
     with pytest.raises(RecordError, match="NUL"):
@@ -812,6 +813,10 @@ def test_the_struct_of_cpsc(tmp_path, millivolts, compressed, transposed):
     assert (record.sampling_rate, record.lead_names) == (500, LEAD_NAMES)
     np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
     assert read(path, sampling_rate=250).sampling_rate == 250
+    # Fewer names than it has channels are the leads to take.
+    few = read(path, lead_names=["V2", "i"])
+    assert few.lead_names == ("V2", "I")
+    np.testing.assert_array_equal(whole_microvolts(few), np.rint(millivolts[[7, 0]] * 1000))
     refused(write_cpsc(tmp_path / "b.mat", millivolts[:8]), "`sampling_rate`, `units`, `lead_names`")
 
 
@@ -927,11 +932,14 @@ def test_records_of_code15_are_chosen_by_row_or_id(tmp_path, millivolts):
 
 
 def test_the_form_of_code15_has_the_rate_and_leads_of_its_description(tmp_path):
-    values = np.random.default_rng(0).normal(0, 0.3, (2, 12, 4096))
-    path = write_code15(tmp_path / "exams_part0.hdf5", values, [5, 6])
-    record = read(f"{path}#exam_id=6")
-    assert (record.sampling_rate, record.lead_names) == (400, LEAD_NAMES)
-    np.testing.assert_array_equal(whole_microvolts(record), np.rint(values[1].astype(np.float32) * 1000))
+    values = np.random.default_rng(0).normal(0, 0.3, (3, 12, 4096))
+    values[0, :, :600] = values[0, :, 3400:] = values[2] = 0  # an exam of 7 s, and the row behind the last exam
+    path = write_code15(tmp_path / "exams_part0.hdf5", values, [5, 6, 0])
+    # The zeros that fill an exam up are no part of it, as for `load_code15`: else it had other windows, and scores.
+    for exam_id, expected in ((6, values[1]), (5, values[0, :, 600:3400]), (0, values[2])):
+        record = read(f"{path}#exam_id={exam_id}")
+        assert (record.sampling_rate, record.lead_names) == (400, LEAD_NAMES)
+        np.testing.assert_array_equal(whole_microvolts(record), np.rint(expected.astype(np.float32) * 1000))
     assert read(f"{path}#row=0", sampling_rate=500).sampling_rate == 500
     # CODE-test has no ids, and another order of leads.
     with h5py.File(path, "a") as file:

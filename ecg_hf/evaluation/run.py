@@ -108,7 +108,7 @@ def _load_records(
     splits = load_splits(data_dir, data_args, seed=0, labels=config.labels, problem_type=config.problem_type)
     check_splits(splits, [args.split], data_args)
     dataset = splits[args.split]
-    _warn_of_training_records(args, dataset)
+    judged = dataset
     if data_args.max_eval_records is not None:  # of the training split, too
         dataset = dataset.select(range(min(data_args.max_eval_records, len(dataset))))
     validation = splits.get("validation") if args.report and config.problem_type != REGRESSION else None
@@ -119,21 +119,27 @@ def _load_records(
             "`--fit_temperature` needs validation records: give a table with some, by `--split_column`, "
             "`--validation_table` or `--split_fractions`."
         )
+    if args.split != "train":
+        _warn_of_training_records(args, args.split, judged, "their figures are too good")
+    if validation is not None and args.split != "validation":
+        chosen = "thresholds and temperature fit records that the model knows, not new ones"
+        _warn_of_training_records(args, "validation", validation, chosen)
     return dataset, validation
 
 
-def _warn_of_training_records(args: EvaluationArguments, dataset: datasets.Dataset) -> None:
+def _warn_of_training_records(args: EvaluationArguments, split: str, dataset: datasets.Dataset, effect: str) -> None:
     """A warning where the run that is judged has learned from records of these names: another draw of the split."""
     splits = pathlib.Path(args.model_name_or_path) / "splits.csv"
-    if args.split == "train" or not splits.is_file():
+    if not splits.is_file():
         return
     table = pd.read_csv(splits, dtype=str, keep_default_na=False)
     learned = set(table["ecg_id"][table["split"] == "train"])
     if count := sum(str(name) in learned for name in dataset["ecg_id"]):
         logger.warning(
-            f"{count} of the {len(dataset)} {args.split} records have the names of records that `{splits.parent}` has "
-            "learned from. If they are the same, their figures are too good: give the flags of that run's split, as "
-            "its recipe.yaml has them (`--split_seed`, `--split_fractions`, `--patient_column`)."
+            f"{count} of the {len(dataset)} {split} records have the names of records that `{splits.parent}` has "
+            f"learned from. If they are the same, {effect}: give the flags of that run's split, as its recipe.yaml "
+            "has them (`--split_seed`, `--split_fractions`, `--patient_column`), or, beside a `--test_table`, the "
+            "records that its splits.csv names as validation (`--validation_table`)."
         )
 
 

@@ -144,10 +144,12 @@ def check_something_is_known(name: str, dataset: datasets.Dataset, labels: Seque
 
 
 def check_fit(model, feature_extractor, *splits: datasets.Dataset | None) -> None:
-    """`ValueError` where the extractor's windows or the labels of records are not those of the model."""
+    """`ValueError` where the extractor's windows or the labels of records are not those of the model, or columns of
+    records are missing or of another type."""
     check_extractor(model, feature_extractor)
     for dataset in splits:
         if dataset is not None:
+            check_columns(dataset, RecordWindows.columns)
             label_order(dataset, model.config.labels)
 
 

@@ -11,6 +11,7 @@ import datasets
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION
 from ..ptbxl.table import TABLE_NAME as PTBXL_TABLE
 from ..runs.arguments import DataArguments, refuse_given
+from ..runs.shards import MANIFEST
 from ..tables import code15, load_challenge, load_code15, snomed
 from ..tables.challenge import ALL_LABELS, SCORED_LABELS, has_headers
 
@@ -37,6 +38,10 @@ def kind_of_folder(path: str | os.PathLike) -> str:
         return CODE15_FOLDER
     if has_headers(path):
         return CHALLENGE_FOLDER
+    if (path / MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"`data_dir` {path} holds shards of `ecg-hf prepare` ({MANIFEST}), which are read with `--streaming true`."
+        )
     raise FileNotFoundError(
         f"`data_dir` {path} has neither PTB-XL's table ({PTBXL_TABLE}) nor that of CODE-15 % ({code15.TABLE_NAME}) "
         "nor WFDB headers (.hea), as folders of the PhysioNet/CinC Challenges have: give one of these, or own records "

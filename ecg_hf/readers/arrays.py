@@ -46,14 +46,17 @@ def record_of_array(
         said: what the caller says.
         hint: appended to the message about what nobody says.
         published: what the description of the data set says whose layout the file has; it counts where nobody else
-            says anything.
+            says anything. Some of its leads, said by the caller, are those to take.
     """
     if values.dtype.kind not in "fiu":
         raise RecordError(f"it holds values of the type {values.dtype.name[:40]}; expected real floats or integers.")
     if published is not None:
+        unsaid = {name for name in Stated._fields if getattr(said, name) is None}
+        if said.lead_names is not None and set(said.lead_names) < set(published.lead_names):
+            unsaid.add("lead_names")
         stated = Stated(
             *(
-                public if own is None and getattr(said, name) is None else own
+                public if own is None and name in unsaid else own
                 for name, own, public in zip(Stated._fields, stated, published, strict=True)
             )
         )

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .channels import MAX_FILE_BYTES, Said
+from .folders import FOLDER_ENDINGS, TEXT_ENDINGS
 
 Reader = Callable[[str, str | None, Said], Record]
 """(path of the file, what stands behind `#` in the record's path, what the caller says) -> the record."""
@@ -109,6 +110,9 @@ def _size_of(path: str) -> int | None:
     if (status is None or stat.S_ISDIR(status.st_mode)) and os.path.lexists(f"{path}.hea"):
         return None
     if status is None:
+        for ending in (*FOLDER_ENDINGS, *TEXT_ENDINGS):
+            if os.path.isfile(path + ending):  # tables of CPSC 2018 and others name records so
+                raise MissingFileError(f"there is no such file, but {os.path.basename(path)}{ending}: add the ending.")
         raise MissingFileError("there is no such file, nor a WFDB header of that name (.hea).")
     if stat.S_ISDIR(status.st_mode):
         raise RecordError("it is a folder; expected the file of one record.")

@@ -32,8 +32,8 @@ def read(path: str, part: str | None, said: Said) -> Record:
     ``row=12``, from 0, or by a data set of as many ids, ``exam_id=590673``. Rate, unit and lead names are attributes
     of the data set or of the file (`sampling_rate`, `units`, `lead_names`), stand in the JSON beside the file, or come
     from the caller; where nobody says them, a file in the form of CODE-15 % (4,096 samples of 12 leads, and
-    `exam_id`) has what its description says. A record is given as it is stored: with zeros that fill it up, or all
-    zero.
+    `exam_id`) has what its description says, and the zeros that fill an exam up at both ends are cut off. Any other
+    record is given as it is stored.
 
     Raises `RecordError` for a file with another layout, or one that refers to other files.
     """
@@ -50,6 +50,8 @@ def read(path: str, part: str | None, said: Said) -> Record:
         raise RecordError(
             "it is a damaged or truncated HDF5 file, or packed in a way that h5py cannot read."
         ) from error
+    if is_code15:
+        values = without_padding(values)
     stated = completed(stated, read_sidecar(path), path)
     return record_of_array(values, stated, path, said, _HINT, _CODE15 if is_code15 else None)
 
@@ -69,6 +71,12 @@ def data_set(h5py, file, name: str):
     if math.prod(data.chunks or (1,)) * data.dtype.itemsize > MAX_FILE_BYTES:
         raise RecordError(f"its data set {name} has chunks above {MAX_FILE_BYTES} bytes.")
     return data
+
+
+def without_padding(values: np.ndarray) -> np.ndarray:
+    """(samples, leads) from the first to the last sample that is not 0 in all leads; all of them where each is 0."""
+    filled = np.flatnonzero((values != 0).any(axis=1))
+    return values[filled[0] : filled[-1] + 1] if len(filled) else values
 
 
 def _signals(h5py, file):
@@ -132,4 +140,4 @@ def _stated(h5py, file, data) -> Stated:
     return stated_by(fields, "its attributes")
 
 
-__all__ = ["SIGNALS", "data_set", "read"]
+__all__ = ["SIGNALS", "data_set", "read", "without_padding"]

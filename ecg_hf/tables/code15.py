@@ -21,7 +21,7 @@ from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, ch
 from ..ecg_transformer.wfdb_ecg_transformer import MAX_FILE_BYTES, Record, RecordError
 from ..readers.channels import Channel, Said, canonical_leads, record_of
 from ..readers.formats import need
-from ..readers.hdf5 import data_set
+from ..readers.hdf5 import data_set, without_padding
 from .labels import table_labels
 from .load import DEFAULT_MAX_SKIPPED, Own, build_splits
 from .published import CODE15, note_source
@@ -218,8 +218,10 @@ class Exams:
 
     def read(self, index: int) -> Record:
         try:
-            signal = _without_padding(self._row(int(self.part_of[index]), int(self.row_of[index])))
-            channels = [Channel(name, values, _UNITS) for name, values in zip(_LEADS, signal, strict=True)]
+            signal = without_padding(self._row(int(self.part_of[index]), int(self.row_of[index])))
+            if not signal.any():
+                raise RecordError("it is 0 throughout.")
+            channels = [Channel(name, values, _UNITS) for name, values in zip(_LEADS, signal.T, strict=True)]
             return record_of(channels, _SAMPLING_RATE, self.said)
         except RecordError as error:
             raise RecordError(f"{self.name(index)}: {error}") from error
@@ -246,14 +248,6 @@ class _Joined(NamedTuple):
 
     source: Exams
     rows: np.ndarray
-
-
-def _without_padding(values: np.ndarray) -> np.ndarray:
-    """(samples, leads) -> (leads, samples) from the first to the last sample that is not 0 in all leads."""
-    filled = np.flatnonzero((values != 0).any(axis=1))
-    if not len(filled):
-        raise RecordError("it is 0 throughout.")
-    return values[filled[0] : filled[-1] + 1].T
 
 
 def _stamp(path: str) -> str:

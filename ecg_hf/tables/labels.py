@@ -183,7 +183,19 @@ def _codes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]
     _refuse(table, name, column, wrong, "codes, or a flat list of codes")
     codes = [None if parts is None else [_name(part) for part in parts if not is_empty(part)] for parts in cells]
     _refuse_other_separators(table, name, column, codes)
+    _refuse_rows_of_zeros_and_ones(table, name, codes)
     return codes
+
+
+def _refuse_rows_of_zeros_and_ones(table: Table, name: str, codes: list[list[str] | None]) -> None:
+    """`ValueError` for a 0 or 1 for each label, which would be taken for labels called 0 and 1."""
+    named = [cell for cell in codes if cell]
+    is_binary = any({code for cell in named for code in cell} <= pair for pair in ({"0", "1"}, {"True", "False"}))
+    if is_binary and any(len(set(cell)) < len(cell) for cell in named):
+        raise ValueError(
+            f"The label column `{name}` of {table.name} has lists of zeros and ones, which do not tell what their "
+            "labels are called: make a column of each, and name these columns by `label_columns`."
+        )
 
 
 def _parts_of(cell: object, separator: str | None) -> Sequence[object]:
