@@ -9,9 +9,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .common_ecg_transformer import LEAD_NAMES, check_choice
-from .configuration_ecg_transformer import AUTO_MAP, copy_code_files
 from .inputs_ecg_transformer import Batch, group_records, in_millivolts, is_count, is_number
 from .lead_checks_ecg_transformer import describe_limb_faults, is_flat, limb_lead_faults
+from .saving_ecg_transformer import AUTO_MAP, copy_code_files
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
     bandpass_filter,
