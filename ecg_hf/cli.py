@@ -123,6 +123,12 @@ def _print_results(results: dict, args, reports: str, where: str) -> None:
     print(where)
 
 
+def _is_first_process() -> bool:
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
 def _leave_processes() -> None:
     """Left to the interpreter's exit, the threads of a process group now and then abort it, after all work is done."""
     from accelerate import PartialState
@@ -135,7 +141,9 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
     run = _load("evaluation")
     arguments = parse_arguments(argv, *evaluation_arguments())
     metrics = run.evaluate(*arguments)
-    print(run.summary(metrics, arguments[0]))
+    if _is_first_process():
+        print(run.summary(metrics, arguments[0]))
+    _leave_processes()
     return metrics
 
 

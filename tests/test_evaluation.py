@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import PartialState
 from sklearn import metrics as sklearn_metrics
 from small_models import LABELS, small_extractor, small_model
 
@@ -453,6 +454,19 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(folder, model
     with pytest.raises(ValueError, match="`owner/name` has no config.json here: download the checkpoint"):
         evaluate(tmp_path / "report", **places, fit_temperature=True, update_model=True)
     assert not (tmp_path / "report").exists()
+
+
+def test_of_several_processes_the_first_prints(monkeypatch, capsys):
+    class Run:
+        evaluate = staticmethod(lambda *arguments: {"loss": 0.5})
+        summary = staticmethod(lambda metrics, arguments: f"loss {metrics['loss']}")
+
+    monkeypatch.setattr(cli, "_load", lambda name: Run)
+    given = flags(model_name_or_path="x", data_dir="x", output_dir="x")
+    for is_first, printed in ((True, "loss 0.5\n"), (False, "")):
+        monkeypatch.setattr(PartialState, "is_main_process", is_first)
+        cli.evaluate(given)
+        assert capsys.readouterr().out == printed
 
 
 def test_without_a_report_there_are_metrics_and_predictions_alone(

@@ -352,6 +352,19 @@ def test_a_transposed_weight_is_saved_as_it_is(tmp_path):
     assert torch.equal(loaded.classifier.weight, model.classifier.weight)
 
 
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_shards_and_in_one_file_replace_each_other(tmp_path, variant):
+    model = small_model()
+    for size in ("5GB", "5KB", "8KB", "5GB"):
+        with torch.no_grad():
+            model.classifier.bias += 1
+        model.save_pretrained(tmp_path, max_shard_size=size, variant=variant)
+        loaded = ECGTransformerForMultiLabel.from_pretrained(tmp_path, variant=variant)
+        assert torch.equal(loaded.classifier.bias, model.classifier.bias)
+        indices = [file for file in tmp_path.glob("model*") if "index" in file.name]
+        assert len(indices) == (size != "5GB")
+
+
 def test_missing_head_is_warned_about_and_marked(tmp_path):
     ECGTransformerModel(small_config()).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="has no trained head.*classifier.weight"):

@@ -742,7 +742,7 @@ class PeftModel(torch.nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.base_model, self.config = model, model.config
+        self.base_model, self.config, self.peft_config = model, model.config, {}
 
 
 @pytest.mark.parametrize(
@@ -766,13 +766,15 @@ def test_what_a_run_cannot_honour_is_refused_at_construction(simulated_splits, t
     PostTrainer(model=small_model(), **common, optimizers=(None, None), data_collator=None)
 
 
-def test_a_model_of_peft_is_refused(simulated_splits, tmp_path):
+def test_a_model_within_another_is_refused(simulated_splits, tmp_path):
     with pytest.raises(ValueError, match="without adapters, got PeftModel: .*merge_and_unload"):
         make_trainer(simulated_splits, tmp_path / "run", model=PeftModel(small_model()), layer_decay=0.5)
     model = small_model()
     model._hf_peft_config_loaded = True  # as after `add_adapter`
     with pytest.raises(ValueError, match="without adapters"):
         make_trainer(simulated_splits, tmp_path / "run", model=model)
+    with pytest.raises(ValueError, match="the ECG Transformer itself, got DataParallel: .*`torch_compile`"):
+        make_trainer(simulated_splits, tmp_path / "run", model=torch.nn.DataParallel(small_model()))
     assert not (tmp_path / "run").exists()
 
 

@@ -297,6 +297,18 @@ def test_a_dry_run_of_pretraining(simulated_folder, simulated_cache, tmp_path, c
     assert "Pre-training, step 0 of 2, epoch 0: linear probe macro AUROC" in printed.err
 
 
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_a_checkpoint_that_is_stored_in_16_bits_is_trained_in_32(
+    command, simulated_folder, simulated_cache, tmp_path, capsys
+):
+    small_model().bfloat16().save_pretrained(tmp_path / "half")
+    small_extractor().save_pretrained(tmp_path / "half")
+    places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
+    settings = {"max_steps": 2, "per_device_train_batch_size": 16, "use_cpu": True, "dry_run": True}
+    cli.main([command, *flags(**places, **settings, model_name_or_path=tmp_path / "half")])
+    assert re.search(r"Device +CPU \(\d+ threads?\), float32\n", capsys.readouterr().err)
+
+
 def test_a_dry_run_refuses_what_the_run_would_refuse(simulated_folder, simulated_cache, tmp_path, capsys):
     places = {"data_dir": simulated_folder, "cache_dir": simulated_cache, "output_dir": tmp_path / "run"}
     with pytest.raises(SystemExit) as ended:

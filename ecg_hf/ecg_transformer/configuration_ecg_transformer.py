@@ -1,8 +1,6 @@
 """Configuration of the ECG Transformer."""
 
 import math
-import pathlib
-import shutil
 import warnings
 
 from huggingface_hub.dataclasses import strict
@@ -88,27 +86,6 @@ SAVED_BESIDE_FIELDS = (
     *("attn_implementation", "auto_map", "custom_pipelines", "transformers_version", "num_labels", "torch_dtype"),
     *("use_cache", "num_report_words"),
 )
-
-AUTO_MAP = {
-    "AutoConfig": "configuration_ecg_transformer.ECGTransformerConfig",
-    "AutoModelForSequenceClassification": "modeling_ecg_transformer.ECGTransformerForMultiLabel",
-    "AutoModelForPreTraining": "modeling_ecg_transformer.ECGTransformerForPreTraining",
-    "AutoFeatureExtractor": "feature_extraction_ecg_transformer.ECGTransformerFeatureExtractor",
-}
-CUSTOM_PIPELINES = {
-    "ecg-classification": {
-        "impl": "pipeline_ecg_classification.ECGClassificationPipeline",
-        "pt": ["AutoModelForSequenceClassification"],
-        "type": "multimodal",
-    }
-}
-ENCODER_PIPELINES = {
-    "feature-extraction": {
-        "impl": "pipeline_ecg_classification.ECGFeatureExtractionPipeline",
-        "pt": ["AutoModel"],
-        "type": "multimodal",
-    }
-}
 
 
 @strict
@@ -582,14 +559,6 @@ def conv_output_length(conv_layers: list[dict], length):
 
 def _joint_stride(conv_layers: list[dict]) -> int:
     return math.prod(layer["stride"] for layer in conv_layers)
-
-
-def copy_code_files(folder) -> None:
-    """Copy the modelling code to a checkpoint folder, so that it loads with `trust_remote_code=True`."""
-    for file in sorted(pathlib.Path(__file__).parent.glob("[!_]*.py")):
-        target = pathlib.Path(folder) / file.name
-        if not (target.exists() and target.samefile(file)):
-            shutil.copyfile(file, target)
 
 
 __all__ = ["ECGTransformerConfig", "PRESETS"]

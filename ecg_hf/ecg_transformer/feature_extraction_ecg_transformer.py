@@ -8,9 +8,9 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .common_ecg_transformer import LEAD_NAMES, check_choice
-from .configuration_ecg_transformer import AUTO_MAP, copy_code_files
 from .inputs_ecg_transformer import Batch, group_records, in_millivolts, is_count, is_number
 from .lead_checks_ecg_transformer import describe_limb_faults, is_flat, limb_lead_faults, small_voltages_in_words
+from .saving_ecg_transformer import AUTO_MAP, copy_code_files
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
     bandpass_filter,

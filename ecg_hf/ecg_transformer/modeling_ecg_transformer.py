@@ -26,13 +26,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .common_ecg_transformer import PROBLEM_TYPES, check_choice, check_id2label
-from .configuration_ecg_transformer import (
-    AUTO_MAP,
-    CUSTOM_PIPELINES,
-    ENCODER_PIPELINES,
-    ECGTransformerConfig,
-    copy_code_files,
-)
+from .configuration_ecg_transformer import ECGTransformerConfig
 from .embeddings_ecg_transformer import ECGTransformerEmbeddings, ECGTransformerLeadEmbeddings
 from .heads_ecg_transformer import (
     ECGTransformerCosineHead,
@@ -49,6 +43,13 @@ from .layers_ecg_transformer import (
     attention_mask_of,
     layer_norm,
     masked_mean,
+)
+from .saving_ecg_transformer import (
+    AUTO_MAP,
+    CUSTOM_PIPELINES,
+    ENCODER_PIPELINES,
+    copy_code_files,
+    remove_earlier_weights,
 )
 from .targets_ecg_transformer import aggregated_windows, in_target_units, mean_loss, multilabel_loss
 
@@ -232,6 +233,7 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
             del self.config.custom_pipelines
         if kwargs.get("is_main_process", True):
             copy_code_files(save_directory)
+            remove_earlier_weights(save_directory, kwargs.get("variant"))
         if push_to_hub:
             self.push_to_hub(repo_id or os.path.basename(os.path.abspath(save_directory)), **hub_kwargs)
 

@@ -72,7 +72,7 @@ def _parse_fold(cell: str) -> int:
 def _parse_codes(cell: str) -> list[dict[str, str | float]]:
     try:
         likelihoods = {str(code): float(likelihood) for code, likelihood in ast.literal_eval(cell.strip()).items()}
-    except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, AttributeError):
         raise ValueError("it must be a dictionary of likelihoods, as numbers, by SCP code.") from None
     parsed = [{"code": find_statement(code).code, "likelihood": number} for code, number in likelihoods.items()]
     if len({item["code"] for item in parsed}) < len(parsed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from transformers import PreTrainedModel
 
 from ..ecg_transformer.configuration_ecg_transformer import PRESETS, ECGTransformerConfig
@@ -58,10 +59,11 @@ def pretrained_feature_extractor(model_args: ModelArguments) -> ECGTransformerFe
 
 
 def pretrained_model(model_class: type[PreTrainedModel], model_args: ModelArguments) -> PreTrainedModel:
-    """The checkpoint as a model of `model_class`; a missing head is what training begins with, so nobody is warned."""
+    """The checkpoint as a model of `model_class`, with weights of 32 bits, as training needs them, however they are
+    stored; a missing head is what training begins with, so nobody is warned."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*has no trained head")
-        model = model_class.from_pretrained(model_args.model_name_or_path)
+        model = model_class.from_pretrained(model_args.model_name_or_path, dtype=torch.float32)
     note_base(model.config)  # before a new head hides that the checkpoint was trained for a task
     return model
 

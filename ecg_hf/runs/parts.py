@@ -10,12 +10,17 @@ from ..ecg_transformer.common_ecg_transformer import check_same_input
 
 def check_model(model: torch.nn.Module, head: str, loader: str, trains: bool = True) -> None:
     """`ValueError` unless a model has a `head`, which `loader` gives it, no adapters of PEFT, which its checkpoint
-    would lack, and, where it `trains`, weights of 32 bits: rounding to 16 swallows small steps."""
-    is_wrapped = isinstance(model, torch.nn.Module) and not isinstance(model, PreTrainedModel)
-    if is_wrapped or getattr(model, "_hf_peft_config_loaded", False):
+    would lack, no other wrapper, and, where it `trains`, weights of 32 bits: rounding to 16 swallows small steps."""
+    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
             f"`model` must be an ECG Transformer without adapters, got {type(model).__name__}: merge those of PEFT by "
             "`model.merge_and_unload()`, and train the result."
+        )
+    if isinstance(model, torch.nn.Module) and not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"`model` must be the ECG Transformer itself, got {type(model).__name__}: give the model as it was before "
+            "`torch.compile` or another wrapper. The trainer compiles it with the argument `torch_compile`, and wraps "
+            "it for several processes."
         )
     if not hasattr(model, head):
         raise ValueError(
