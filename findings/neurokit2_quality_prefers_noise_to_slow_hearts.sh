@@ -10,10 +10,10 @@
 # One would guess that noise alone is unacceptable, and clean ECGs excellent, whatever the rhythm.
 #
 # What happens: of white noise 2 leads are excellent, 9 barely acceptable and 1 unacceptable, as of clean atrial
-# fibrillation 2, 10 and none; of clean sinus rhythm of 50 /min none is excellent, and half are unacceptable: below
-# 60 /min the heart itself lies below 1 Hz, which counts as wander, and an irregular heart is judged by the rate of its
-# shortest interval. With `approach="fuzzy"` nearly everything is excellent, noise as well. So a data set that is chosen
-# by it keeps noise, and loses slow and irregular hearts, that is, findings.
+# fibrillation 2, 10 and none. Of clean sinus rhythm of 50 /min none is excellent, and half are unacceptable (with a QRS
+# complex a fifth wider all are): at that rate the heart itself lies below 1 Hz, which counts as wander. An irregular
+# heart is judged by the rate of its shortest interval. With `approach="fuzzy"` nearly everything is excellent, noise as
+# well. So a data set that is chosen by it keeps noise, and loses slow and irregular hearts, that is, findings.
 #
 # Output seen:
 #                              Excellent  Barely acceptable  Unacceptable   fuzzy: Excellent
