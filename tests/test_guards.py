@@ -212,16 +212,19 @@ def test_the_beats_are_those_of_the_simulation():
         assert np.mean((beats > lowest - 2) & (beats < highest + 2)) > 0.95, code
 
 
-@pytest.mark.parametrize("fault", ["late T waves", "lower waves", "a spike"])
-def test_late_t_waves_lower_waves_and_spikes_change_no_rate(fault):
+@pytest.mark.parametrize("fault", ["late T waves", "high T waves at 100 Hz", "lower waves", "a spike"])
+def test_t_waves_lower_waves_and_spikes_change_no_rate(fault):
     """What doubles the rate, or ends the beats, of detectors that are in use (see `findings`)."""
     rate, per_minute = 250, 45 if fault == "late T waves" else 75
+    t_wave = (0.25, 0.4 if fault == "late T waves" else 0.27, 0.04)
+    if fault == "high T waves at 100 Hz":
+        rate, per_minute, t_wave = 100, 60, (0.45, 0.3, 0.04)
     time = np.arange(60 * rate) / rate
     waves = (
         (-0.12, -0.022, 0.008),
         (1.2, 0, 0.011),
         (-0.25, 0.024, 0.009),
-        (0.25, 0.4 if per_minute == 45 else 0.27, 0.04),
+        t_wave,
     )
     beats = np.arange(0.5, 60, 60 / per_minute)
     lead = sum(
