@@ -7,6 +7,7 @@ import sys
 import warnings
 import zipfile
 
+import edfio
 import h5py
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from ecg_hf.readers.channels import Channel, Said, canonical_lead, record_of, wh
 from ecg_hf.readers.reading import read_leads
 
 NUM_SAMPLES = 200
+EDF = {"physical_dimension": "uV", "physical_range": (-3276.8, 3276.7)}
 SAID = {"sampling_rate": 250, "units": "mV", "lead_names": LEAD_NAMES}
 
 
@@ -102,6 +104,8 @@ def test_the_package_gives_reader_record_and_error():
         ("EKG_II", "II"),
         ("MDC_ECG_LEAD_AVL", "aVL"),
         ("Lead I (Einthoven)", "I"),
+        ("DIII", "III"),
+        ("D2", "II"),
         ("V7", None),
         ("VX", None),
         ("", None),
@@ -403,6 +407,46 @@ def test_lead_names_choose_and_order_the_leads_of_a_wfdb_record(tmp_path, milliv
         assert read_leads(path, Said(wanted=frozenset({"I", "II", "aVR"}))).lead_names == ("I", "II")
     refused(path, "no lead aVR", "it has I", lead_names=["I", "aVR"])
     refused(path, "none of the leads aVR", lead_names=["aVR"])
+
+
+def write_edf(folder, digital, leads):
+    """Write int (leads, samples) in µV with edfio; a channel that is called Resp has another rate."""
+    signals = [
+        edfio.EdfSignal(row[::10] if name == "Resp" else row, 25 if name == "Resp" else 250, label=name, **EDF)
+        for name, row in zip(leads, np.rint(digital), strict=True)
+    ]
+    edfio.Edf(signals, data_record_duration=0.8).write(folder / "rec.edf")
+    return folder / "rec.edf"
+
+
+@pytest.mark.parametrize("write_file", [write_wfdb, write_edf])
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [
+        (["ECG"], ["I"]),
+        (["ECG1", "ECG2"], ["II", "V5"]),
+        (["ch 2", "Resp", "ch 1"], ["V1", "II"]),
+    ],
+)
+def test_channels_that_tell_no_lead_are_named_by_the_caller(tmp_path, millivolts, write_file, channels, said):
+    """As single leads of wearables, the challenge of 2017 (ECG) and AFDB (ECG1, ECG2) have them."""
+    if write_file is write_wfdb:
+        channels = [name for name in channels if name != "Resp"]
+    path = write_file(tmp_path, millivolts[: len(channels)] * 1000, leads=channels)
+    others = tuple(name for name in channels if name == "Resp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if others else "error")
+        record = read_ecg(path, lead_names=said)
+    assert (record.lead_names, record.other_channels) == (tuple(said), others)
+    rows = [row for row, name in enumerate(channels) if name != "Resp"]
+    np.testing.assert_array_equal(np.rint(record.signal), np.rint(millivolts[rows] * 1000))
+    refused(path, f"it has {', '.join(channels)}. Where these are no names of leads, such as ECG, say by `lead_names`")
+    refused(path, "it has", lead_names=["I", "II", "III"])
+
+
+def test_a_modified_lead_is_none_of_the_twelve_whatever_is_said(tmp_path, millivolts):
+    path = write_wfdb(tmp_path, millivolts[:2] * 1000, leads=["MLII", "V5"])
+    refused(path, "no lead II", lead_names=["II", "V5"])
 
 
 def test_what_contradicts_a_wfdb_header_is_refused(tmp_path, millivolts):

@@ -7,14 +7,35 @@ LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5
 """The canonical spelling and order of the twelve leads."""
 
 _CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
+# Derivación, dérivation, derivação: as the devices of CODE-15 % write them, too.
+_CANONICAL |= {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III"}
 _PREFIX = re.compile(r"^(mdc_ecg_lead_|lead[ _-]|ecg[ _-]|ekg[ _-])+", re.IGNORECASE)
 _SUFFIX = re.compile(r"\s*\(einthoven\)$", re.IGNORECASE)
+_SAYS_NO_LEAD = re.compile(r"((ecg|ekg|ch|chan|channel|lead|signal)?[ _.-]*[0-9]*)( without a name)?", re.IGNORECASE)
 
 
 def canonical_lead(name: str) -> str | None:
     """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve."""
     name = name.strip().casefold()
     return _CANONICAL.get(name) or _CANONICAL.get(_SUFFIX.sub("", _PREFIX.sub("", name)).strip())
+
+
+SAY_WHAT_THEY_ARE = " Where these are no names of leads, such as ECG, say by `lead_names` which leads they are."
+
+
+def named_channels(names: Sequence[str], lead_names: Sequence[str] | None) -> list[str]:
+    """The names of a file's channels, with `lead_names`, where they are said, for those that tell no lead.
+
+    Wearables and data sets of one lead name it ``"ECG"``, recorders ``"ch 1"`` and ``"ch 2"``. Such channels take the
+    names that were said, in order, where there are as many and no channel is one of the twelve leads by its own name.
+    """
+    names = list(names)
+    unnamed = [place for place, name in enumerate(names) if _SAYS_NO_LEAD.fullmatch(name.strip())]
+    if lead_names is None or len(unnamed) != len(lead_names) or any(map(canonical_lead, names)):
+        return names
+    for place, lead in zip(unnamed, lead_names, strict=True):
+        names[place] = lead
+    return names
 
 
 MICROVOLTS = {"v": 1e6, "mv": 1e3, "uv": 1.0, "μv": 1.0, "nv": 1e-3}
@@ -83,10 +104,12 @@ __all__ = [
     "MULTI_LABEL",
     "PROBLEM_TYPES",
     "REGRESSION",
+    "SAY_WHAT_THEY_ARE",
     "SINGLE_LABEL",
     "UNKNOWN_LABEL",
     "canonical_lead",
     "check_choice",
     "check_id2label",
     "check_same_input",
+    "named_channels",
 ]

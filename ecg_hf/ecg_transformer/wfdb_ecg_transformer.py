@@ -19,7 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, canonical_lead
+from .common_ecg_transformer import (
+    LEAD_NAMES,
+    MAX_MICROVOLTS,
+    MICROVOLTS,
+    SAY_WHAT_THEY_ARE,
+    canonical_lead,
+    named_channels,
+)
 
 MAX_FILE_BYTES = 2**31
 """The largest file that is read as one record; a day of twelve leads at 1000 Hz has 2.07e9 bytes in int16."""
@@ -190,6 +197,7 @@ def read_wanted_leads(
     *,
     sampling_rate: float | None = None,
     microvolts: float | None = None,
+    lead_names: Sequence[str] | None = None,
     keep_fractions: bool = False,
 ) -> Record:
     """As `read_record`, without the warning.
@@ -199,11 +207,12 @@ def read_wanted_leads(
         wanted: canonical names of the leads to read, of those that the file has.
         sampling_rate: the rate in Hz that the record must have, if it matters.
         microvolts: µV in one of the unit that the leads must have, if it matters.
+        lead_names: what channels are called that tell no lead by their names, see [`named_channels`].
         keep_fractions: give float32 where a step of the file is below 1 µV, instead of rounding to int16.
     """
     path = _without_ending(path)
     try:
-        first, *_ = segments = _plan_record(path, wanted)
+        first, *_ = segments = _plan_record(path, wanted, lead_names)
         if sampling_rate is not None and first.sampling_rate != sampling_rate:
             raise RecordError(f"the sampling rate is {first.sampling_rate} Hz, expected {sampling_rate} Hz.")
         steps = [_step_of(lead, microvolts) for segment in segments for lead in segment.leads]
@@ -336,14 +345,14 @@ def _int32(lead: str, text: str, field: str) -> int:
     return int(text)
 
 
-def _plan_record(path: str, wanted: frozenset[str]) -> list[_Segment]:
+def _plan_record(path: str, wanted: frozenset[str], lead_names: Sequence[str] | None = None) -> list[_Segment]:
     """Check everything that can be checked before anything is allocated."""
     folder, header = os.path.dirname(path), _read_header(f"{path}.hea")
     if not header.has_segments:
-        return [_plan_segment(folder, header, wanted)]
+        return [_plan_segment(folder, header, wanted, lead_names)]
     # In a record of variable layout the first segment is empty; it lists the channels of those that follow.
     lines = header.lines[1:] if header.lines[0].split()[1:] == ["0"] else header.lines
-    segments = [_plan_part(folder, line, header.sampling_rate, wanted) for line in lines]
+    segments = [_plan_part(folder, line, header.sampling_rate, wanted, lead_names) for line in lines]
     total = sum(segment.num_frames for segment in segments)
     if header.num_frames not in (0, total) or not segments:
         raise RecordError(f"its {len(segments)} segments have {total} samples, the header says {header.num_frames}.")
@@ -357,7 +366,9 @@ def _plan_record(path: str, wanted: frozenset[str]) -> list[_Segment]:
     return segments
 
 
-def _plan_part(folder: str, line: str, rate: int | float, wanted: frozenset[str]) -> _Segment:
+def _plan_part(
+    folder: str, line: str, rate: int | float, wanted: frozenset[str], lead_names: Sequence[str] | None
+) -> _Segment:
     """Plan the segment of a line of a record's header; `rate` is that of the record in Hz."""
     name, *count = line.split()
     if name == "~":
@@ -372,17 +383,27 @@ def _plan_part(folder: str, line: str, rate: int | float, wanted: frozenset[str]
             raise RecordError(f"its sampling rate is {header.sampling_rate} Hz, that of the record {rate} Hz.")
         if int(count[0]) and header.num_frames not in (0, int(count[0])):
             raise RecordError(f"it has {header.num_frames} samples, the record's header says {count[0]}.")
-        return _plan_segment(folder, header._replace(num_frames=header.num_frames or int(count[0])), wanted)
+        header = header._replace(num_frames=header.num_frames or int(count[0]))
+        return _plan_segment(folder, header, wanted, lead_names)
     except (RecordError, FileNotFoundError) as error:
         raise type(error)(f"segment {name}: {error}") from error.__cause__
 
 
-def _plan_segment(folder: str, header: _Header, wanted: frozenset[str]) -> _Segment:
+def _plan_segment(folder: str, header: _Header, wanted: frozenset[str], lead_names: Sequence[str] | None) -> _Segment:
     channels = [_parse_channel(text, number) for number, text in enumerate(header.lines)]
+    if lead_names is not None:
+        names = named_channels([channel.name for channel in channels], lead_names)
+        channels = [
+            channel._replace(name=name, lead=canonical_lead(name))
+            for channel, name in zip(channels, names, strict=True)
+        ]
     leads = [channel for channel in channels if channel.lead in wanted]
     if not leads:
         listed = ", ".join(channel.name for channel in channels)
-        raise RecordError(f"it has none of the leads {' '.join(sorted(wanted))}; it has {listed}.")
+        raise RecordError(
+            f"it has none of the leads {' '.join(sorted(wanted))}; it has {listed}."
+            f"{'' if any(channel.lead for channel in channels) else SAY_WHAT_THEY_ARE}"
+        )
     if len({lead.lead for lead in leads}) < len(leads):
         raise RecordError(f"a lead is named twice: {', '.join(lead.lead for lead in leads)}.")
     rate = header.sampling_rate * _common_per_frame(leads, header.sampling_rate)

@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, canonical_lead
+from ..ecg_transformer.common_ecg_transformer import (
+    LEAD_NAMES,
+    MAX_MICROVOLTS,
+    MICROVOLTS,
+    SAY_WHAT_THEY_ARE,
+    canonical_lead,
+    named_channels,
+)
 from ..ecg_transformer.wfdb_ecg_transformer import MAX_FILE_BYTES, Record, RecordError
 
 _ALL_LEADS = frozenset(LEAD_NAMES)
@@ -44,8 +51,8 @@ class Said:
     Attributes:
         sampling_rate: in Hz.
         units: ``"mV"``, ``"uV"`` or another unit of voltage.
-        lead_names: the leads in order: the names of the channels of a file that does not name them, and those to take
-            from a file that does.
+        lead_names: the leads in order: the names of the channels of a file that does not name them, or calls them
+            ECG, and those to take from a file that does.
         wanted: the leads to take, of those that the file has; others may be damaged.
     """
 
@@ -133,8 +140,8 @@ def _leads_of(channels: Sequence[Channel], said: Said) -> tuple[dict[str, Channe
     found: dict[str, Channel] = {}
     others = []
     taken = said.wanted if said.lead_names is None else said.lead_names
-    for channel in channels:
-        name = canonical_lead(channel.name)
+    names = named_channels([channel.name for channel in channels], said.lead_names)
+    for channel, name in zip(channels, map(canonical_lead, names), strict=True):
         if name is None:
             others.append(channel.name.strip())
         elif name in found and name in taken:
@@ -143,14 +150,18 @@ def _leads_of(channels: Sequence[Channel], said: Said) -> tuple[dict[str, Channe
             found[name] = channel
     wanted = [name for name in found if name in said.wanted] if said.lead_names is None else list(said.lead_names)
     if missing := [name for name in wanted if name not in found]:
-        raise RecordError(f"it has no lead {', '.join(missing)}; it has {', '.join(found) or 'none of the twelve'}.")
+        there = ", ".join(found) or f"none of the twelve, but {_listed(channels)}"
+        raise RecordError(f"it has no lead {', '.join(missing)}; it has {there}.")
     if not wanted:
-        listed = ", ".join(channel.name.strip() for channel in channels) or "no channel"
         raise RecordError(
-            f"it has none of the leads {' '.join(name for name in LEAD_NAMES if name in said.wanted)}; "
-            f"it has {listed}."
+            f"it has none of the leads {' '.join(name for name in LEAD_NAMES if name in said.wanted)}; it has "
+            f"{_listed(channels)}.{'' if found else SAY_WHAT_THEY_ARE}"
         )
     return {name: found[name] for name in wanted}, tuple(others)
+
+
+def _listed(channels: Sequence[Channel]) -> str:
+    return ", ".join(channel.name.strip() for channel in channels) or "no channel"
 
 
 def _factor(name: str, channel: Channel) -> float:

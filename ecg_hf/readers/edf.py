@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..ecg_transformer.common_ecg_transformer import named_channels
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .channels import Channel, Said, record_of
 from .checks import bytes_of, integer, is_taken, number, one_rate
@@ -72,7 +73,9 @@ def read(path: str, part: str | None, said: Said) -> Record:
     # edfio leaves out the annotations of its format.
     dropped = _ANNOTATIONS[header.sample_bytes == 3]
     stored = open_file(data, header_encoding="latin-1").signals
-    signals = [signal for signal in header.signals if signal.label.rstrip() != dropped]
+    names = named_channels([signal.label for signal in header.signals], said.lead_names)
+    signals = [signal._replace(label=name) for signal, name in zip(header.signals, names, strict=True)]
+    signals = [signal for signal in signals if signal.label.rstrip() != dropped]
     rates, channels, filled = {}, [], []
     for signal, samples in zip(signals, stored, strict=True):
         if signal.is_annotations:

@@ -34,8 +34,8 @@ def read_ecg(
             records ``FILE#row=12``, or ``FILE#exam_id=590673`` by a data set of ids beside the signals.
         sampling_rate: in Hz.
         units: of voltage: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``.
-        lead_names: the leads in order: they name the channels of a file that does not name them, and choose among
-            those of a file that does.
+        lead_names: the leads in order: they name the channels of a file that does not name them (or says ECG, or
+            ch 1), and choose among those of a file that does.
 
     Returns:
         The record. Its `signal` is in µV: int16 if the file's step is 1 µV or coarser, else float32, as for numbers

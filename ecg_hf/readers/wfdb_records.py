@@ -17,7 +17,12 @@ def read(path: str, part: str | None, said: Said) -> Record:
     microvolts = None if said.units is None else microvolts_of(said.units, "`units`")
     try:
         record = read_wanted_leads(
-            path, wanted, sampling_rate=said.sampling_rate, microvolts=microvolts, keep_fractions=True
+            path,
+            wanted,
+            sampling_rate=said.sampling_rate,
+            microvolts=microvolts,
+            lead_names=said.lead_names,
+            keep_fractions=True,
         )
     except ImportError as error:
         raise MissingPackageError(str(error)) from error
