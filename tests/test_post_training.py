@@ -766,6 +766,13 @@ def test_what_a_run_cannot_honour_is_refused_at_construction(simulated_splits, t
     PostTrainer(model=small_model(), **common, optimizers=(None, None), data_collator=None)
 
 
+def test_a_run_that_is_never_evaluated_says_that_it_keeps_the_last_weights(simulated_splits, tmp_path, caplog):
+    make_trainer(
+        simulated_splits, tmp_path / "run", stages=["finetune"], num_train_epochs=1, eval_delay=9
+    ).post_train()
+    assert "No evaluation in the 4 steps gave macro_auroc: the weights of the last step are kept" in caplog.text
+
+
 def test_a_model_within_another_is_refused(simulated_splits, tmp_path):
     with pytest.raises(ValueError, match="without adapters, got PeftModel: .*merge_and_unload"):
         make_trainer(simulated_splits, tmp_path / "run", model=PeftModel(small_model()), layer_decay=0.5)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from transformers import Trainer, TrainerCallback
 
 from .folder import best_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 class SetEpoch(TrainerCallback):
@@ -37,6 +41,13 @@ class KeepBest(TrainerCallback):
         value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}")
         if value is not None and _is_better(value, state.best_metric, args.greater_is_better):
             control.should_save = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_metric is None:
+            logger.warning(
+                f"No evaluation in the {state.global_step} steps gave {args.metric_for_best_model}: the weights of "
+                "the last step are kept, the best are not known. Evaluate earlier (`eval_steps`, `eval_delay`)."
+            )
 
 
 def _is_better(value: float, best: float | None, greater_is_better: bool) -> bool:
