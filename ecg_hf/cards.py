@@ -7,6 +7,7 @@ marks; text that users write outside of them survives every later push.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import math
@@ -491,6 +492,13 @@ def _size_category(count: int) -> str:
 
 
 def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -> str:
+    # Conditions that do not hold leave their blank lines.
+    text = re.sub(r"\n{3,}", "\n\n", _environment().get_template(template).render(facts))
+    return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -498,9 +506,7 @@ def _render(template: str, metadata: dict[str, Any], facts: Mapping[str, Any]) -
         lstrip_blocks=True,
     )
     environment.filters.update(cell=_cell, figure=_figure, interval=_interval, number=_number)
-    # Conditions that do not hold leave their blank lines.
-    text = re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(facts))
-    return f"---\n{dump_metadata(metadata)}---\n{text.rstrip()}\n"
+    return environment
 
 
 def _cell(value: Any) -> str:

@@ -102,10 +102,11 @@ def _name_of(table: pa.Table, index: int) -> str:
 
 def _filled_rows(table: pa.Table, name: str) -> list[np.ndarray]:
     """The rows of a column of lists, as in [`rows_of`]; `ValueError` where one is null, or holds a null."""
-    for index, cell in enumerate(table[name]):
-        if not cell.is_valid or cell.values.null_count:
-            raise ValueError(f"The column `{name}` of {_name_of(table, index)} is empty (null), or has such values.")
-    return rows_of(table[name])
+    column = table[name]
+    if column.null_count or any(chunk.flatten().null_count for chunk in column.chunks):
+        index = next(index for index, cell in enumerate(column) if not cell.is_valid or cell.values.null_count)
+        raise ValueError(f"The column `{name}` of {_name_of(table, index)} is empty (null), or has such values.")
+    return rows_of(column)
 
 
 def units_of(table: pa.Table, units: str | None = None) -> list[str]:

@@ -9,8 +9,8 @@ Each number of records is measured in a process of its own; one line of JSON eac
 
 - `prepare`, `stream`, `load`, `again`: microseconds a record of wall time, and of CPU time (`_cpu`), which others on
   the machine disturb less;
-- `anonymous_mebibytes`: the most memory beside that of files, in each of them, after what Python and the libraries
-  take; that of the processes of `--num_proc` is added;
+- `anonymous_mebibytes`: the most memory beside that of files, in each of them, with what Python and the libraries
+  take, and with the processes of `--num_proc`; `added_mebibytes` is what it has grown by since they were imported;
 - `disk_over_int16`: bytes of the shards or Arrow files over those of the samples as int16.
 """
 
@@ -102,7 +102,7 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
         done.set()
         watcher.join()
     seconds, cpu = time.perf_counter() - started, sum(os.times()[:4]) - cpu
-    return {"seconds": seconds, "cpu": cpu, "mebibytes": max(0.0, most[0] - before)}
+    return {"seconds": seconds, "cpu": cpu, "mebibytes": most[0], "added": max(0.0, most[0] - before)}
 
 
 def _anonymous_mebibytes() -> float:
@@ -172,6 +172,7 @@ def figures_of(
         figures[name] = round(1e6 * values["seconds"] / num_records)
         figures[f"{name}_cpu"] = round(1e6 * values["cpu"] / num_records)
         figures[f"{name}_anonymous_mebibytes"] = round(values["mebibytes"])
+        figures[f"{name}_added_mebibytes"] = round(values["added"])
     figures["disk_over_int16"] = round(size / (num_records * 12 * SECONDS * rate * 2), 3)
     return figures
 
