@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import PartialState
+from scipy.special import expit, logit
 from sklearn import metrics as sklearn_metrics
 from small_models import LABELS, small_extractor, small_model
 
@@ -225,6 +226,11 @@ def test_the_fitted_temperature_is_written_on_request_and_the_model_then_has_it(
     points = report["operating_points"]["rules"]["max_f1"]
     assert after["thresholds"] == [0.5 if of is None else of["threshold"] for of in points.values()]
     assert ECGTransformerForMultiLabel.from_pretrained(own).config.temperature == fitted
+    # The thresholds that it had are judged at the temperature that it had, 1.
+    called = expit(fitted * logit(scores)) >= 0.4
+    for column, of in enumerate(report["operating_points"]["rules"]["stored"].values()):
+        assert of["true_positives"] == (called[:, column] & (truth[:, column] == 1)).sum()
+        assert of["false_positives"] == (called[:, column] & (truth[:, column] == 0)).sum()
     # Judged again without the flag it gives the same probabilities, and nothing is written.
     written = (own / "config.json").read_bytes()
     _, again = evaluate(tmp_path / "again", **places)

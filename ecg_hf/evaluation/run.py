@@ -197,31 +197,34 @@ def _report(
         "split": args.split,
         "num_patients": int(patients.max()) + 1,
         "metrics": metrics,
-        "operating_points": _points(args, config, validation, judged),
+        "operating_points": _points(args, config, validation, judged, temperatures[0]),
         "calibration": _calibration(args, config, validation, judged, temperatures),
         "subgroups": judge_groups(groups, judged.labels, scores, patients, measure, resamples),
         "robustness": found,
     }
 
 
-def _points(args: EvaluationArguments, config, validation: Predictions | None, judged: Predictions) -> dict | None:
+def _points(
+    args: EvaluationArguments, config, validation: Predictions | None, judged: Predictions, stored_temperature: float
+) -> dict | None:
     if config.problem_type != MULTI_LABEL:
         return None
     targets = {"sensitivity": args.target_sensitivity, "specificity": args.target_specificity}
     rules = {}
     if validation is not None:
         rules = choose_points(validation.labels, validation.scores(config), **targets)
-    rules[STORED] = config.thresholds or [0.5] * len(config.labels)
     shared = (judged.patients(), args.num_bootstrap_resamples, config.labels)
+    scores = judged.scores(config)
+    found = {rule: judge_points(judged.labels, scores, thresholds, *shared) for rule, thresholds in rules.items()}
+    # What the checkpoint does as it is: its thresholds are for its own temperature.
+    scores = judged.scores(config, stored_temperature)
+    found[STORED] = judge_points(judged.labels, scores, config.thresholds or [0.5] * len(config.labels), *shared)
     return {
         "chosen_on": None if validation is None else "validation",
         "num_validation_records": 0 if validation is None else len(validation.dataset),
         "targets": targets,
         "has_stored": config.thresholds is not None,
-        "rules": {
-            rule: judge_points(judged.labels, judged.scores(config), thresholds, *shared)
-            for rule, thresholds in rules.items()
-        },
+        "rules": found,
     }
 
 
