@@ -264,6 +264,11 @@ def test_exchanges_are_those_of_electrodes():
     for name, other in expected.items():
         np.testing.assert_array_equal(lead(arms, name), lead(original, other))
     np.testing.assert_array_equal(lead(arms, "I"), -lead(original, "I"))
+    # Of fewer limb leads, too.
+    for names in (("I", "II", "V1"), ("III", "I"), ("I", "aVR", "aVF"), ("aVL", "II", "I")):
+        for name in names:
+            fewer = CHANGES["ra_la"].apply(record(names=names))
+            np.testing.assert_allclose(lead(fewer, name), lead(arms, name), atol=1e-9)
     chest = CHANGES["v1_v2"].apply(original)
     np.testing.assert_array_equal(lead(chest, "V1"), lead(original, "V2"))
     flat = CHANGES["without_V3"].apply(original)
