@@ -231,6 +231,10 @@ def test_the_fitted_temperature_is_written_on_request_and_the_model_then_has_it(
     first, second = ((tmp_path / name / "predictions.csv").read_bytes() for name in ("fitted", "again"))
     assert first == second and (own / "config.json").read_bytes() == written
     assert again["calibration"]["fitted_temperature"] == pytest.approx(fitted, rel=1e-3)
+    # Before and after are alike then: what the temperature has changed is shown beside them.
+    uncalibrated = again["calibration"]["curves"]["uncalibrated"]
+    assert uncalibrated == curves["before"] and uncalibrated["temperature"] == 1 and "uncalibrated" not in curves
+    assert "| uncalibrated | 1 |" in (tmp_path / "again/report.md").read_text()
     assert "**These are the validation records**" in (tmp_path / "again/report.md").read_text()
 
 
