@@ -148,7 +148,19 @@ def plot_reliability(
         bottom.bar(edges[:-1] + width * (place + 0.5) + np.diff(edges) * 0.05, curve.count, width, color=color)
     top.set(ylabel="share that is present", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
     bottom.set(xlabel="probability given, in bins", ylabel="known cells", yscale="log")
+    _few_ticks(bottom)
     return _finished(figure, (top, bottom), top, path, title)
+
+
+def _few_ticks(axes: Axes) -> None:
+    """Few numbers at a low logarithmic axis, where the library writes up to twelve over one another."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    of_decades = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,))
+    axes.yaxis.set_major_locator(of_decades if high > 10 * low else MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_formatter("{x:,.10g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def plot_precision_recall(

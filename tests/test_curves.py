@@ -7,7 +7,13 @@ from scipy.spatial import KDTree
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from ecg_hf.curves import plot_precision_recall, plot_reliability, precision_recall_curves, reliability_curve
+from ecg_hf.curves import (
+    ReliabilityCurve,
+    plot_precision_recall,
+    plot_reliability,
+    precision_recall_curves,
+    reliability_curve,
+)
 from ecg_hf.metrics import calibration_metrics
 from ecg_hf.plotting import save_figure
 
@@ -75,6 +81,19 @@ def test_figures_say_what_they_show(tmp_path, suffix):
     known = int((labels[:, 0] != -100).sum())
     assert any(text.endswith(f"({int((labels[:, 0] == 1).sum())} of {known})") for text in legend)
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("counts", [(6200, 950, 270), (150_000, 900, 470), (9, 3, 1), (40, 38, 33), (1, 1, 1)])
+def test_numbers_at_the_bars_are_not_written_over_one_another(counts):
+    share = np.array([0.1, 0.5, 0.9])
+    figure = plot_reliability({"all": ReliabilityCurve(share, share, np.array(counts))})
+    figure.draw_without_rendering()
+    axes = figure.axes[1]
+    labels = [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)]
+    low, high = axes.get_ylim()
+    shown = [label for label in labels if label.get_text() and low <= label.get_position()[1] <= high]
+    boxes = sorted((box.y0, box.y1) for box in (label.get_window_extent() for label in shown))
+    assert len(boxes) > 1 and all(top < bottom for (_, top), (bottom, _) in zip(boxes, boxes[1:], strict=False))
 
 
 @pytest.mark.parametrize(

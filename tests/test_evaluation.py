@@ -237,6 +237,10 @@ def test_the_fitted_temperature_is_written_on_request_and_the_model_then_has_it(
     first, second = ((tmp_path / name / "predictions.csv").read_bytes() for name in ("fitted", "again"))
     assert first == second and (own / "config.json").read_bytes() == written
     assert again["calibration"]["fitted_temperature"] == pytest.approx(fitted, rel=1e-3)
+    # Before and after are alike then: what the temperature has changed is shown beside them.
+    uncalibrated = again["calibration"]["curves"]["uncalibrated"]
+    assert uncalibrated == curves["before"] and uncalibrated["temperature"] == 1 and "uncalibrated" not in curves
+    assert "| uncalibrated | 1 |" in (tmp_path / "again/report.md").read_text()
     assert "**These are the validation records**" in (tmp_path / "again/report.md").read_text()
 
 
@@ -270,6 +274,11 @@ def test_exchanges_are_those_of_electrodes():
     for name, other in expected.items():
         np.testing.assert_array_equal(lead(arms, name), lead(original, other))
     np.testing.assert_array_equal(lead(arms, "I"), -lead(original, "I"))
+    # Of fewer limb leads, too.
+    for names in (("I", "II", "V1"), ("III", "I"), ("I", "aVR", "aVF"), ("aVL", "II", "I")):
+        for name in names:
+            fewer = CHANGES["ra_la"].apply(record(names=names))
+            np.testing.assert_allclose(lead(fewer, name), lead(arms, name), atol=1e-9)
     chest = CHANGES["v1_v2"].apply(original)
     np.testing.assert_array_equal(lead(chest, "V1"), lead(original, "V2"))
     flat = CHANGES["without_V3"].apply(original)

@@ -241,15 +241,24 @@ def test_at_most_twenty_labels_are_shown_and_the_rarest_are_not():
                 rf"{TIME} Linear probe {FEW}, evaluation {FEW}",
             ],
         ),
-        ({"stages": "finetune", "layer_decay": 0.5}, [r"\(\d+ groups between\)", r"learning rate 0\.00025"]),
+        (
+            {"stages": "finetune", "layer_decay": 0.5, "warmup_steps": 200},
+            [
+                *(r"\(\d+ groups between\)", r"learning rate 0\.00025"),
+                r"learning rate 0\.0005, not reached in a warm-up of 200 steps: give fewer `warmup_steps`",
+            ],
+        ),
         (
             {"stages": "lora", "model_name_or_path": ENCODER},
             [r"LoRA: 2 steps", rf"{TIME} LoRA {FEW}", r"Groups +66,176"],
         ),
         ({"max_steps": -1, "num_train_epochs": 3}, [r"Fine-tuning: 12 steps \(3 epochs\) of 32 records"]),
-        ({"optim": "adafactor"}, [r"that of the optimizer `adafactor` is not known"]),
+        (
+            {"optim": "adafactor", "lr_scheduler_type": "constant", "warmup_steps": 200},
+            [r"that of the optimizer `adafactor` is not known", r"learning rate 0\.0005\n"],
+        ),
     ],
-    ids=["both stages", "probe", "layer decay", "LoRA", "epochs", "another optimizer"],
+    ids=["both stages", "probe", "layer decay and long warm-up", "LoRA", "epochs", "another optimizer"],
 )
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
     settings, expected, simulated_folder, simulated_cache, tmp_path, capsys

@@ -43,6 +43,8 @@ for _row, _name in enumerate(LEAD_NAMES):
     if _name not in _OF_LIMBS:
         _LEADS_OF_ELECTRODES[_row, _ELECTRODES.index(_name)] = 1
 _ROWS = {name.casefold(): row for row, name in enumerate(LEAD_NAMES)}
+_ARMS = {"II": ("III", -1), "III": ("II", 1), "aVR": ("aVL", 1.5), "aVL": ("aVR", -1.5)}
+"""With RA and LA exchanged a lead shows this other one, which is itself plus so much of lead I."""
 
 
 class Recording(NamedTuple):
@@ -74,7 +76,7 @@ def changes_for(model_leads: Sequence[str]) -> list[Change]:
     strong, strongest = MUSCLE_MILLIVOLTS
     return [
         *(Change(f"without_{lead}", f"{lead} missing (flat)", _flat(lead), (lead,)) for lead in model_leads),
-        Change("v1_v2", "V1 and V2 exchanged", _exchanged(("V1", "V2")), ("V1", "V2")),
+        Change("v1_v2", "V1 and V2 exchanged", _exchanged("V1", "V2"), ("V1", "V2")),
         Change("ra_la", "RA and LA exchanged", _arms_exchanged, ("I",)),
         Change("gain", f"gain ×{GAIN}", lambda record: _added(record, record.signal * (GAIN - 1))),
         Change("mains", f"mains, {MAINS_HERTZ} Hz, {MAINS_MILLIVOLTS} mV", _mains),
@@ -128,22 +130,26 @@ def _flat(lead: str) -> Callable[[Recording], Recording]:
     return apply
 
 
-def _exchanged(*pairs: tuple[str, str]) -> Callable[[Recording], Recording]:
+def _exchanged(one: str, other: str) -> Callable[[Recording], Recording]:
     def apply(record: Recording) -> Recording:
-        signal, known = record.signal.copy(), {name.casefold() for name in record.lead_names}
-        for pair in pairs:
-            if known.issuperset(name.casefold() for name in pair):
-                one, other = map(record.row, pair)
-                signal[[one, other]] = record.signal[[other, one]]
+        signal, rows = record.signal.copy(), [record.row(one), record.row(other)]
+        signal[rows] = record.signal[rows[::-1]]
         return record._replace(signal=signal)
 
     return apply
 
 
 def _arms_exchanged(record: Recording) -> Recording:
-    record = _exchanged(("II", "III"), ("aVR", "aVL"))(record)
-    record.signal[record.row("I")] *= -1
-    return record
+    """Many records have I and II of the limb leads alone, from which the model's others are computed afterwards."""
+    signal, known = record.signal.copy(), {name.casefold() for name in record.lead_names}
+    first = record.signal[record.row("I")]
+    signal[record.row("I")] *= -1
+    for name, (other, part) in _ARMS.items():
+        if name.casefold() in known:
+            has_other = other.casefold() in known
+            row = record.row(name)
+            signal[row] = record.signal[record.row(other)] if has_other else record.signal[row] + part * first
+    return record._replace(signal=signal)
 
 
 def _in_leads(record: Recording, make: Callable[[int], np.ndarray]) -> np.ndarray:

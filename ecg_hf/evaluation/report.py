@@ -155,6 +155,8 @@ def _calibration(report: Mapping) -> Iterator[str]:
         for name, values in found["curves"].items()
     ]
     yield _table(["", "temperature", "calibration error", "Brier score", "cross-entropy on validation"], rows)
+    if "uncalibrated" in found["curves"]:
+        yield "*Before* is at the temperature that the checkpoint has already, *uncalibrated* at 1, without one."
     classes = " of each class against the rest" if report["problem_type"] == SINGLE_LABEL else " of all labels"
     yield (
         f"The calibration error is the mean difference between probability and share of positives over ten bins of "

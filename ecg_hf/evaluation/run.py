@@ -239,6 +239,8 @@ def _calibration(
         return None
     stored, fitted = temperatures
     named = {"before": stored} if fitted is None else {"before": stored, "after": fitted}
+    if stored != 1:  # of a checkpoint that was calibrated on these very records, before and after are alike
+        named = {"uncalibrated": 1.0, **named}
     return {
         "fitted_on": None if fitted is None else "validation",
         "fitted_temperature": fitted,

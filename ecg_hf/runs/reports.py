@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from transformers import Trainer
+from transformers import SchedulerType, Trainer
 
+from .arguments import RunArguments
 from .devices import device_in_words
 from .timing import steps_of_epoch
 
 _COLUMN = 9
 """Characters of the titles on the left."""
+
+_WITHOUT_WARMUP = (SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
 # Tensors of the size of a weight that an optimizer keeps for it.
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
@@ -76,7 +79,16 @@ def gradient_line(trainer: Trainer) -> str:
     args, steps = trainer.args, num_steps(trainer)
     epochs = "" if args.max_steps > 0 else f" ({args.num_train_epochs:g} epochs)"
     batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    return f"{steps:,} steps{epochs} of {batch} records, learning rate {trainer.peak_learning_rate:g}"
+    rate = f"learning rate {trainer.peak_learning_rate:g}{_out_of_reach(args, steps)}"
+    return f"{steps:,} steps{epochs} of {batch} records, {rate}"
+
+
+def _out_of_reach(args: RunArguments, steps: int) -> str:
+    """What is to be said of a learning rate that a recipe for more records does not come to with these."""
+    warmup = args.get_warmup_steps(steps)
+    if warmup < steps or args.lr_scheduler_type in _WITHOUT_WARMUP:
+        return ""
+    return f", not reached in a warm-up of {warmup:,} steps: give fewer `warmup_steps`, or a share, such as 0.1"
 
 
 def group_lines(trainer: Trainer) -> list[str]:
