@@ -208,6 +208,11 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         unexpected = [
             name for name in info["unexpected_keys"] if not self._is_head(name) or name.split(".")[0] in own_parts
         ]
+        if any(".base_layer." in name for name in unexpected):
+            raise RuntimeError(
+                f"The weights of `{path}` have adapters of PEFT that are not merged. Of a run of the stage `lora` load "
+                "its folder, once it is finished; save another model after `merge_and_unload()`."
+            )
         wrong = {
             "lacks": sorted(missing - head if no_head else missing),
             "has another shape of": sorted(name for name in reshaped if not name.startswith("classifier.")),
