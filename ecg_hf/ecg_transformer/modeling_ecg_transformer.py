@@ -210,8 +210,8 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         ]
         if any(".base_layer." in name for name in unexpected):
             raise RuntimeError(
-                f"The weights of `{path}` have adapters of PEFT that are not merged. Of a run of the stage `lora` load "
-                "its folder, once it is finished; save another model after `merge_and_unload()`."
+                f"The weights of `{path}` have adapters of PEFT that are not merged. Of a run of the stage `lora` "
+                "load its folder, once it is finished; save another model after `merge_and_unload()`."
             )
         wrong = {
             "lacks": sorted(missing - head if no_head else missing),

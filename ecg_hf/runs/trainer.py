@@ -249,8 +249,8 @@ class RunTrainer(RecordOrder, Trainer):
         """One gradient stage, with a fresh start of optimizer, schedule and random numbers, from the beginning or from
         the checkpoint named; True is the last one of the stage.
 
-        Raises `ValueError` where there is none, or one of another stage or model, and `OSError` where one cannot be written; the message says from which
-        one the run can be resumed.
+        Raises `ValueError` where there is none, or one of another stage or model, and `OSError` where one cannot be
+        written; the message says from which one the run can be resumed.
         """
         if isinstance(resume_from_checkpoint, bool):
             resume_from_checkpoint = self._last_checkpoint() if resume_from_checkpoint else None
