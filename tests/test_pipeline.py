@@ -777,6 +777,7 @@ def test_a_head_that_was_trained_in_another_way_serves(signal, tmp_path, train):
     for untrained in (model, copy.deepcopy(model).half()):
         with pytest.raises(RuntimeError, match="no trained classification head"):
             make_pipeline(untrained)
+    assert copy.deepcopy(model).to("meta").head_is_random
     train(model)
     assert len(make_pipeline(model)(signal, **RECORDING)) == 5
 
