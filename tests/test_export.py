@@ -99,6 +99,7 @@ def test_the_file_gives_the_models_probabilities_at_any_batch(kind, tmp_path):
     first, *others = loaded.get_inputs()
     assert first.shape == ["batch", leads, samples]
     assert [entry.name for entry in others] == ["attention_mask"][: extractor.return_attention_mask]
+    assert ("all 1 where the feature extractor gives none" in report["text"]) == bool(others)
     for batch in (1, 2, 7):
         values = torch.randn(batch, leads, samples, generator=torch.Generator().manual_seed(10 + batch))
         inputs = {"input_values": values}
@@ -110,6 +111,12 @@ def test_the_file_gives_the_models_probabilities_at_any_batch(kind, tmp_path):
             expected = (model(**inputs).logits / model.config.temperature).sigmoid().numpy()
         [found] = loaded.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})
         assert found.shape == (batch, 5) and np.ptp(expected) > 0.01
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    if others:
+        inputs["attention_mask"] = torch.ones(batch, samples, dtype=torch.long)
+        with torch.no_grad():
+            expected = (model(values).logits / model.config.temperature).sigmoid().numpy()
+        [found] = loaded.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})
         np.testing.assert_allclose(found, expected, atol=1e-4)
     assert report["files"][0]["difference"] < 1e-4
 

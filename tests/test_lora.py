@@ -443,6 +443,16 @@ def test_fine_tuning_alone_is_not_asked_of_a_trainer_of_adapters(peft, finished)
         trainer.train()
 
 
+def test_a_checkpoint_of_the_stage_is_no_model_and_fine_tuning_does_not_go_on_from_it(
+    finished, simulated_splits, tmp_path
+):
+    checkpoint = next((finished[0] / "_stages/lora").glob("checkpoint-*"))
+    with pytest.raises(RuntimeError, match="adapters of PEFT that are not merged. Of a run of the stage `lora` load"):
+        ECGTransformerForMultiLabel.from_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="is a checkpoint of another stage or model, from which this one cannot"):
+        make_trainer(simulated_splits, tmp_path / "run").train(str(checkpoint))
+
+
 def test_random_weights_are_adapted_with_a_warning(peft, records_200, tmp_path, caplog):
     argv = ["--architecture", "ptbxl_100hz"]
     argv += ["--data_dir", str(records_200), "--task", "superdiagnostic", "--output_dir", str(tmp_path / "run")]

@@ -753,6 +753,35 @@ def test_a_model_without_trained_head_is_refused(tmp_path):
         pipeline("ecg-classification", model=str(tmp_path), device="cpu")
 
 
+def _train_a_step(model):
+    model.train()(torch.ones(2, 12, 500), labels=torch.eye(2, 5)).loss.backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+
+
+def _merge_adapters(model):
+    peft = pytest.importorskip("peft", reason="the package peft is not installed (extra `peft`)")
+    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["classifier"])
+    adapted = peft.get_peft_model(model, config)
+    assert model.head_is_random
+    _train_a_step(model)
+    adapted.merge_and_unload()
+
+
+@pytest.mark.parametrize(
+    "train", [_train_a_step, _merge_adapters, lambda model: model.load_state_dict(tiny_model().state_dict())]
+)
+def test_a_head_that_was_trained_in_another_way_serves(signal, tmp_path, train):
+    ECGTransformerModel(tiny_model().config).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="no trained head"):
+        model = ECGTransformerForMultiLabel.from_pretrained(tmp_path)
+    for untrained in (model, copy.deepcopy(model).half()):
+        with pytest.raises(RuntimeError, match="no trained classification head"):
+            make_pipeline(untrained)
+    assert copy.deepcopy(model).to("meta").head_is_random
+    train(model)
+    assert len(make_pipeline(model)(signal, **RECORDING)) == 5
+
+
 def test_a_saved_folder_is_a_pipeline_of_the_package(checkpoint, signal):
     classifier = pipeline("ecg-classification", model=str(checkpoint), device="cpu")
     assert type(classifier) is ECGClassificationPipeline

@@ -1,4 +1,4 @@
-"""Classification heads of the ECG Transformer, and what of a configuration belongs to a trained one."""
+"""Heads of the ECG Transformer, and what of a configuration belongs to a trained one."""
 
 import warnings
 
@@ -36,6 +36,19 @@ class ECGTransformerCosineHead(nn.Module):
         return nn.functional.cosine_similarity(pooled.unsqueeze(1), self.weight, dim=-1)
 
 
+class ECGTransformerProjectionHead(nn.Module):
+    """(batch, hidden) to (batch, projection size): for the contrastive loss, dropped after pre-training."""
+
+    def __init__(self, config: ECGTransformerConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(4 * config.hidden_size, config.projection_size)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(pooled)))
+
+
 def make_classifier(config: ECGTransformerConfig) -> nn.Module:
     """The head of the configured type: (batch, hidden) to (batch, labels)."""
     if config.classifier_type == "mlp":
@@ -43,6 +56,17 @@ def make_classifier(config: ECGTransformerConfig) -> nn.Module:
     if config.classifier_type == "cosine":
         return ECGTransformerCosineHead(config)
     return nn.Linear(config.hidden_size, config.num_labels, bias=config.classifier_bias)
+
+
+def all_among(values: list[torch.Tensor], known: list[torch.Tensor]) -> bool:
+    """Whether each of the tensors is equal to one of the known ones, wherever and however precisely it is kept.
+
+    Those that are offloaded, which nothing trains, count as equal.
+    """
+    return all(
+        value.is_meta or any(torch.equal(value, other.to(value.device, value.dtype)) for other in known)
+        for value in values
+    )
 
 
 def stored_config(config_class: type[ECGTransformerConfig], path, kwargs: dict) -> ECGTransformerConfig | None:
@@ -84,6 +108,8 @@ def forget_head_settings(config: ECGTransformerConfig, stored: ECGTransformerCon
 __all__ = [
     "ECGTransformerCosineHead",
     "ECGTransformerMLPHead",
+    "ECGTransformerProjectionHead",
+    "all_among",
     "check_no_head_settings",
     "forget_head_settings",
     "make_classifier",

@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -30,6 +29,8 @@ from .configuration_ecg_transformer import ECGTransformerConfig
 from .embeddings_ecg_transformer import ECGTransformerEmbeddings, ECGTransformerLeadEmbeddings
 from .heads_ecg_transformer import (
     ECGTransformerCosineHead,
+    ECGTransformerProjectionHead,
+    all_among,
     check_no_head_settings,
     forget_head_settings,
     make_classifier,
@@ -123,8 +124,19 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": ECGTransformerLayer, "attentions": ECGTransformerAttention}
     _head_names = ("classifier", "projection_head", "word_head")
 
-    head_is_random = False
-    """True if `from_pretrained` found no weights for the head: it must be trained before use."""
+    _random_head: list[torch.Tensor] = []
+
+    @property
+    def head_is_random(self) -> bool:
+        """True while the head has the weights that it was initialised with: it must be trained before use."""
+        return bool(self._random_head) and all_among(self._head_parameters(), self._random_head)
+
+    @head_is_random.setter
+    def head_is_random(self, is_random: bool):
+        self._random_head = [value.detach().clone() for value in self._head_parameters()] if is_random else []
+
+    def _head_parameters(self) -> list[torch.Tensor]:
+        return [value for name, value in self.named_parameters() if self._is_head(name)]
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -196,6 +208,11 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
         unexpected = [
             name for name in info["unexpected_keys"] if not self._is_head(name) or name.split(".")[0] in own_parts
         ]
+        if any(".base_layer." in name for name in unexpected):
+            raise RuntimeError(
+                f"The weights of `{path}` have adapters of PEFT that are not merged. Of a run of the stage `lora` "
+                "load its folder, once it is finished; save another model after `merge_and_unload()`."
+            )
         wrong = {
             "lacks": sorted(missing - head if no_head else missing),
             "has another shape of": sorted(name for name in reshaped if not name.startswith("classifier.")),
@@ -443,19 +460,6 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         windows' log-probabilities (`mean_logit`) or probabilities. Regression: the mean of the windows' values.
         """
         return aggregated_windows(self.config, logits, window_mask)
-
-
-class ECGTransformerProjectionHead(nn.Module):
-    """(batch, hidden) to (batch, projection size): for the contrastive loss, dropped after pre-training."""
-
-    def __init__(self, config: ECGTransformerConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, 4 * config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(4 * config.hidden_size, config.projection_size)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(pooled)))
 
 
 class _GatherRows(torch.autograd.Function):

@@ -125,6 +125,11 @@ def _in_words(exported: Exported, report: dict, split: str) -> str:
         f"(batch, {len(exported.scores.model.config.labels)}): any batch; {leads} leads and {samples} samples at "
         f"{exported.extractor.sampling_rate:g} Hz are fixed."
     ]
+    for name in exported.input_names[1:]:
+        lines.append(
+            f"Input `{name}` (batch, {samples}), int64: 1 for a sample, 0 for padding; all 1 where the feature "
+            "extractor gives none."
+        )
     for file in report["files"]:
         line = (
             f"{file['path']}: {file['megabytes']:.1f} MB, differs from the model by {file['difference']:.1e} at most"

@@ -272,6 +272,18 @@ def best_checkpoint(folder: str | os.PathLike, step: int) -> str:
     return str(checkpoint)
 
 
+def check_is_of_model(checkpoint: str | os.PathLike, names: set[str]) -> None:
+    """`ValueError` for a checkpoint whose weights have other names than those of the model that is to go on."""
+    with safe_open(pathlib.Path(checkpoint) / "model.safetensors", "pt") as weights:
+        others = names ^ set(weights.keys())
+    if others:
+        raise ValueError(
+            f"`{checkpoint}` is a checkpoint of another stage or model, from which this one cannot go on: their "
+            f"weights differ in {len(others)} names, such as {min(others)}. Give one of the same stage and model, or "
+            "leave `resume_from_checkpoint` out."
+        )
+
+
 def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
     """Why training cannot be resumed exactly from a checkpoint; None if it can."""
     states = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
@@ -298,6 +310,7 @@ def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
 __all__ = [
     "RunFolder",
     "best_checkpoint",
+    "check_is_of_model",
     "checkpoint_problem",
     "differences",
     "free_mebibytes",

@@ -37,6 +37,7 @@ from .callbacks import KeepBest, SetEpoch
 from .folder import (
     RunFolder,
     best_checkpoint,
+    check_is_of_model,
     checkpoint_problem,
     differences,
     free_mebibytes,
@@ -248,8 +249,8 @@ class RunTrainer(RecordOrder, Trainer):
         """One gradient stage, with a fresh start of optimizer, schedule and random numbers, from the beginning or from
         the checkpoint named; True is the last one of the stage.
 
-        Raises `ValueError` where there is none, and `OSError` where one cannot be written; the message says from which
-        one the run can be resumed.
+        Raises `ValueError` where there is none, or one of another stage or model, and `OSError` where one cannot be
+        written; the message says from which one the run can be resumed.
         """
         if isinstance(resume_from_checkpoint, bool):
             resume_from_checkpoint = self._last_checkpoint() if resume_from_checkpoint else None
@@ -257,6 +258,7 @@ class RunTrainer(RecordOrder, Trainer):
         self.optimizer = self.lr_scheduler = self._epoch_windows = None
         self._forget_preparation()
         if resume_from_checkpoint is not None:
+            check_is_of_model(resume_from_checkpoint, set(self.model.state_dict()))
             state = json.loads((pathlib.Path(resume_from_checkpoint) / "trainer_state.json").read_text())
             self._seconds_before = max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
         # The library keeps its checkpoints in `output_dir`.
