@@ -210,7 +210,26 @@ def test_a_code_in_brackets_is_that_code(options):
     assert [labels_of(splits)[f"r{index:02}"] for index in range(6)] == expected
 
 
+@pytest.mark.parametrize("cells", [[["AF"], ["SR"]], [("AF",), {"SR": 100.0}], ["['AF']", '["SR"]']])
+def test_a_class_alone_in_a_list_is_that_class(cells, options):
+    given = {"label_column": "dx", "problem_type": "single_label_classification", **options}
+    splits = load_ecg_dataset(frame(dx=[*cells, None] * 10), **given)
+    assert label_names_of(splits["train"]) == ["AF", "SR"]
+    assert [labels_of(splits)[f"r{index:02}"] for index in range(3)] == [[1, 0], [0, 1], [-100, -100]]
+
+
+_CLASSES = {"label_column": "dx", "problem_type": "single_label_classification"}
 ODD_LABELS = {
+    "several classes": (
+        {"dx": [["AF", "SR"], ["AF"]] * 15},
+        _CLASSES,
+        r"one class, or a list of one, .* not in row 1 ",
+    ),
+    "no class": (
+        {"dx": ["[]", "AF"] * 15},
+        _CLASSES,
+        r"one class, .* or empty \(unknown\); it is not in row 1 \('\[\]'",
+    ),
     "nested": (
         {"dx": [[["AF"], ["MI", "PAC"]], ["AF"]] * 15},
         {"label_column": "dx"},
