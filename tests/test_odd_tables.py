@@ -538,7 +538,10 @@ def test_evaluation_where_nothing_is_known_is_refused(folder, model, tmp_path, c
 def test_evaluation_says_which_labels_are_missing(folder, model, tmp_path, capsys):
     flags = ["--model_name_or_path", model, "--output_dir", tmp_path / "x", "--cache_dir", folder / "cache"]
     lines, code = run(capsys, "evaluate", "--table", folder / "mine.csv", "--label_columns", "AF", *flags)
-    assert code == 2 and "The records have 1 labels, the model 2 (only the model: MI): give it a head" in lines[-1]
+    assert (
+        code == 2
+        and "The records have 1 labels, the model 2 (only the model: MI): add the others as empty" in lines[-1]
+    )
 
 
 def test_another_draw_of_the_split_is_warned_of(folder, model, tmp_path, caplog):
