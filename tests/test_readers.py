@@ -1047,7 +1047,7 @@ def test_hdf5_files_that_are_no_record_are_refused(tmp_path, millivolts):
 
     refused(written(lambda file: None), "unknown layout", "found nothing", **SAID)
     refused(written(lambda file: file.create_dataset("x", data=[1])), "found x", **SAID)
-    refused(written(lambda file: file.create_group("ecg")), "unknown layout", **SAID)
+    refused(written(lambda file: file.create_group("ecg")), "unknown layout", "found ecg (a group)", **SAID)
     refused(written(lambda file: file.create_dataset("ecg", data=["a"])), "1 axes", **SAID)
     refused(written(lambda file: file.create_dataset("ecg", data=[["a"]])), "type", **SAID)
     refused(written(lambda file: file.create_dataset("ecg", data=np.zeros((15, 9)))), "15 x 9", **SAID)
