@@ -42,7 +42,8 @@ def number_groups(groups, num_records: int, sort: bool = False) -> np.ndarray:
     """
     if groups is None:
         return np.arange(num_records)
-    if np.ma.is_masked(groups):
+    # Arrays of pandas have another mask.
+    if isinstance(groups, np.ma.MaskedArray) and np.ma.is_masked(groups):
         groups = np.where(groups.mask, None, groups.data.astype(object))
     groups = np.asarray(groups)
     if groups.ndim == 1 and groups.dtype.kind in "UO":

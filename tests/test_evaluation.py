@@ -402,6 +402,26 @@ def test_own_columns_make_groups_and_without_validation_nothing_is_chosen(own, m
     assert not (tmp_path / "other").exists()
 
 
+def test_ages_that_tables_hide_are_in_bands_and_text_among_ages_is_refused(own, model, tmp_path):
+    places, tables = own
+    data = pd.read_csv(tables / "others.csv", sep=";")
+    data["age"] = ["> 89", "90+", ">= 90", "\u2265 90", "39.5", *["60"] * 35]
+    data["AGE"] = ["75+"] * 38 + ["under 75", ""]
+    data.to_csv(tables / "old.csv", index=False)
+    places = {**places, "model_name_or_path": model, "label_columns": LABELS, "test_table": tables / "old.csv"}
+    _, report = evaluate(tmp_path / "report", **places, subgroup_columns=["age", "AGE"])
+    found = {
+        name: {**groups["left_out"], **{group: of["num_records"] for group, of in groups["groups"].items()}}
+        for name, groups in report["subgroups"].items()
+    }
+    assert found["age"] == {"75 and over": 4, "under 40": 1, "60-74": 35}
+    assert found["AGE"] == {"75+": 38, "under 75": 1, "unknown": 1}
+    data["age"] = ["adult", *data["age"][1:]]
+    data.to_csv(tables / "old.csv", index=False)
+    with pytest.raises(ValueError, match="`age` has years, and in 1 rows something else, such as 'adult': write ages"):
+        evaluate(tmp_path / "other", **places, subgroup_columns=["age"])
+
+
 def test_a_report_of_classes_leaves_thresholds_out(own, tmp_path):
     places, tables = own
     path = save(tmp_path / "model", labels=LABELS, problem_type="single_label_classification")

@@ -747,6 +747,28 @@ def test_flat_leads_are_named_once_and_counted(extractor, recwarn):
     assert len(texts) == 2 and "V1 V2" in texts[0] and texts[1].endswith(": III.")
 
 
+def test_an_offset_is_warned_of_unless_a_step_removes_it(extractor, recwarn):
+    ecg = template(100, 10)
+    given = [ecg, ecg[:, :600] + 5, ecg + 0.1]
+    extract(extractor, given)
+    (warning,) = recwarn.list
+    assert str(warning.message).startswith(
+        "1 of 3 records (first: 1) stay above or below 0 mV in some lead, by up to 5"
+    )
+    recwarn.clear()
+    extract(extractor, np.where(np.arange(12)[:, None] == 7, -1000 * ecg - 3000, 1000 * ecg), units="uV")
+    (warning,) = recwarn.list
+    assert "record stays" in str(warning.message) and "Subtract the median of each lead" in str(warning.message)
+    recwarn.clear()
+    steps = ["leads", "resample", "bandpass", "windows"]
+    for removing in ({"bandpass": [0.5, None]}, {"steps": [*steps, "zscore"]}, {"steps": [*steps, "minmax"]}):
+        extract(ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=250, **removing), given)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="1 of 3 records"):
+        low_pass = ECGTransformerFeatureExtractor(sampling_rate=100, num_samples=250, bandpass=[None, 40])
+        extract(low_pass, given)
+
+
 @pytest.mark.parametrize("unit, units", [(1e-3, None), (1, "uV")], ids=["volts", "millivolts as microvolts"])
 def test_voltages_of_another_unit_are_warned_of(extractor, recwarn, unit, units):
     ecg = template(100, 10)

@@ -146,6 +146,13 @@ def test_a_lead_that_is_flat_is_named(load, signals):
     assert message.endswith("Records: 002.npy, 040.npy.")
 
 
+def test_offsets_of_leads_are_counted_and_named(load, signals):
+    off = (np.arange(12) == 7)[:, None].astype(np.int16) * 9000
+    (message,) = load([signal - off if row in (2, 40) else signal for row, signal in enumerate(signals)])[1]
+    assert f"2 of {COUNT} records (first: 002.npy) stay above or below 0 mV in some lead, by up to " in message
+    assert message.endswith("Records: 002.npy, 040.npy.")
+
+
 def test_records_that_are_all_zero_are_counted(load, signals):
     signals = [signal * 0 if row in (7, 9) else signal for row, signal in enumerate(signals)]
     splits, (message,) = load(signals, max_skipped=0.1)

@@ -4,6 +4,7 @@ import tracemalloc
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import SHARED
@@ -328,7 +329,11 @@ def test_records_without_a_patient_are_patients_of_their_own():
         assert bootstrap_metrics(labels, scores, 50, groups=[unknown] * len(labels)) == apart
     first = np.arange(len(labels)) // 3
     masked, listed = np.ma.masked_equal(first, 0), [None if patient == 0 else patient for patient in first]
-    assert bootstrap_metrics(labels, scores, 50, groups=masked) == bootstrap_metrics(labels, scores, 50, groups=listed)
+    expected = bootstrap_metrics(labels, scores, 50, groups=listed)
+    assert bootstrap_metrics(labels, scores, 50, groups=masked) == expected
+    column = pd.Series(listed, dtype="Int64")
+    assert bootstrap_metrics(labels, scores, 50, groups=column) == expected
+    assert bootstrap_metrics(labels, scores, 50, groups=column.values) == expected
     with pytest.raises(ValueError, match="one id for each of the 300 records, got 2"):
         bootstrap_metrics(labels, scores, 50, groups=[1, 2])
 

@@ -210,7 +210,26 @@ def test_a_code_in_brackets_is_that_code(options):
     assert [labels_of(splits)[f"r{index:02}"] for index in range(6)] == expected
 
 
+@pytest.mark.parametrize("cells", [[["AF"], ["SR"]], [("AF",), {"SR": 100.0}], ["['AF']", '["SR"]']])
+def test_a_class_alone_in_a_list_is_that_class(cells, options):
+    given = {"label_column": "dx", "problem_type": "single_label_classification", **options}
+    splits = load_ecg_dataset(frame(dx=[*cells, None] * 10), **given)
+    assert label_names_of(splits["train"]) == ["AF", "SR"]
+    assert [labels_of(splits)[f"r{index:02}"] for index in range(3)] == [[1, 0], [0, 1], [-100, -100]]
+
+
+_CLASSES = {"label_column": "dx", "problem_type": "single_label_classification"}
 ODD_LABELS = {
+    "several classes": (
+        {"dx": [["AF", "SR"], ["AF"]] * 15},
+        _CLASSES,
+        r"one class, or a list of one, .* not in row 1 ",
+    ),
+    "no class": (
+        {"dx": ["[]", "AF"] * 15},
+        _CLASSES,
+        r"one class, .* or empty \(unknown\); it is not in row 1 \('\[\]'",
+    ),
     "nested": (
         {"dx": [[["AF"], ["MI", "PAC"]], ["AF"]] * 15},
         {"label_column": "dx"},
@@ -519,7 +538,10 @@ def test_evaluation_where_nothing_is_known_is_refused(folder, model, tmp_path, c
 def test_evaluation_says_which_labels_are_missing(folder, model, tmp_path, capsys):
     flags = ["--model_name_or_path", model, "--output_dir", tmp_path / "x", "--cache_dir", folder / "cache"]
     lines, code = run(capsys, "evaluate", "--table", folder / "mine.csv", "--label_columns", "AF", *flags)
-    assert code == 2 and "The records have 1 labels, the model 2 (only the model: MI): give it a head" in lines[-1]
+    assert (
+        code == 2
+        and "The records have 1 labels, the model 2 (only the model: MI): add the others as empty" in lines[-1]
+    )
 
 
 def test_another_draw_of_the_split_is_warned_of(folder, model, tmp_path, caplog):

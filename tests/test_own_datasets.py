@@ -134,9 +134,13 @@ def test_a_model_that_is_trained_on_loses_what_was_fitted_to_its_old_outputs(spl
     assert judged.config.temperature == 3.0
 
 
-def test_a_marker_of_unknown_labels_among_numbers_is_named(tmp_path, caplog):
-    """-100 stands for unknown labels and classes, but is a number of a regression: an age no, an axis yes."""
-    marked = [[-100.0, -100.0] if row % 5 == 0 else [50.0 + row, -row / 10] for row in range(40)]
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [(-100, "the only ones below 0"), (-1, "the only ones below 0"), (300, "all others 89 at most")],
+)
+def test_a_marker_of_unknown_labels_among_numbers_is_named(marker, said, tmp_path, caplog):
+    """An age is none of these, of which the last stands for all over 89 in PTB-XL; an axis may be -100 or -1."""
+    marked = [[float(marker), float(marker)] if row % 5 == 0 else [50.0 + row, 7 * row - 200.0] for row in range(40)]
     train, validation = (records(REGRESSION, 40, seed) for seed in (1, 2))
     train = train.remove_columns(["labels"]).add_column("labels", marked)
     trainer = trainer_of(
@@ -144,7 +148,7 @@ def test_a_marker_of_unknown_labels_among_numbers_is_named(tmp_path, caplog):
     )
     with caplog.at_level("WARNING"):
         trainer.post_train()
-    assert "`train`, age: 8 values are -100, the only ones below 0" in caplog.text
+    assert f"`train`, age: 8 values are {marker}, {said}, and are learned and judged as numbers" in caplog.text
     assert "`train`, st:" not in caplog.text and "`validation`, age" not in caplog.text
 
 

@@ -259,6 +259,8 @@ def test_unclear_inputs_are_refused(classifier, signal):
         classifier({"values": signal, "sampling_rate": 500})
     with pytest.raises(ValueError, match="lacks the leads V5 V6"):
         classifier(signal[:10], sampling_rate=500, lead_names=LEAD_NAMES[:10], missing_leads="error")
+    with pytest.raises(ValueError, match="The record is empty: it has no samples"):
+        classifier(signal[:, :0], **RECORDING)
     with pytest.raises(TypeError, match="unexpected keyword"):
         classifier(signal, **RECORDING, unit="mV")
 

@@ -801,6 +801,20 @@ def test_other_columns_are_left_out_with_a_note(tmp_path, millivolts):
     refused(write(path, table_text(millivolts[:2], header=["I", "i"])), "twice", sampling_rate=250, units="mV")
 
 
+@pytest.mark.parametrize(("separator", "decimal"), [(",", "."), (";", ","), ("\t", ".")])
+def test_other_columns_may_hold_text(tmp_path, millivolts, separator, decimal):
+    """As PhysioNet's export has the time, loggers the date, and annotated files the beats."""
+    times = ["'hh:mm:ss.mmm'", *(f"'0:{row / 250:06.3f}'" for row in range(NUM_SAMPLES))]
+    beats = ["", *("N" if row % 50 == 7 else "" for row in range(NUM_SAMPLES))]
+    header, *lines = table_text(millivolts, separator, [f"'{lead}'" for lead in LEAD_NAMES], decimal).splitlines()
+    lines = [separator.join(["'mV'"] * 12), *lines]
+    rows = [separator.join(cells) for cells in zip(times, lines, beats, strict=True)]
+    path = write(tmp_path / "rec.csv", "\n".join([separator.join(["'Elapsed time'", header, "beat"]), *rows]))
+    with pytest.warns(UserWarning, match="left out, as none of the twelve leads: Elapsed time, beat"):
+        record = read_ecg(path, sampling_rate=250)
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -820,6 +834,10 @@ def test_other_columns_are_left_out_with_a_note(tmp_path, millivolts):
         ("500\n1,2\n1,2\n1,2", ["line 1 has 1 numbers", "expected 2"]),
         ("0,1,2\n1,2,3\n4,5,6\n4,5,6", ["only counts the columns"]),
         ("I,II\n40,1\n1,1", ["lead I reaches 40 mV"]),
+        # As R's write.table, and with a separator behind the numbers alone.
+        ("II,I\n1,.1,.2\n2,.1,.2", ["line 1 names 2 columns, and the lines below have 3 cells", "commas"]),
+        ('"time" "I"\n0 1 2\n1 1 2', ["line 1 names 2 columns", "3 cells", "blanks"]),
+        ("II,I\n.1,.2,\n.1,.2,", ["line 1 names 2 columns", "give each column a name"]),
     ],
 )
 def test_text_that_is_no_record_is_refused(tmp_path, text, parts):
@@ -1029,7 +1047,7 @@ def test_hdf5_files_that_are_no_record_are_refused(tmp_path, millivolts):
 
     refused(written(lambda file: None), "unknown layout", "found nothing", **SAID)
     refused(written(lambda file: file.create_dataset("x", data=[1])), "found x", **SAID)
-    refused(written(lambda file: file.create_group("ecg")), "unknown layout", **SAID)
+    refused(written(lambda file: file.create_group("ecg")), "unknown layout", "found ecg (a group)", **SAID)
     refused(written(lambda file: file.create_dataset("ecg", data=["a"])), "1 axes", **SAID)
     refused(written(lambda file: file.create_dataset("ecg", data=[["a"]])), "type", **SAID)
     refused(written(lambda file: file.create_dataset("ecg", data=np.zeros((15, 9)))), "15 x 9", **SAID)

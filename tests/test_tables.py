@@ -1,5 +1,6 @@
 """Own records: tables in the forms that people keep them, their labels, and the splits that are made of them."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,8 @@ import signal
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import wfdb
 
@@ -516,6 +519,15 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_message(fault, folder, tm
         load_ecg_dataset(make(), **options)
 
 
+def parquet(**columns) -> bytes:
+    """A file of these columns; what stands behind two underlines of a name is not of it."""
+    file = io.BytesIO()
+    names = [name.partition("__")[0] for name in columns]
+    pyarrow.parquet.write_table(pa.table(list(map(pa.array, columns.values())), names=names), file)
+    return file.getvalue()
+
+
+_CODES = pa.array([[("AF", 100)]], pa.map_(pa.string(), pa.int64()))
 FILES = {
     "absent": (None, FileNotFoundError, "does not exist"),
     "empty": (b"", ValueError, "empty"),
@@ -524,6 +536,9 @@ FILES = {
     "blanks": (b"path AF\nsig/r00 1\n", ValueError, "separate its cells by comma"),
     "column twice": (b"path,AF,AF\nsig/r00,1,0\n", ValueError, "2 columns with the name `AF`"),
     "Parquet, cut": (b"PAR1\0\0", ValueError, "not a whole Parquet file"),
+    "Parquet, no rows": (parquet(path=pa.array([], pa.string()), AF=pa.array([], pa.int8())), ValueError, "no rows"),
+    "Parquet, column twice": (parquet(path=["r"], AF=[1], AF__2=[0]), ValueError, "columns with the name `AF`: give"),
+    "Parquet, map": (parquet(path=["r"], AF=[1], dx=_CODES), ValueError, "`dx` of .* has the type map<.*as lists"),
 }
 
 

@@ -8,8 +8,14 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .common_ecg_transformer import LEAD_NAMES, check_choice
-from .inputs_ecg_transformer import Batch, group_records, in_millivolts, is_count, is_number
-from .lead_checks_ecg_transformer import describe_limb_faults, is_flat, limb_lead_faults, small_voltages_in_words
+from .inputs_ecg_transformer import Batch, flat_leads_in_words, group_records, in_millivolts, is_count, is_number
+from .lead_checks_ecg_transformer import (
+    describe_limb_faults,
+    is_flat,
+    limb_lead_faults,
+    offsets_in_words,
+    small_voltages_in_words,
+)
 from .saving_ecg_transformer import AUTO_MAP, copy_code_files
 from .signal_steps_ecg_transformer import (
     RESAMPLE_METHODS,
@@ -217,7 +223,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         check_choice("missing_leads", missing_leads, ("zero", "error"))
         batches = group_records(signal, sampling_rate, lead_names, units, crop_positions)
         if check_leads:
-            self._warn_of_small_voltages(batches)
+            self._warn_of_voltages(batches)
             self._warn_of_limb_leads(batches)
         for batch in batches:
             for step in self.steps:
@@ -332,6 +338,12 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         between = self.steps[self.steps.index("resample") + 1 : self.steps.index("windows")]
         reads_all = any(step != "bandpass" or any(self.bandpass or ()) for step in between)
         return self.resample_method == "polyphase" and not reads_all
+
+    @property
+    def removes_offsets(self) -> bool:
+        """Whether a constant added to a lead changes nothing in the windows."""
+        has_high_pass = "bandpass" in self.steps and (self.bandpass or [None])[0] is not None
+        return has_high_pass or "minmax" in self.steps or ("zscore" in self.steps and self.zscore_per_lead)
 
     @property
     def flat_windows_matter(self) -> bool:
@@ -517,24 +529,13 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             )
 
     def _warn_of_flat_leads(self, batches: list[Batch]):
-        """Those of whole records and, where windows are scaled by themselves, those of windows."""
-        flat, num_records = {}, 0
-        for batch in batches:
-            num_records += len(batch.largest)
-            for lead in np.flatnonzero(batch.flat.any(axis=0)):
-                if batch.lead_names[lead] not in batch.absent_leads:
-                    records = set(batch.records[batch.flat[:, lead]].tolist())
-                    flat.setdefault(batch.lead_names[lead], set()).update(records)
-        if flat:
-            found = [
-                name if num_records == 1 else f"{name} ({len(flat[name])} of {num_records} records)"
-                for name in self.lead_names
-                if name in flat
-            ]
-            warnings.warn(f"Flat leads (constant in a record or a window): {', '.join(found)}.", stacklevel=3)
+        if message := flat_leads_in_words(batches, self.lead_names):
+            warnings.warn(message, stacklevel=3)
 
-    def _warn_of_small_voltages(self, batches: list[Batch]):
+    def _warn_of_voltages(self, batches: list[Batch]):
         if message := small_voltages_in_words([batch.extents for batch in batches]):
+            warnings.warn(message, stacklevel=3)
+        if not self.removes_offsets and (message := offsets_in_words([batch.offsets for batch in batches])):
             warnings.warn(message, stacklevel=3)
 
     def _warn_of_limb_leads(self, batches: list[Batch]):

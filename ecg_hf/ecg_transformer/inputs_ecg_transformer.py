@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .common_ecg_transformer import LEAD_NAMES, MAX_MICROVOLTS, MICROVOLTS, MISSING_SAMPLE, check_choice
-from .lead_checks_ecg_transformer import is_flat
+from .lead_checks_ecg_transformer import is_flat, offsets_from_zero
 from .signal_steps_ecg_transformer import canonical_lead_names
 
 UNITS_PER_MILLIVOLT = {unit: MICROVOLTS["mv"] / MICROVOLTS[unit.casefold()] for unit in ("mV", "uV")}
@@ -40,6 +40,8 @@ class Batch:
     """(records,): the largest absolute value of each record, in its units."""
     extents: dict[int, float] | None = None
     """Of each record the largest extent of a lead from peak to peak, in mV."""
+    offsets: dict[int, float] | None = None
+    """Of each record how far a lead that does not cross 0 stays from it, in mV; else 0."""
     flat: np.ndarray | None = None
     """(rows, leads): whether the lead was constant, before any filter, in what became the row."""
     high_passed: bool = False
@@ -99,6 +101,24 @@ def group_records(signal, sampling_rate, lead_names, units, crop_positions) -> l
         _check_values(batch, labels)
         batches.append(batch)
     return batches
+
+
+def flat_leads_in_words(batches: list[Batch], lead_names: list[str]) -> str | None:
+    """One sentence on the leads that are flat in whole records or, where windows are scaled by themselves, in those;
+    None if there are none."""
+    flat, num_records = {}, 0
+    for batch in batches:
+        num_records += len(batch.largest)
+        for lead in np.flatnonzero(batch.flat.any(axis=0)):
+            if batch.lead_names[lead] not in batch.absent_leads:
+                records = set(batch.records[batch.flat[:, lead]].tolist())
+                flat.setdefault(batch.lead_names[lead], set()).update(records)
+    found = [
+        name if num_records == 1 else f"{name} ({len(flat[name])} of {num_records} records)"
+        for name in lead_names
+        if name in flat
+    ]
+    return f"Flat leads (constant in a record or a window): {', '.join(found)}." if found else None
 
 
 def as_array(values, masked: float = np.nan) -> np.ndarray:
@@ -245,7 +265,7 @@ def _check_array(array: np.ndarray, lead_names: tuple[str, ...], units: str | No
 def _check_values(batch: Batch, labels: list[str]):
     """Reject missing samples, which a filter would spread over the lead, and values outside the range of mV.
 
-    The range of each lead also says whether it is flat, and over what the record extends.
+    The range of each lead also says whether it is flat or off 0, and over what the record extends.
     """
     # Tolerance of 0.5 µV, since 32.767 may be larger in float32.
     limit = (MAX_MILLIVOLTS + 0.0005) * UNITS_PER_MILLIVOLT[batch.units]
@@ -256,8 +276,12 @@ def _check_values(batch: Batch, labels: list[str]):
         batch.largest = np.maximum(-lowest.min(axis=1).astype(np.float64), highest.max(axis=1))
         batch.flat = is_flat(lowest, highest, batch.largest)
         # In floats: the difference of two int16 may be no int16.
-        extents = (highest.astype(np.float64) - lowest).max(axis=1) * batch.microvolts / MICROVOLTS["mv"]
-        batch.extents = dict(zip(batch.records.tolist(), extents.tolist(), strict=True))
+        extents = (highest.astype(np.float64) - lowest).max(axis=1)
+        offsets = offsets_from_zero(lowest, highest, batch.flat)
+        batch.extents, batch.offsets = (
+            dict(zip(batch.records.tolist(), (values * batch.microvolts / MICROVOLTS["mv"]).tolist(), strict=True))
+            for values in (extents, offsets)
+        )
         return
     row = int(np.argmin(valid.all(axis=1)))
     label = labels[batch.records[row]]
@@ -286,6 +310,7 @@ __all__ = [
     "as_array",
     "by_leads",
     "canonical_units",
+    "flat_leads_in_words",
     "group_records",
     "in_millivolts",
     "is_count",

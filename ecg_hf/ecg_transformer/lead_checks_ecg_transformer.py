@@ -1,4 +1,4 @@
-"""Checks of whole records: voltages of another unit, constant leads, and limb leads that contradict each other."""
+"""Checks of whole records: voltages of another unit or with an offset, constant leads, contradictory limb leads."""
 
 from collections import Counter
 from itertools import combinations
@@ -22,6 +22,9 @@ FLAT_FRACTION = 1e-6
 
 # mV from peak to peak. Of 20,000 records of PTB-XL the median over the leads lies from 0.38 to 9.5.
 LEAST_EXTENT = 0.02
+
+# mV. In none of 3,000 records of PTB-XL a lead stays above or below 0: all cross it by 0.05 and more.
+LARGEST_OFFSET = 0.25
 
 
 class LimbFault(NamedTuple):
@@ -59,6 +62,32 @@ def small_voltages_in_words(extents_of_batches: list[dict[int, float]]) -> str |
     return (
         f"{which} over {largest:.2g} mV from peak to peak at most, an ECG over 0.4 to 10 mV: the values seem to be in "
         "another unit, such as V. Bring them to mV or µV (`units`)."
+    )
+
+
+def offsets_from_zero(lowest: np.ndarray, highest: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """(rows,): how far the lead that stays farthest above or below 0 is from it; 0 where all that are not flat cross
+    it. The arguments are (rows, leads), the first two in one unit, which is that of the answer."""
+    nearest = np.maximum(lowest.astype(np.float64), -highest.astype(np.float64))
+    return np.where(flat, 0, nearest).max(axis=1, initial=0)
+
+
+def offsets_in_words(offsets_of_batches: list[dict[int, float]]) -> str | None:
+    """One sentence on the records with leads that do not cross 0, by [`offsets_from_zero`] in mV; None without any."""
+    offsets = {record: offset for batch in offsets_of_batches for record, offset in batch.items()}
+    found = sorted(record for record, offset in offsets.items() if offset > LARGEST_OFFSET)
+    if not found:
+        return None
+    return describe_offsets(max(offsets.values()), len(found), len(offsets), found[0])
+
+
+def describe_offsets(largest: float, count: int, num_records: int, first: object) -> str:
+    which = "The record stays"
+    if num_records > 1:
+        which = f"{count} of {num_records} records (first: {first}) stay"
+    return (
+        f"{which} above or below 0 mV in some lead, by up to {largest:.2g} mV. An ECG crosses 0: this seems to be an "
+        "offset of the amplifier, which a model takes for voltage. Subtract the median of each lead, or filter it out."
     )
 
 
@@ -145,10 +174,14 @@ def _fault(record: int, values: np.ndarray, names: tuple[str, ...]) -> list[Limb
 
 
 __all__ = [
+    "LARGEST_OFFSET",
     "LEAST_EXTENT",
     "LimbFault",
     "describe_limb_faults",
+    "describe_offsets",
     "is_flat",
     "limb_lead_faults",
+    "offsets_from_zero",
+    "offsets_in_words",
     "small_voltages_in_words",
 ]

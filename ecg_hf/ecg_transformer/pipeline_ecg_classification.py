@@ -126,7 +126,8 @@ class ECGRecordPipeline(ChunkPipeline):
         try:
             recording = {**recording, "signal": by_leads(as_array(recording["signal"]), recording["lead_names"])}
             self._check_length(recording)
-            if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max(initial=0) == 0:
+            values = np.asarray(recording["signal"], dtype=np.float64)
+            if values.size and np.ptp(values, axis=-1).max() == 0:
                 raise ValueError("the record is flat in all leads: there is nothing to classify.")
             return self.feature_extractor(**recording, **options)
         except ValueError as error:

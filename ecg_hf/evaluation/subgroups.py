@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import datasets
@@ -28,6 +29,7 @@ UNKNOWN = "unknown"
 MAX_GROUPS = 200
 
 _OLDEST, _OVER_89 = 120, 300
+_AGE_OVER = re.compile(r"(?:>|>=|\u2265)\s*([0-9]+)|([0-9]+)\s*\+")
 _NO_GROUPS = ("signal", "labels", "ecg_id")
 
 
@@ -110,10 +112,8 @@ def _rows_of_ids(table: Table, data_args: TaskArguments) -> dict[object, int]:
 
 def _grouped(name: str, cells: Sequence[object]) -> list[str]:
     filled = [None if is_empty(cell) else cell for cell in cells]
-    if name.casefold() == AGE:
-        numbers = [None if cell is None else number_of_cell(cell, False) for cell in filled]
-        if all((number is None) == (cell is None) for number, cell in zip(numbers, filled, strict=True)):
-            return [UNKNOWN if number is None else _band(number) for number in numbers]
+    if name.casefold() == AGE and (bands := _bands(name, filled)) is not None:
+        return bands
     groups = [UNKNOWN if cell is None else _as_text(cell) for cell in filled]
     if (count := len(set(groups))) > MAX_GROUPS:
         raise ValueError(
@@ -121,6 +121,24 @@ def _grouped(name: str, cells: Sequence[object]) -> list[str]:
             "column of groups."
         )
     return groups
+
+
+def _bands(name: str, cells: Sequence[object]) -> list[str] | None:
+    """The band of each age in years; None where the cells are groups already (`40-49`); `ValueError` for some of both.
+
+    `> 89` and `90+`, by which tables hide who is that old, are the number.
+    """
+    ages = [None if cell is None else number_of_cell(cell, False) for cell in cells]
+    num_years = len(ages) - ages.count(None)
+    over = [None if cell is None else _AGE_OVER.fullmatch(str(cell).strip()) for cell in cells]
+    ages = [float(match[1] or match[2]) if match else age for age, match in zip(ages, over, strict=True)]
+    others = [cell for age, cell in zip(ages, cells, strict=True) if age is None and cell is not None]
+    if num_years > len(others) > 0:
+        raise ValueError(
+            f"`--subgroup_columns`: `{name}` has years, and in {len(others)} rows something else, such as "
+            f"{others[0]!r}: write ages in years (over 89 also as `> 89` or `90+`), and nothing where one is unknown."
+        )
+    return [UNKNOWN if age is None else _band(age) for age in ages] if num_years and not others else None
 
 
 def _band(age: float) -> str:

@@ -56,6 +56,8 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
         )
     if length != len(labels):
         which = "" if names is None else _differing(names, labels)
+        if names is not None and set(names) < set(labels):
+            remedy = f"add the others as empty columns (unknown), or {remedy}"
         raise ValueError(f"The records have {length} labels, the model {len(labels)}{which}: {remedy}.")
     if names is None and list(labels) != sorted(labels):
         logger.warning_once(

@@ -35,6 +35,9 @@ from .evaluation import (
 
 logger = logging.get_logger(__name__)
 
+_FEWEST_VALUES = 6
+"""Of so many different ones, one may be seen to stand apart: not of -1, 0 and 1."""
+
 
 class MultiLabel:
     """Any of the labels of a record: 1 present, 0 absent, -100 unknown. The base of the other kinds."""
@@ -207,6 +210,24 @@ class SingleLabel(MultiLabel):
         )
 
 
+def _markers_in_words(values: np.ndarray) -> str | None:
+    """Which values of a target (records,) seem to say that it is unknown; None without such.
+
+    -1 among ages is the only value below 0, and 999 farther from the others than these are from each other; both are
+    there again and again, as an outlier is not. An axis of -1 degree is one of many below 0.
+    """
+    known, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    if len(known) < 2:
+        return None
+    is_whole_again = (counts > 1) & (known == np.rint(known))
+    is_marker = known[0] == UNKNOWN_LABEL or (is_whole_again[0] and len(known) >= _FEWEST_VALUES)
+    if is_marker and known[0] < 0 <= known[1]:
+        return f"{counts[0]} values are {known[0]:g}, the only ones below 0"
+    if is_whole_again[-1] and len(known) >= _FEWEST_VALUES and known[-1] - known[-2] > known[-2] - known[0]:
+        return f"{counts[-1]} values are {known[-1]:g}, all others {known[-2]:g} at most"
+    return None
+
+
 class Regression(MultiLabel):
     """A number for each target, NaN where unknown."""
 
@@ -233,14 +254,11 @@ class Regression(MultiLabel):
         return np.argwhere(np.isinf(labels)), "finite numbers, or NaN for unknown"
 
     def doubts(self, labels):
-        marked = labels == UNKNOWN_LABEL
-        # An axis of -100 degrees is one of many below 0.
-        is_marker = marked.any(axis=0) & ~((labels < 0) & ~marked).any(axis=0)
+        found = zip(self.config.labels, map(_markers_in_words, labels.T), strict=True)
         return {
-            name: f"{count} values are {UNKNOWN_LABEL}, the only ones below 0, and are learned and judged as numbers. "
-            "Unknown values of a regression are NaN."
-            for name, count, doubtful in zip(self.config.labels, marked.sum(axis=0), is_marker, strict=True)
-            if doubtful
+            name: f"{markers}, and are learned and judged as numbers. Unknown values of a regression are NaN or empty."
+            for name, markers in found
+            if markers
         }
 
     def prepare(self, args, train_labels):

@@ -83,7 +83,8 @@ def _signals(h5py, file):
     found = {name: data for name in SIGNALS if (data := data_set(h5py, file, name)) is not None}
     if len(found) != 1:
         expected = f"expected one of the data sets {' and '.join(SIGNALS)}"
-        names = ", ".join(list(file)[:10]) or "nothing"
+        there = [f"{name} (a group)" if file.get(name, getclass=True) is h5py.Group else name for name in file]
+        names = ", ".join(there[:10]) or "nothing"
         saved_again = " A MATLAB 7.3 file can be saved again with -v7." if file.userblock_size else ""
         raise RecordError(f"it is an HDF5 file of unknown layout: {expected}, found {names}.{saved_again}")
     return next(iter(found.values()))

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -38,13 +39,14 @@ class _Table(NamedTuple):
 def read(path: str, part: str | None, said: Said) -> Record:
     """Read a text of numbers, separated by commas, semicolons, tabs or blanks.
 
-    A header with names of leads names the columns, and may give their unit, ``I (mV)`` or ``I_mV``. Without one, the
+    A header with names of leads names the columns, and may give their unit, ``I (mV)`` or ``I_mV``; what stands in
+    columns of other names, such as the time of day or marks of beats, may be any text. Without one, the
     columns or rows are those of the caller's lead names. The decimal mark may be a comma where commas don't separate.
     Lines that begin with ``#`` and titles above the numbers are skipped. A lead without any value is missing. A column
     of time (by its name, or one column more than leads that grows evenly) only checks the rate.
 
-    Raises `RecordError` for a cell that is no number, by its line; a lead with some empty cells; rows of several
-    lengths; marks behind the thousands; a time that does not fit the rate.
+    Raises `RecordError` for a cell that is no number, by its line; a header of more or fewer columns; a lead with some
+    empty cells; rows of several lengths; marks behind the thousands; a time that does not fit the rate.
     """
     check_no_part(part)
     table = _parse(_lines(path))
@@ -91,11 +93,18 @@ def _parse(lines: list[tuple[int, str]]) -> _Table:
                 "commas): with decimal commas they cannot be told apart. Save it with semicolons or tabs between the "
                 "columns."
             )
+        if len(cells) != width and _names_nothing_else(cells):
+            raise RecordError(
+                f"line {number} names {len(cells)} columns, and the lines below have {width} cells"
+                f"{_separated_by(separator)}: give each column a name."
+            )
     header = [cells for _, line in lines[:start] if len(cells := _cells(line, separator)) == width]
-    values = _numbers(lines[start:], width, separator)
+    names, units = _names_and_units(header)
+    others = {place for place, name in enumerate(names or ()) if canonical_lead(name) is None}
+    values = _numbers(lines[start:], width, separator, others)
     if not header and width > 2 and np.array_equal(values[0], np.arange(width)):
         raise RecordError(f"line {lines[start][0]} only counts the columns: put the names of the leads there.")
-    return _Table(*_names_and_units(header), values)
+    return _Table(names, units, values)
 
 
 def _layout(lines: list[tuple[int, str]]) -> tuple[str | None, int]:
@@ -136,10 +145,10 @@ def _number(cell: str) -> float:
     return _plain_number(_bare_cell(cell) or "nan")
 
 
-def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None) -> np.ndarray:
-    """(lines, columns), NaN for empty cells."""
-    has_commas = separator != "," and any("," in line for _, line in lines)
-    if has_commas and any("." in line for _, line in lines):
+def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None, others: set[int]) -> np.ndarray:
+    """(lines, columns), NaN for empty cells, infinite for text in the columns `others`, which are no leads."""
+    has_commas = separator != "," and _have(",", lines, separator, others)
+    if has_commas and _have(".", lines, separator, others):
         raise RecordError(f"it has numbers with a point and numbers with a comma{_separated_by(separator)}.")
     values = np.empty((len(lines), width))
     for row, (number, line) in enumerate(lines):
@@ -149,21 +158,39 @@ def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None) ->
         try:
             values[row] = list(map(_plain_number, cells))
         except ValueError:
-            values[row] = [_checked_number(*each, number, separator) for each in enumerate(cells, 1)]
-    _check_thousands(lines, values, separator)
+            values[row] = [
+                np.inf
+                if place in others and not _is_number(_bare_cell(cell) or "0")
+                else _checked_number(place + 1, cell, number, separator)
+                for place, cell in enumerate(cells)
+            ]
+    _check_thousands(lines, values, separator, others)
     return values
 
 
-def _check_thousands(lines: list[tuple[int, str]], values: np.ndarray, separator: str | None) -> None:
+def _have(mark: str, lines: list[tuple[int, str]], separator: str | None, others: set[int]) -> bool:
+    """Whether a number of a lead has a mark."""
+    if not others:
+        return any(mark in line for _, line in lines)
+    return any(mark in cell for cell in _cells_of_leads(lines, separator, others))
+
+
+def _cells_of_leads(lines: list[tuple[int, str]], separator: str | None, others: set[int]) -> Iterator[str]:
+    for _, line in lines:
+        yield from (cell for place, cell in enumerate(_cells(line, separator)) if place not in others)
+
+
+def _check_thousands(
+    lines: list[tuple[int, str]], values: np.ndarray, separator: str | None, others: set[int]
+) -> None:
     """`RecordError` where `1,015` beside `975` is a thousand and fifteen."""
     known = values[np.isfinite(values)]
     fractions = np.abs(known[known % 1 != 0])
     # The cells are looked at where none is a fraction of 1, as nearly each record of voltages has.
-    if len(fractions) and fractions.min() >= 1:
-        if marks_thousands(cell for _, line in lines for cell in _cells(line, separator)):
-            raise RecordError(
-                "its numbers seem to have a mark behind the thousands, as in 1,015 beside 975: write them without it."
-            )
+    if len(fractions) and fractions.min() >= 1 and marks_thousands(_cells_of_leads(lines, separator, others)):
+        raise RecordError(
+            "its numbers seem to have a mark behind the thousands, as in 1,015 beside 975: write them without it."
+        )
 
 
 def _plain_number(cell: str) -> float:
@@ -197,13 +224,20 @@ def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, t
     names, units = zip(*map(_bare, header[named[-1]]), strict=True)
     for cells in header[named[-1] + 1 :]:
         below = [cell.strip("()[]").strip() for cell in cells]
-        if all(cell == "" or _is_unit(cell) for cell in below):
+        of_leads = [cell for cell, name in zip(below, names, strict=True) if canonical_lead(name)]
+        if all(cell == "" or _is_unit(cell) for cell in of_leads):
             units = tuple(unit or other or None for unit, other in zip(units, below, strict=True))
     return names, units
 
 
 def _names_leads(cells: list[str]) -> bool:
     return any(canonical_lead(_bare(cell)[0]) for cell in cells)
+
+
+def _names_nothing_else(cells: list[str]) -> bool:
+    """Whether all cells are names of leads, or of a time beside them."""
+    names = [_bare(cell)[0] for cell in cells if cell]
+    return _names_leads(cells) and all(canonical_lead(name) or name.casefold() in _TIME for name in names)
 
 
 def _is_unit(text: str) -> bool:
@@ -223,7 +257,7 @@ def _named(table: _Table, path: str, said: Said) -> Record:
     channels = []
     for place, (name, unit) in enumerate(zip(table.names, table.units, strict=True)):
         column = table.values[:, place]
-        if name.casefold() in _TIME:
+        if name.casefold() in _TIME and not np.isinf(column).any():
             _check_time(column, _SECONDS.get((unit or name).casefold()), beside.sampling_rate or said.sampling_rate)
         elif not ((canonical_lead(name) or name == "") and np.isnan(column).all()):
             channels.append(Channel(name or f"column {place + 1}", column, unit or unit_of_all))

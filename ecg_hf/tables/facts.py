@@ -14,7 +14,7 @@ from scipy import fft
 from scipy.signal import find_peaks
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
-from ..ecg_transformer.lead_checks_ecg_transformer import is_flat, limb_lead_faults
+from ..ecg_transformer.lead_checks_ecg_transformer import is_flat, limb_lead_faults, offsets_from_zero
 from ..files import whole_file
 
 _BATCH = 64
@@ -26,7 +26,7 @@ PRECORDIAL = LEAD_NAMES[6:]
 _BEAT_LEADS = ("II", "I", "V5", "V4", "V6", "aVF", "V3", "V2", "V1", "aVR", "III", "aVL")
 
 # To be raised whenever the same record gives other facts than before.
-_VERSION = "3"
+_VERSION = "4"
 
 
 class Facts(NamedTuple):
@@ -35,6 +35,7 @@ class Facts(NamedTuple):
     Attributes:
         digest: uint64, equal for equal signals.
         extent: float32, mV from peak to peak, the median over the leads that are not flat; 0 where all are.
+        offset: float32, mV by which a lead stays above or below 0, of the one that stays farthest; 0 where none does.
         flat: bool (records, 12), the leads of `LEAD_NAMES` that are constant.
         rate: float32, the stated sampling rate in Hz.
         seconds: float32, the length.
@@ -52,6 +53,7 @@ class Facts(NamedTuple):
 
     digest: np.ndarray
     extent: np.ndarray
+    offset: np.ndarray
     flat: np.ndarray
     rate: np.ndarray
     seconds: np.ndarray
@@ -125,6 +127,7 @@ def _no_facts(count: int, num_faulty: int = 0, num_closer: int = 0) -> Facts:
     return Facts(
         digest=np.zeros(count, np.uint64),
         extent=np.zeros(count, np.float32),
+        offset=np.zeros(count, np.float32),
         flat=np.zeros((count, len(LEAD_NAMES)), bool),
         rate=np.zeros(count, np.float32),
         seconds=np.zeros(count, np.float32),
@@ -144,6 +147,7 @@ def _facts_of_rows(values: np.ndarray, names: tuple[str, ...], rate: float, clos
     faults = limb_lead_faults(values, names, flat, microvolts=1.0)
     facts = _no_facts(len(values), len(faults), len(closer))
     facts.extent[:] = _median_extent(highest - lowest, flat) / 1000
+    facts.offset[:] = offsets_from_zero(lowest, highest, flat) / 1000
     facts.flat[:, [LEAD_NAMES.index(name) for name in names]] = flat
     facts.digest[:] = [digest_of(signal) for signal in values]
     for row, fault in enumerate(faults):

@@ -22,7 +22,13 @@ from ..ecg_transformer.common_ecg_transformer import (
     SINGLE_LABEL,
     UNKNOWN_LABEL,
 )
-from ..ecg_transformer.lead_checks_ecg_transformer import LEAST_EXTENT, LimbFault, describe_limb_faults
+from ..ecg_transformer.lead_checks_ecg_transformer import (
+    LARGEST_OFFSET,
+    LEAST_EXTENT,
+    LimbFault,
+    describe_limb_faults,
+    describe_offsets,
+)
 from ..readers.channels import microvolts_of
 from .facts import PRECORDIAL, Facts, join_facts
 from .leaks import Identities, leaks_in_words, listed
@@ -93,9 +99,9 @@ def join_guarded(parts: Sequence[Guarded]) -> Guarded:
 def guard(records: Guarded, label_names: Sequence[str], problem_type: str = MULTI_LABEL) -> None:
     """Warns of what looks wrong in the records, each with the number of records and ten of them at most.
 
-    Limb leads that contradict each other, chest leads in another order, flat leads, voltages and heart rates that no
-    heart has, patients in several splits, recordings that are there twice, labels that are the same in all records of
-    a split, and (not of a regression) labels that follow the folder, the length or the sampling rate.
+    Limb leads that contradict each other, chest leads in another order, flat leads, offsets, voltages and heart rates
+    that no heart has, patients in several splits, recordings that are there twice, labels that are the same in all
+    records of a split, and (not of a regression) labels that follow the folder, the length or the sampling rate.
 
     Raises:
         ValueError: the typical amplitude is not that of an ECG, so that the unit must be wrong.
@@ -167,6 +173,9 @@ def _lead_messages(records: Guarded) -> Iterator[str]:
         found = zip(rows.tolist(), facts.miss.tolist(), facts.mends.tolist(), strict=True)
         faults = [LimbFault(records.ids[row].as_py(), miss, mends) for row, miss, mends in found]
         yield f"{describe_limb_faults(faults, len(facts.digest))} Records: {_named(records, rows)}."
+    if len(rows := np.flatnonzero(facts.offset > LARGEST_OFFSET)):
+        offsets = describe_offsets(facts.offset.max(), len(rows), len(facts.offset), records.ids[int(rows[0])])
+        yield f"{offsets} Records: {_named(records, rows)}."
     flat = [f"{name} ({count})" for name, count in zip(LEAD_NAMES, facts.flat.sum(axis=0), strict=True) if count]
     if flat:
         rows = np.flatnonzero(facts.flat.any(axis=1))

@@ -29,6 +29,8 @@ _CODE_SEPARATORS = ";|,"
 # By these no text is parted, but what they part may be codes that stand alone in other rows.
 _OTHER_SEPARATORS = "/+& \t\n"
 
+_BRACKETS = ("[]", "{}", "()")
+
 _TRUE_OR_FALSE = {"true": 1.0, "false": 0.0}
 
 
@@ -69,10 +71,8 @@ def table_labels(
         matrix = np.stack([_zeros_and_ones(table, name) for name in names], axis=1)
         return names, _one_hot(table, matrix) if problem_type == SINGLE_LABEL else matrix
     column = _whole_numbers(table, table.classes("label_column", label_column))
-    if problem_type == SINGLE_LABEL:
-        cells = [None if is_empty(cell) else [_name(cell)] for cell in column]
-    else:
-        cells = _codes(table, label_column, column)
+    find = _classes if problem_type == SINGLE_LABEL else _codes
+    cells = find(table, label_column, column)
     return _matrix(table, label_column, cells, labels, problem_type)
 
 
@@ -174,6 +174,14 @@ def _one_hot(table: Table, matrix: np.ndarray) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
+def _classes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]:
+    """The class of each cell, which may stand alone in a list; None for an empty cell."""
+    cells = [cell if is_empty(cell) or (members := _members(cell)) is None else members for cell in column]
+    wrong = [is_list(cell) and (len(cell) != 1 or is_list(cell[0]) or is_empty(cell[0])) for cell in cells]
+    _refuse(table, name, column, wrong, "one class, or a list of one, or empty (unknown)")
+    return [None if is_empty(cell) else [_name(cell[0] if is_list(cell) else cell)] for cell in cells]
+
+
 def _codes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]:
     """The codes of each cell, a list or text with separators; None for an empty cell."""
     texts = [cell for cell in column if isinstance(cell, str)]
@@ -199,14 +207,25 @@ def _refuse_rows_of_zeros_and_ones(table: Table, name: str, codes: list[list[str
 
 
 def _parts_of(cell: object, separator: str | None) -> Sequence[object]:
+    if (members := _members(cell)) is not None:
+        return members
     if not isinstance(cell, str):
-        return list(cell) if is_list(cell) else [cell]
+        return [cell]
     text = cell.strip()
-    if text[0] + text[-1] in ("[]", "{}", "()"):
-        if (parts := _printed_array(text)) is not None or (parts := _literal(text)) is not None:
-            return parts
+    if text[0] + text[-1] in _BRACKETS:
         text = text[1:-1]
     return [part.strip(" '\"") for part in (text.split(separator) if separator else [text])]
+
+
+def _members(cell: object) -> list | None:
+    """The members of a list, also of one that a program has printed; None for a cell that is none."""
+    if is_list(cell):
+        return list(cell)
+    text = cell.strip() if isinstance(cell, str) else ""
+    if text[:1] + text[-1:] not in _BRACKETS:
+        return None
+    members = _printed_array(text)
+    return _literal(text) if members is None else members
 
 
 def _printed_array(text: str) -> list[str] | None:

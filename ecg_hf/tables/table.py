@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.parquet
 
 from ..arrow import texts_of
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
@@ -158,9 +159,27 @@ def _begins_with(path: Path, mark: bytes) -> bool:
 
 def _parquet(path: Path) -> datasets.Dataset:
     try:
+        metadata = pyarrow.parquet.read_metadata(path)
+        _check_columns(path, metadata.schema.to_arrow_schema())
+        if not metadata.num_rows:
+            raise ValueError(f"The table {path} has no rows.")
         return datasets.Dataset.from_parquet(str(path))
-    except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
+    except (pa.ArrowInvalid, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(f"The table {path} is not a whole Parquet file: write or download it again.") from error
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    """`ValueError` for columns that `datasets` cannot hold: of one name, or of a type that it does not know."""
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise ValueError(f"The table {path} has several columns with the name `{twice[0]}`: give each its own.")
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        try:
+            datasets.Features.from_arrow_schema(pa.schema({name: kind}))
+        except ValueError as error:
+            raise ValueError(
+                f"The column `{name}` of the table {path} has the type {kind}, which cannot be read: write it as text "
+                "or as lists, or leave it out."
+            ) from error
 
 
 def _saved_dataset(path: Path) -> datasets.Dataset | datasets.DatasetDict:
