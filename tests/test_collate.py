@@ -119,6 +119,31 @@ def test_a_plain_trainer_learns_classes_by_their_numbers(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0][0] > 0.5
 
 
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        ("multi_label_classification", [1, 0, -100]),
+        ("single_label_classification", 2),
+        ("single_label_classification", [0, 0, 1]),
+    ],
+)
+def test_small_batches_of_a_plain_trainer_add_up_to_a_large_one(tmp_path, problem_type, labels):
+    rng = np.random.default_rng(0)
+    rows = [row(rng.normal(size=(12, 250)), labels=labels) for _ in range(8)]
+    steps = []
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        model = small_model(["a", "b", "c"], problem_type=problem_type)
+        args = TrainingArguments(
+            str(tmp_path / str(parts)), remove_unused_columns=False, max_steps=1, logging_steps=1, report_to=[],
+            per_device_train_batch_size=8 // parts, gradient_accumulation_steps=parts, use_cpu=True,
+        )  # fmt: skip
+        trainer = Trainer(model, args, train_dataset=rows, data_collator=ECGCollator(small_extractor()))
+        trainer.train()
+        steps.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+    assert steps[1] == pytest.approx(steps[0], rel=1e-4) and steps[0][1] > 0.01
+
+
 def test_short_records_and_lead_tokens_come_with_their_masks_and_leads():
     signal = np.random.default_rng(0).normal(size=(12, 400))
     extractor = small_extractor(return_attention_mask=True, lead_tokens=True)

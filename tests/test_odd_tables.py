@@ -127,6 +127,16 @@ def test_zeros_and_ones_numbers_and_patients_may_be_classes_of_a_data_set(option
         load_ecg_dataset(named, **given)
 
 
+@pytest.mark.parametrize("kind", [None, "numpy", "torch"])
+def test_patients_of_eight_digits_stay_apart_in_any_format_of_a_data_set(options, kind):
+    """`datasets` rounds them to float32 in the formats `numpy` and `torch`, where odd numbers become even ones."""
+    table = frame(patient=[19_000_001.0 + row for row in range(29)] + [None])
+    given = datasets.Dataset.from_pandas(table).with_format(kind)
+    loaded = load_ecg_dataset(given, label_columns=["AF"], patient_column="patient", **options)
+    patients = [name for split in loaded.values() for name in split["patient_id"]]
+    assert len(set(patients)) == 30 and {f"{19_000_001 + row}" for row in range(29)} <= set(patients)
+
+
 @pytest.mark.parametrize("text", ["NA", "n/a", "NaN", "NULL", "<NA>"])
 def test_what_programs_write_for_nothing_is_nothing(text, folder, options):
     table = frame(patient=["7", text] * 15, rhythm=["SR", "AF", text] * 10, MI=["1", text] * 15)

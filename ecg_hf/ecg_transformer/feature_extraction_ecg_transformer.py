@@ -76,7 +76,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         mean, std (`float` or `list[float]`, default to 0 and 1):
             Of the training data in mV, a scalar or one value for each lead of `lead_names`.
         clip (`float`, *optional*): Normalised values are clipped to ±`clip`.
-        bandpass (`[float | None, float | None]`, *optional*): Low and high cutoff in Hz; None leaves a side open.
+        bandpass (`[float | None, float | None]`, *optional*): Low and high cutoff in Hz; None leaves a side open. As
+            in the authors' code, 0.5 Hz moves the next second by up to 1 mV where a signal begins within a QRS.
         bandpass_order (`int`, defaults to 2): Order of each of the two filters (applied forward and backward).
         bandpass_fir_seconds (`float`, *optional*):
             Length of a FIR filter (Hamming window, odd number of taps) that replaces the Butterworth filters.
