@@ -230,8 +230,8 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
             for step in self.steps:
                 self.take_step(step, batch)
             self._report_absent_leads(batch, missing_leads)
-        if check_leads:
-            self._warn_of_flat_leads(batches)
+        if check_leads and (message := flat_leads_in_words(batches, self.lead_names)):
+            warnings.warn(message, stacklevel=2)
         return self._collect(batches, return_tensors, return_record_index, return_window_starts)
 
     @classmethod
@@ -528,10 +528,6 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
                 "in `input_values`.",
                 stacklevel=3,
             )
-
-    def _warn_of_flat_leads(self, batches: list[Batch]):
-        if message := flat_leads_in_words(batches, self.lead_names):
-            warnings.warn(message, stacklevel=3)
 
     def _warn_of_voltages(self, batches: list[Batch]):
         if message := small_voltages_in_words([batch.extents for batch in batches]):
