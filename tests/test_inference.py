@@ -369,7 +369,7 @@ def test_broken_rows_of_a_table_leave_the_others(records, checkpoint, tmp_path, 
 def test_paths_that_leave_the_folder_of_a_table_are_refused(records, checkpoint, tmp_path, path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "t.csv").write_text(f"path,age\n{path},50\n")
-    with pytest.raises(ValueError, match=r"outside of the folder .*in \(give a folder above.*row 1"):
+    with pytest.raises(ValueError, match=r"outside of the folder .*in \(write paths from a folder above.*row 1"):
         run("classify", tmp_path / "in" / "t.csv", model=checkpoint)
     write_record(tmp_path, "r00", records[1]["r00"])
     if not path.startswith("/"):

@@ -405,7 +405,7 @@ def source_of(
         record_column,
         column,
         inside.is_null().to_numpy(zero_copy_only=False),
-        f"is outside of the folder {base} (give a folder above all records as `data_dir`)",
+        f"is outside of the folder {base} (write paths from a folder above all records, and give it as `data_dir`)",
     )
     if once:
         _refuse_twice(table, record_column, inside)
