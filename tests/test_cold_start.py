@@ -173,7 +173,7 @@ for line in sys.stdin:
         try:
             exec(json.loads(line), {})
             code = 0
-        except Exception:
+        except Exception:  # whatever the code raises ends the fork alone, as it would a process
             traceback.print_exc()
         finally:
             os._exit(code)
