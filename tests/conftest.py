@@ -16,9 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = pathlib.Path(os.environ.get("ECG_HF_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 
 
-def pytest_collection_finish():
-    """Accelerate collects garbage after each training, which takes half a second with all libraries in memory: what
-    they hold is left out of it."""
+@pytest.fixture(scope="module", autouse=True)
+def small_collections():
+    """Transformers collects garbage around each training, which takes a fifth of a second or more with all libraries
+    in memory: what was loaded before a module is left out of it."""
     gc.collect()
     gc.freeze()
 

@@ -42,7 +42,13 @@ def challenge_copy(folder, target, wanted=range(1, 11), rate=500, diagnoses=True
     return target
 
 
-def places(kind, folder, tmp_path) -> dict:
+@pytest.fixture(scope="module")
+def copies(simulated_folder, tmp_path_factory):
+    """All records of `simulated_folder` as PhysioNet/CinC 2021 has them; writing them takes eight seconds."""
+    return challenge_copy(simulated_folder, tmp_path_factory.mktemp("copies"))
+
+
+def places(kind, folder, copies, tmp_path) -> dict:
     """The same records of PTB-XL, given in another way."""
     if kind == "below":
         shutil.copytree(folder, tmp_path / "data/ptb-xl")
@@ -63,7 +69,7 @@ def places(kind, folder, tmp_path) -> dict:
             (tmp_path / "data" / path.name).symlink_to(path)
         return {"data_dir": tmp_path / "data"}
     if kind == "challenge":
-        return {"data_dir": challenge_copy(folder, tmp_path / "data"), "probe_data_dir": folder}
+        return {"data_dir": copies, "probe_data_dir": folder}
     shutil.copytree(folder / "records100", tmp_path / "data")  # "signals alone"
     return {"data_dir": tmp_path / "data"}
 
@@ -76,8 +82,8 @@ KINDS = ["below", "above", "table", "table beside", "links", "challenge", "signa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_records_of_the_test_folds_are_refused_wherever_they_are_found(simulated_folder, tmp_path, kind):
-    given = places(kind, simulated_folder, tmp_path)
+def test_records_of_the_test_folds_are_refused_wherever_they_are_found(simulated_folder, copies, tmp_path, kind):
+    given = places(kind, simulated_folder, copies, tmp_path)
     folds = folds_of(simulated_folder)
     message = rf"{folds[10]} of fold 10, {folds[9]} of fold 9\. .*--allow_test_folds true"
     if kind == "signals alone":
@@ -93,9 +99,9 @@ def test_records_of_the_test_folds_are_refused_wherever_they_are_found(simulated
 
 @pytest.mark.parametrize("kind", ["below", "table", "challenge", "signals alone"])
 def test_the_card_says_that_the_test_folds_were_seen_or_that_it_is_not_known(
-    simulated_folder, simulated_splits, tmp_path, kind
+    simulated_folder, simulated_splits, copies, tmp_path, kind
 ):
-    given = places(kind, simulated_folder, tmp_path)
+    given = places(kind, simulated_folder, copies, tmp_path)
     quick = {"max_steps": 1, "per_device_train_batch_size": 8, "probe_every": 0}
     asked = {**given, **quick, "allow_test_folds": "true"}
     run_cli(None, tmp_path / "cache", tmp_path / "run", **asked)
@@ -132,8 +138,8 @@ def post_trained_card(splits, base, output) -> str:
 
 def test_the_training_folds_of_ptbxl_pass_in_every_form(simulated_folder, simulated_splits, tmp_path):
     table = paths_table(simulated_folder, tmp_path / "table.csv", range(1, 9))
-    copies = challenge_copy(simulated_folder, tmp_path / "copies", range(3, 5))
-    for number, given in enumerate((table, {"data_dir": copies, "probe_data_dir": simulated_folder})):
+    two_folds = challenge_copy(simulated_folder, tmp_path / "copies", range(3, 5))
+    for number, given in enumerate((table, {"data_dir": two_folds, "probe_data_dir": simulated_folder})):
         output = tmp_path / f"run{number}"
         run_cli(None, tmp_path / "cache", output, **given, max_steps=1, per_device_train_batch_size=8, probe_every=0)
         provenance = AutoModel.from_pretrained(output).config.provenance
@@ -141,9 +147,9 @@ def test_the_training_folds_of_ptbxl_pass_in_every_form(simulated_folder, simula
         assert "No: it was pre-trained on" in post_trained_card(simulated_splits, output, tmp_path / f"post{number}")
     # Copies that were resampled, or have lost their diagnoses, are known by name, leads and length.
     for number, changed in enumerate(({"rate": 250}, {"diagnoses": False})):
-        copies = challenge_copy(simulated_folder, tmp_path / f"changed{number}", range(9, 10), **changed)
+        altered = challenge_copy(simulated_folder, tmp_path / f"changed{number}", range(9, 10), **changed)
         with pytest.raises(ValueError, match="of a fold that no table tells"):
-            load_training_records(RecordArguments(data_dir=str(copies), cache_dir=tmp_path / "cache"), 2.5)
+            load_training_records(RecordArguments(data_dir=str(altered), cache_dir=tmp_path / "cache"), 2.5)
 
 
 def test_all_folds_of_ptbxl_are_read_when_asked_for(simulated_folder, tmp_path):
