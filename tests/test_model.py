@@ -514,9 +514,10 @@ def test_other_labels_of_an_encoder_can_be_saved(trained, tmp_path):
 def test_a_folder_whose_names_are_not_those_of_its_head_says_so(labels, tmp_path):
     small_model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    named = {} if labels is None else {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
-    kept = {name: value for name, value in config.items() if name not in ("id2label", "label2id")}
-    (tmp_path / "config.json").write_text(json.dumps({**kept, **named}))
+    del config["id2label"], config["label2id"]
+    if labels is not None:
+        config |= {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     names = "2 labels: LABEL_0, LABEL_1" if labels is None else "4 labels: a, b, c, d"
     with pytest.raises(RuntimeError, match=rf"3 outputs .* names {names}\. Write the names .* as `id2label`"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)

@@ -107,7 +107,7 @@ def misfit_in_words(
         for name, found, expected in mismatched:
             if expected[0] == labels != found[0]:
                 return (
-                    f"The head of `{path}` has {found[0]} outputs ({name}), and its config.json names {labels} labels: "
+                    f"The head of `{path}` has {found[0]} outputs ({name}), its config.json names {labels} labels: "
                     f"{', '.join(stored.labels)}. Write the names of all outputs there, in order, as `id2label` and "
                     "`label2id`, or give `ignore_mismatched_sizes=True` to replace the head by a new one."
                 )
