@@ -146,6 +146,9 @@ def test_a_folder_stands_for_the_same_files_in_all_commands(classifier, tmp_path
     np.savetxt(folder / "c.csv", signal.T * 0.7)
     np.savetxt(folder / "notes.csv", signal.T)
     (folder / "c.json").write_text("{}")
+    for name in ("._r000.hea", "._a.npy"):  # as macOS leaves them on a disk of Windows
+        (folder / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    shutil.copytree(elsewhere, folder / ".snapshot")
     said = ["--sampling_rate", "100", "--units", "mV", "--lead_names", *small_extractor().lead_names]
     expected = ["a.npy", "c.csv", "linked/b.NPY", "r000", "r001"]
     cli.prepare(["--data_dir", str(folder), "--output_dir", str(tmp_path / "shards"), *said])

@@ -510,6 +510,19 @@ def test_other_labels_of_an_encoder_can_be_saved(trained, tmp_path):
     assert ECGTransformerConfig.from_pretrained(tmp_path / "encoder").thresholds is None
 
 
+@pytest.mark.parametrize("labels", [None, {"0": "a", "1": "b", "2": "c", "3": "d"}], ids=["none", "too many"])
+def test_a_folder_whose_names_are_not_those_of_its_head_says_so(labels, tmp_path):
+    small_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    if labels is not None:
+        config |= {"id2label": labels, "label2id": {name: int(key) for key, name in labels.items()}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    names = "2 labels: LABEL_0, LABEL_1" if labels is None else "4 labels: a, b, c, d"
+    with pytest.raises(RuntimeError, match=rf"3 outputs .* names {names}\. Write the names .* as `id2label`"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
 def test_labels_that_contradict_each_other_are_refused(trained):
     with pytest.raises(Exception, match="inverse to each other"):
         AutoConfig.from_pretrained(trained, id2label={0: "x", 1: "y"}, label2id={"x": 1, "y": 0})

@@ -1,6 +1,7 @@
 """Heads of the ECG Transformer, and what of a configuration belongs to a trained one."""
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -94,6 +95,30 @@ def check_no_head_settings(config: ECGTransformerConfig, stored: ECGTransformerC
             )
 
 
+def misfit_in_words(
+    path, config: ECGTransformerConfig, stored: ECGTransformerConfig | None, mismatched: Iterable[tuple]
+) -> str:
+    """Why the head at `path`, beside the `stored` configuration, does not fit `config`.
+
+    `mismatched` has the names of weights, with their shapes in the file and in the model.
+    """
+    if stored is not None and stored.id2label == config.id2label:
+        labels = stored.num_labels
+        for name, found, expected in mismatched:
+            if expected[0] == labels != found[0]:
+                return (
+                    f"The head of `{path}` has {found[0]} outputs ({name}), its config.json names {labels} labels: "
+                    f"{', '.join(stored.labels)}. Write the names of all outputs there, in order, as `id2label` and "
+                    "`label2id`, or give `ignore_mismatched_sizes=True` to replace the head by a new one."
+                )
+    trained_for = "other labels or sizes" if stored is None else ", ".join(stored.labels)
+    return (
+        f"The head of `{path}` was trained for {trained_for}, and does not fit the configuration with "
+        f"{', '.join(config.labels)}. Load it without new labels and call `model.replace_head(id2label)`, or give "
+        "`ignore_mismatched_sizes=True` to replace the head in the same way."
+    )
+
+
 def forget_head_settings(config: ECGTransformerConfig, stored: ECGTransformerConfig | None) -> None:
     """Give `config` the settings of a new head; what belongs to the labels is kept if these are the same, or new."""
     for name, initial in HEAD_SETTINGS.items():
@@ -113,5 +138,6 @@ __all__ = [
     "check_no_head_settings",
     "forget_head_settings",
     "make_classifier",
+    "misfit_in_words",
     "stored_config",
 ]

@@ -34,6 +34,7 @@ from .heads_ecg_transformer import (
     check_no_head_settings,
     forget_head_settings,
     make_classifier,
+    misfit_in_words,
     stored_config,
 )
 from .layers_ecg_transformer import (
@@ -386,12 +387,7 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
             return
         check_no_head_settings(config, stored)
         if not self.head_is_random and not replace_labels:
-            trained_for = "other labels or sizes" if stored is None else ", ".join(stored.labels)
-            raise RuntimeError(
-                f"The head of `{path}` was trained for {trained_for}, and does not fit the configuration with "
-                f"{', '.join(config.labels)}. Load it without new labels and call `model.replace_head(id2label)`, or "
-                "give `ignore_mismatched_sizes=True` to replace the head in the same way."
-            )
+            raise RuntimeError(misfit_in_words(path, config, stored, info["mismatched_keys"]))
         forget_head_settings(config, stored)
         if self.head_is_random:
             return

@@ -58,10 +58,13 @@ def logits_of_windows(
 def evaluation_metrics(labels: np.ndarray, logits: np.ndarray, losses: np.ndarray) -> dict[str, float]:
     """`loss` (mean of the records' losses), `macro_auroc`, `macro_auprc`, `f_max` and `num_undefined`.
 
-    All but the loss are NaN where no label has both a positive and a negative, as for a single record.
+    All but the loss are NaN where no label has both a positive and a negative, as for a single record, and the loss,
+    too, where no label is known.
     """
-    loss = float(np.nanmean(losses.astype(np.float64)))
     names = ("macro_auroc", "macro_auprc", "f_max", "num_undefined")
+    if (labels == UNKNOWN_LABEL).all():
+        return dict.fromkeys(("loss", *names), float("nan"))
+    loss = float(np.nanmean(losses.astype(np.float64)))
     if not with_both_classes(labels).any():
         return {"loss": loss, **dict.fromkeys(names, float("nan"))}
     metrics = multilabel_metrics(labels, logits)

@@ -99,7 +99,7 @@ class PTBXL(datasets.ArrowBasedBuilder):
         if self._missing.all():
             (other_rate,) = FILENAME_COLUMNS.keys() - {self.sampling_rate}
             has_other_rate = (self.folder / f"records{other_rate}").is_dir()
-            hint = f"it has records at {other_rate} Hz" if has_other_rate else "is it PTB-XL's folder?"
+            hint = f"it has records at {other_rate} Hz" if has_other_rate else "give the folder of PTB-XL"
             raise FileNotFoundError(
                 f"{self.folder} has no records at {self.sampling_rate} Hz (the first would be {first}); {hint}."
             )

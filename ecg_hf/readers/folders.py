@@ -14,7 +14,8 @@ TEXT_ENDINGS = (".csv", ".txt")
 def headers_below(folder: str | os.PathLike) -> Iterator[str]:
     """The headers (`.hea`) in a folder and all below, as paths from it, in no order; also through links to folders.
 
-    Each folder is read once, however many links lead to it. Raises `OSError` for a folder that cannot be read.
+    Each folder is read once, however many links lead to it; names that begin with a dot are passed over. Raises
+    `OSError` for a folder that cannot be read.
     """
     for place, entry in _entries_below(folder):
         if entry.name.endswith(".hea"):  # a folder of such a name is refused when the record is read
@@ -29,7 +30,11 @@ def records_below(folder: str | os.PathLike) -> Iterator[str]:
 
 
 def _entries_below(folder: str | os.PathLike) -> Iterator[tuple[str, os.DirEntry]]:
-    """What is in a folder and all below, each with its folder as a path from `folder`."""
+    """What is in a folder and all below, each with its folder as a path from `folder`.
+
+    Names that begin with a dot are hidden: they are the notes that macOS puts beside each file it copies (`._x.hea`),
+    or earlier states of the same records (`.snapshot`, `.ipynb_checkpoints`).
+    """
     entered, waiting = set(), [""]
     while waiting:
         place = waiting.pop()
@@ -40,6 +45,8 @@ def _entries_below(folder: str | os.PathLike) -> Iterator[tuple[str, os.DirEntry
         folders = []
         with os.scandir(real) as entries:
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue
                 yield place, entry
                 if entry.is_dir():
                     folders.append(os.path.join(place, entry.name))
