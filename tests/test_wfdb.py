@@ -686,7 +686,7 @@ def test_channels_that_are_no_leads_are_left_out_and_not_judged(tmp_path, microv
     with path.with_suffix(".hea").open("a") as header:
         header.write(f"\n{line}\n")
     name = line.split(maxsplit=8)[8] if len(line.split()) > 8 else "channel 12 without a name"
-    with pytest.warns(UserWarning, match=f"Record .*rec: left out.*: {name}") as caught:
+    with pytest.warns(UserWarning, match=f"Record .*rec: channels left out.*: {name}") as caught:
         record = read_record(path)
     assert len([warning for warning in caught if "Record" in str(warning.message)]) == 1
     assert (record.other_channels, record.lead_names) == ((name,), LEAD_NAMES)
