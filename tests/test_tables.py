@@ -498,6 +498,11 @@ BAD = {
         {"split_column": "part", "split_fractions": (0.5, 0.25, 0.25)},
         "`split_fractions` is for a split that is drawn, and `split_column` says which it is",
     ),
+    "fractions that leave the table of training nothing": (
+        lambda: frame(),
+        {"test_table": frame(), "split_fractions": (0, 0, 1)},
+        "leaves no share for train or validation, and the test has a table",
+    ),
     "seed of a split in tables": (
         lambda: frame(),
         {"validation_table": frame(), "seed": 3},
