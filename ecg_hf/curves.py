@@ -148,6 +148,7 @@ def plot_reliability(
         bottom.bar(edges[:-1] + width * (place + 0.5) + np.diff(edges) * 0.05, curve.count, width, color=color)
     top.set(ylabel="share that is present", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
     bottom.set(xlabel="probability given, in bins", ylabel="known cells", yscale="log")
+    bottom.set_ylim(bottom=0.5)  # below a count of one: the library begins at the lowest bar, which then seems empty
     _few_ticks(bottom)
     return _finished(figure, (top, bottom), top, path, title)
 

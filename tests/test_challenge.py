@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 from conftest import SHARED
@@ -369,6 +370,9 @@ def test_from_a_folder_to_a_card_and_an_evaluation(tmp_path):
     metrics = cli.evaluate(flags(model_name_or_path=run, output_dir=tmp_path / "evaluation", use_cpu=True, **shared))
     assert metrics["num_records"] == json.loads((run / "metrics.json").read_text())["test"]["num_records"]
     assert metrics["data"] == name
+    all_records = {**shared, "split_fractions": [0, 0, 1], "use_cpu": True, "report": False}
+    metrics = cli.evaluate(flags(model_name_or_path=run, output_dir=tmp_path / "all", **all_records))
+    assert metrics["num_records"] == len(pd.read_csv(run / "splits.csv"))
     with open(tmp_path / "evaluation/predictions.csv", newline="") as file:
         assert {"prob_AF", "true_NSR"} <= set(next(csv.reader(file)))
     # The command on the card, with the reader's own paths.

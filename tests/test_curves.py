@@ -91,6 +91,7 @@ def test_numbers_at_the_bars_are_not_written_over_one_another(counts):
     axes = figure.axes[1]
     labels = [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)]
     low, high = axes.get_ylim()
+    assert low < 1, "the lowest bar seems empty"
     shown = [label for label in labels if label.get_text() and low <= label.get_position()[1] <= high]
     boxes = sorted((box.y0, box.y1) for box in (label.get_window_extent() for label in shown))
     assert len(boxes) > 1 and all(top < bottom for (_, top), (bottom, _) in zip(boxes, boxes[1:], strict=False))

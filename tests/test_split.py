@@ -58,4 +58,9 @@ def test_a_split_that_would_be_empty_is_an_error_that_names_it():
         split_by_patient([None] * 10, np.eye(10))
     with pytest.raises(ValueError, match="2 patients cannot be split into 3 parts"):
         split_by_patient(["a", "a", "b"], np.ones((3, 1)))
-    assert set(split_by_patient([None] * 10, np.eye(10), (1.0, 0.0, 0.0))) == {"train"}
+    for shares, left in [
+        ((1.0, 0.0, 0.0), {"train"}),
+        ((0.0, 0.0, 1.0), {"test"}),
+        ((0, 0.5, 0.5), {"validation", "test"}),
+    ]:
+        assert set(split_by_patient([None] * 10, np.ones((10, 1)), shares)) == left

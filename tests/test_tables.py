@@ -240,6 +240,8 @@ def test_labels_that_are_asked_for_alone_and_in_order(folder, cache, caplog):
     splits = load_ecg_dataset(table, label_column="dx", labels=["RBBB"], data_dir=folder, cache_dir=cache)
     assert label_names_of(splits["train"]) == ["RBBB"]
     assert "1 labels beside those asked for: 'AF' (10 rows)" in caplog.text
+    with pytest.raises(ValueError, match=r"2 labels beside .* and none of those: 'afib', 'sr'\. Write them in the"):
+        load_ecg_dataset(table, label_column="dx", labels=["afib", "sr"], data_dir=folder, cache_dir=cache)
 
 
 def test_empty_cells_are_unknown(folder, cache):
@@ -495,6 +497,11 @@ BAD = {
         broken(part=["train", "test"] * 20),
         {"split_column": "part", "split_fractions": (0.5, 0.25, 0.25)},
         "`split_fractions` is for a split that is drawn, and `split_column` says which it is",
+    ),
+    "fractions that leave the table of training nothing": (
+        lambda: frame(),
+        {"test_table": frame(), "split_fractions": (0, 0, 1)},
+        "leaves no share for train or validation, and the test has a table",
     ),
     "seed of a split in tables": (
         lambda: frame(),

@@ -686,7 +686,7 @@ def test_channels_that_are_no_leads_are_left_out_and_not_judged(tmp_path, microv
     with path.with_suffix(".hea").open("a") as header:
         header.write(f"\n{line}\n")
     name = line.split(maxsplit=8)[8] if len(line.split()) > 8 else "channel 12 without a name"
-    with pytest.warns(UserWarning, match=f"Record .*rec: left out.*: {name}") as caught:
+    with pytest.warns(UserWarning, match=f"Record .*rec: channels left out.*: {name}") as caught:
         record = read_record(path)
     assert len([warning for warning in caught if "Record" in str(warning.message)]) == 1
     assert (record.other_channels, record.lead_names) == ((name,), LEAD_NAMES)
@@ -761,7 +761,7 @@ def test_other_channels_of_segments_are_named_once(tmp_path, microvolts):
     path = write_segments(tmp_path, microvolts)
     write(tmp_path, microvolts[:, 80:160], name="rec_1", leads=[*LEAD_NAMES[:10], "PLETH", "V6"])
     write(tmp_path, microvolts[:, 160:240], name="rec_2", leads=["ABP", *LEAD_NAMES[1:10], "PLETH", "V5"])
-    with pytest.warns(UserWarning, match="rec: left out, as none of the twelve leads: PLETH, ABP") as caught:
+    with pytest.warns(UserWarning, match="rec: channels left out, as none of the twelve leads: PLETH, ABP") as caught:
         record = read_record(path, lead_names=["V4", "II"])
     assert len([warning for warning in caught if "Record" in str(warning.message)]) == 1
     assert (record.lead_names, record.other_channels) == (("II", "V4"), ("PLETH", "ABP"))

@@ -73,8 +73,10 @@ def mean_loss(
     as_classes = config.problem_type == SINGLE_LABEL and labels.ndim == 1 and not labels.is_floating_point()
     if labels.shape != (logits.shape[:1] if as_classes else logits.shape):
         indices = f", or the integer indices {tuple(logits.shape[:1])}" if config.problem_type == SINGLE_LABEL else ""
+        lists = " Give each record a list of its values, also of a single one." if labels.ndim == 1 else ""
         raise ValueError(
             f"`labels` must have shape {tuple(logits.shape)}{indices}, got {tuple(labels.shape)} of {labels.dtype}."
+            f"{lists}"
         )
     losses, known = target_losses(config, logits, labels)
     if num_items_in_batch is None:

@@ -186,7 +186,7 @@ def read_record(
     if others := record.other_channels:
         listed = ", ".join(others)
         warnings.warn(
-            f"Record {_without_ending(path)}: left out, as none of the twelve leads: {listed}.", stacklevel=2
+            f"Record {_without_ending(path)}: channels left out, as none of the twelve leads: {listed}.", stacklevel=2
         )
     return record
 

@@ -196,7 +196,9 @@ def _microvolts(name: str, channel: Channel, said: Said) -> np.ndarray:
 def warn_of_other_channels(path: str, others: Sequence[str]) -> None:
     """One warning that names the channels that were left out."""
     if others:
-        warnings.warn(f"Record {path}: left out, as none of the twelve leads: {', '.join(others)}.", stacklevel=3)
+        warnings.warn(
+            f"Record {path}: channels left out, as none of the twelve leads: {', '.join(others)}.", stacklevel=3
+        )
 
 
 __all__ = [

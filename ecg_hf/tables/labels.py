@@ -268,7 +268,7 @@ def _matrix(
     if not names or len(set(names)) < len(names):
         raise ValueError(f"The label column `{name}` of {table.name} has no labels, or `labels` names one twice.")
     if others := {code: count for code, count in counts.items() if code not in set(names)}:
-        _report_others(table, name, others, problem_type)
+        _report_others(table, name, others, names, problem_type, has_names=not counts.keys().isdisjoint(names))
     index = {code: place for place, code in enumerate(names)}
     matrix = np.zeros((len(cells), len(names)), dtype=np.float32)
     for row, codes in enumerate(cells):
@@ -280,12 +280,20 @@ def _matrix(
     return names, matrix
 
 
-def _report_others(table: Table, name: str, others: dict[str, int], problem_type: str) -> None:
+def _report_others(
+    table: Table, name: str, others: dict[str, int], names: Sequence[str], problem_type: str, has_names: bool
+) -> None:
     common = sorted(others, key=others.get, reverse=True)[:NAMED_IN_A_MESSAGE]
     listed = ", ".join(f"{code!r} ({others[code]} rows)" for code in common)
     text = f"The label column `{name}` of {table.name} has {len(others)} labels beside those asked for: {listed}"
     if problem_type == SINGLE_LABEL:
         raise ValueError(f"{text}. Each record must have one of the classes, or an empty cell.")
+    if not has_names:
+        asked = ", ".join(map(repr, names[:NAMED_IN_A_MESSAGE]))
+        raise ValueError(
+            f"{text}, and none of those: {asked}. Write them in the column as they are asked for (a model that is "
+            "judged asks for its own), and `[]` where a record has none."
+        )
     logger.warning(f"{text}. They are not learned or judged.")
 
 

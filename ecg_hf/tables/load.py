@@ -18,7 +18,7 @@ from .facts import facts_of
 from .guards import Guarded, guard, join_guarded, remember
 from .labels import matching_columns, table_labels, warn_of_spellings
 from .shortcuts import Folders
-from .split import DEFAULT_FRACTIONS, split_by_patient
+from .split import DEFAULT_FRACTIONS, checked_shares, split_by_patient
 from .store import Files, Rows, Source, Stored, report, store_columns, store_records
 from .table import SPLITS, Table, TableLike, names_of_patients, open_table, source_of, splits_of
 
@@ -292,7 +292,12 @@ def _fractions_of(given: Iterable[str], fractions: Sequence[float]) -> Sequence[
         return (1.0, 0.0, 0.0)
     if "test" not in given:
         return fractions
-    train, validation, _ = fractions
+    train, validation, _ = checked_shares(fractions)
+    if train + validation == 0:
+        raise ValueError(
+            f"`split_fractions` {fractions} leaves no share for train or validation, and the test has a table of its "
+            "own: give that table alone, or other fractions."
+        )
     return (train / (train + validation), validation / (train + validation), 0.0)
 
 

@@ -16,6 +16,16 @@ DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 _MAX_QUANTILES = 10
 
 
+def checked_shares(fractions: Sequence[float]) -> np.ndarray:
+    """`ValueError` for fractions that are no shares of train, validation and test."""
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (len(SPLITS),) or (shares < 0).any() or not np.isclose(shares.sum(), 1):
+        raise ValueError(
+            f"`split_fractions` must be three shares of train, validation and test that add up to 1; got {fractions}."
+        )
+    return shares
+
+
 def split_by_patient(
     patients: Sequence[str | None],
     labels: np.ndarray,
@@ -40,11 +50,7 @@ def split_by_patient(
 
     Raises `ValueError` for fractions that are no shares, and where a split would have no patient.
     """
-    shares = np.asarray(fractions, dtype=np.float64)
-    if shares.shape != (len(SPLITS),) or (shares < 0).any() or shares[0] == 0 or not np.isclose(shares.sum(), 1):
-        raise ValueError(
-            f"`split_fractions` must be three shares of train, validation and test that add up to 1; got {fractions}."
-        )
+    shares = checked_shares(fractions)
     # By name, so that the order of the rows decides nothing: a table that was sorted again would have other records in
     # its test, of which a model has learned.
     records = pa.array(np.arange(len(patients)) if ids is None else ids).cast(pa.string())
@@ -96,4 +102,4 @@ def _quantiles(targets: np.ndarray, patient_of: np.ndarray, num_patients: int, n
     return np.concatenate(strata, axis=1)
 
 
-__all__ = ["DEFAULT_FRACTIONS", "split_by_patient"]
+__all__ = ["DEFAULT_FRACTIONS", "checked_shares", "split_by_patient"]
