@@ -4,7 +4,7 @@
 # Versions: torchmetrics 1.9.0, torch 2.13.0, scikit-learn 1.9.1, numpy 2.4.6; Python 3.11.
 #
 # Of many statements some are absent from a validation fold. Their AUROC is unknown: scikit-learn gives NaN, and
-# `torchmetrics` says that it ignores such labels in a macro average, of those that are NaN.
+# `torchmetrics` has a warning that it leaves out labels whose value is NaN of a macro average.
 #
 # One would guess that the macro average is that of the labels that occur.
 #
