@@ -377,11 +377,12 @@ def test_bootstrap_memory_is_bounded(num_patients):
     assert peak < 200e6
 
 
-def test_metric_gives_the_same_numbers_batch_by_batch(tmp_path):
+@pytest.mark.parametrize("size", [1, 128])
+def test_metric_gives_the_same_numbers_batch_by_batch(size, tmp_path):
     labels, scores = simulate(unknown=0.1)
     metric = ECGMultiLabelMetric(cache_dir=str(tmp_path))
-    for first in range(0, len(labels), 128):
-        metric.add_batch(references=labels[first : first + 128], predictions=scores[first : first + 128])
+    for first in range(0, len(labels), size):
+        metric.add_batch(references=labels[first : first + size], predictions=scores[first : first + size])
 
     expected = multilabel_metrics(labels, scores)
     del expected["per_label"]
