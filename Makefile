@@ -23,7 +23,7 @@ demo: .venv/installed
 	@echo "Simulated records: runs/demo-data   Checkpoint, metrics, predictions: runs/demo"
 	@echo "Picture of the training: runs/demo/learning_curves.png"
 
-# Two minutes on two cores: a study in miniature, which ends with the report, the map of the gain and the verdicts.
+# Two to four minutes on two cores: a study in miniature, which ends with the report, the map of the gain and the verdicts.
 study: .venv/installed
 	rm -rf runs/study-miniature
 	$(BIN)/python training/study.py --config training/configs/study_miniature.yaml --demo --use_cpu \
