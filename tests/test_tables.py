@@ -285,6 +285,15 @@ def test_four_spellings_are_one_patient_and_blanks_are_each_alone(folder, cache,
         assert len({row["split"] for row in found.values()}) == 3
 
 
+@pytest.mark.parametrize("name, count, warned", [("unknown", 20, True), ("-", 25, True), ("p0", 19, False)])
+def test_a_patient_of_very_many_records_is_doubted(name, count, warned, folder, cache, caplog):
+    table = frame()
+    table["who"] = [f"p{row}" if row >= count else name for row in range(NUM_RECORDS)]
+    load_ecg_dataset(table, label_columns=["AF"], patient_column="who", data_dir=folder, cache_dir=cache)
+    found = f"The patient {name!r} of `who` has {count} of the 40 records, where 1 are usual" in caplog.text
+    assert found == warned == ("stands for unknown patients" in caplog.text)
+
+
 def test_the_split_is_by_patient_stratified_and_seeded():
     rng = np.random.default_rng(0)
     patients = [f"p{number}" for number in rng.integers(0, 2000, 5000)]
