@@ -11,9 +11,11 @@ import study
 import yaml
 from small_models import small_extractor, small_model
 from study_differences import compare
+from study_figures import draw_dynamics
 from study_grid import best_run, cells_of, groups_of, is_ready, known_runs, read_study
 from study_report import write_report
 from study_runs import ReusedLines, read_runs, weights
+from study_verdicts import Setting
 
 from ecg_hf.post_training.data import TaskArguments, load_splits
 from ecg_hf.runs import windows
@@ -246,6 +248,13 @@ def test_all_strategies_are_run_and_reported(studied):
     for name in ("gain", "dynamics"):
         assert f"({name}-superdiagnostic.png)" in report
         assert (studied["folder"] / "results" / f"{name}-superdiagnostic.png").stat().st_size > 5000
+
+
+def test_a_curve_of_one_evaluation_is_seen():
+    curves = {"finetune": [[[8, 0.8, 0.5]]]}
+    figure = draw_dynamics({Setting("superdiagnostic", 1.0): curves}, "superdiagnostic")
+    (line,) = figure.axes[0].get_lines()
+    assert len(line.get_xdata()) > 1 or line.get_marker() not in ("", " ", "None", None)
 
 
 def test_models_and_predictions_of_the_best_are_kept(studied):

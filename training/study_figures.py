@@ -135,7 +135,9 @@ def draw_dynamics(curves: Mapping[Setting, Mapping[str, list[list[list[float]]]]
         for color, method in zip(COLORS, (FINETUNE, POST_TRAIN), strict=False):
             for place, curve in enumerate(curves[setting].get(method, [])):
                 steps, auroc, _ = zip(*curve, strict=True)
-                axes.plot(steps, auroc, color=color, linewidth=1, label=method if place == 0 else None)
+                # With marks, since a curve may have one point alone.
+                label = method if place == 0 else None
+                axes.plot(steps, auroc, color=color, linewidth=1, marker="o", markersize=2.5, label=label)
         axes.set_title(column_name(setting).replace("\n", ", "), fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)
