@@ -346,18 +346,23 @@ def names_of_patients(column: pd.Series) -> pa.StringArray:
     """The patients of the rows as text: the same where their cells are, but for blanks around and a `.0` or `,0`
     behind; an empty cell is a patient of its own, null. A warning names one who seems to stand for unknown ones."""
     names = texts_of(None if is_empty(cell) else _patient(str(cell).strip()) for cell in column)
+    _warn_of_a_frequent_patient(str(column.name), names)
+    return names
+
+
+def _warn_of_a_frequent_patient(column: str, names: pa.StringArray) -> None:
     counts = pc.value_counts(names.drop_null())
     numbers = counts.field("counts").to_numpy()
-    if len(numbers) > 1:
-        most, usual = numbers.max(), np.median(numbers)
-        # As no patient of PTB-XL: the most frequent has ten of 21,799 records.
-        if most >= 20 and most >= 10 * usual and most >= 0.02 * len(names):
-            logger.warning(
-                f"The patient {counts.field('values')[int(numbers.argmax())].as_py()!r} of `{column.name}` has {most} "
-                f"of the {len(names)} records, where {usual:g} are usual: if that stands for unknown patients, leave "
-                "their cells empty, or they all come into one split and count as one patient in intervals."
-            )
-    return names
+    if len(numbers) < 2:
+        return
+    most, usual = numbers.max(), np.median(numbers)
+    # As no patient of PTB-XL: the most frequent has ten of 21,799 records.
+    if most >= 20 and most >= 10 * usual and most >= 0.02 * len(names):
+        logger.warning(
+            f"The patient {counts.field('values')[int(numbers.argmax())].as_py()!r} of `{column}` has {most} of the "
+            f"{len(names)} records, where {usual:g} are usual: if that stands for unknown patients, leave their cells "
+            "empty, or they all come into one split and count as one patient in intervals."
+        )
 
 
 def _patient(name: str) -> str | None:
