@@ -1,7 +1,8 @@
 """How cost grows with the number of records, of two ways to training data, without any model.
 
 - `--way shards`: `ecg-hf prepare` into shards, and an epoch of crops streamed from them. The records are rows of a
-  table that name the same twenty simulated files again and again, so that nothing but the shards grows.
+  table that name the same twenty simulated files again and again, so that nothing but the shards grows; with
+  `--data_dir` the first records of PTB-XL's training folds.
 - `--way challenge`: `load_challenge` of one folder of headers and MATLAB files, `load` into new Arrow files, `again`
   from these.
 
@@ -56,6 +57,18 @@ def write_table(folder: pathlib.Path, num_records: int, rate: int) -> pathlib.Pa
     path = folder / "records.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["path"], *([f"r{index % NUM_FILES:02}"] for index in range(num_records))])
+    return path
+
+
+def write_table_of_ptbxl(folder: pathlib.Path, num_records: int, data_dir: pathlib.Path) -> pathlib.Path:
+    """A CSV of paths, below `data_dir`, of the first records of PTB-XL's training folds, at 100 Hz."""
+    with open(data_dir / "ptbxl_database.csv", newline="", encoding="utf-8") as file:
+        names = [row["filename_lr"] for row in csv.DictReader(file) if int(row["strat_fold"]) <= 8]
+    if len(names) < num_records:
+        raise ValueError(f"The training folds have {len(names)} records, fewer than `--num_records {num_records}`.")
+    path = folder / "records.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path"], *([name] for name in names[:num_records])])
     return path
 
 
@@ -119,7 +132,14 @@ def _anonymous_kibibytes(process: str) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
 
 
-def measure_shards(folder: pathlib.Path, num_records: int, rate: int, num_proc: int, shard_size: int) -> dict:
+def measure_shards(
+    folder: pathlib.Path,
+    num_records: int,
+    rate: int,
+    num_proc: int,
+    shard_size: int,
+    data_dir: pathlib.Path | None = None,
+) -> dict:
     """The figures of `--way shards` for one number of records, in this process."""
     from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
     from ecg_hf.pretraining.crops import Augmentation, Crops
@@ -127,9 +147,12 @@ def measure_shards(folder: pathlib.Path, num_records: int, rate: int, num_proc: 
     from ecg_hf.pretraining.run import RecordArguments
     from ecg_hf.runs.shards import ShardedRecords, ShardSampler
 
-    table = write_table(folder, num_records, rate)
+    if data_dir is None:
+        table = write_table(folder, num_records, rate)
+    else:
+        table = write_table_of_ptbxl(folder, num_records, data_dir)
     shards = folder / "shards"
-    arguments = RecordArguments(table=str(table), num_proc=num_proc)
+    arguments = RecordArguments(table=str(table), data_dir=data_dir and str(data_dir), num_proc=num_proc)
 
     def stream():
         records = ShardedRecords(shards, num_held=4)
@@ -187,18 +210,25 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--way", choices=tuple(WAYS), default="shards", help="see above")
     parser.add_argument("--num_records", type=int, nargs="+", default=[2000, 8000, 20000])
     parser.add_argument("--rate", type=int, choices=(100, 500), default=100, help="Hz of the records")
+    parser.add_argument(
+        "--data_dir", type=pathlib.Path, help="folder of PTB-XL: its records at 100 Hz in the place of simulated ones"
+    )
     parser.add_argument("--num_proc", type=int, default=1, help="processes that read")
     parser.add_argument("--shard_size", type=int, default=1000, help="records of a shard")
     parser.add_argument("--one", action="store_true", help="measure in this process; used by the others")
     arguments = parser.parse_args(argv)
+    if arguments.data_dir is not None and (arguments.way, arguments.rate) != ("shards", 100):
+        parser.error("--data_dir is for --way shards at --rate 100")
     for num_records in arguments.num_records:
         if not arguments.one:
             flags = ["--rate", arguments.rate, "--num_proc", arguments.num_proc, "--shard_size", arguments.shard_size]
             flags += ["--way", arguments.way]
+            flags += [] if arguments.data_dir is None else ["--data_dir", arguments.data_dir]
             command = [sys.executable, BENCHMARK, "growth", "--one", "--num_records", num_records, *flags]
             subprocess.run([str(word) for word in command], check=True)
             continue
         with tempfile.TemporaryDirectory() as folder:
             values = (num_records, arguments.rate, arguments.num_proc, arguments.shard_size)
-            figures = WAYS[arguments.way](pathlib.Path(folder), *values)
+            records = {} if arguments.data_dir is None else {"data_dir": arguments.data_dir}
+            figures = WAYS[arguments.way](pathlib.Path(folder), *values, **records)
         print(json.dumps(figures), flush=True)
