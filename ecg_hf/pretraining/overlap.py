@@ -62,7 +62,7 @@ class _Tables:
         if folder not in self._folds:
             folds = {}
             for rate in FILENAME_COLUMNS:
-                table = read_table(folder, rate)
+                table = read_table(folder, rate, ("strat_fold", "filename"))
                 for name, ecg_id, fold in zip(
                     *(table[column].to_pylist() for column in ("filename", "ecg_id", "strat_fold")), strict=True
                 ):

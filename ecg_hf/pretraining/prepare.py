@@ -119,7 +119,8 @@ def _checked_folds(record_args: RecordArguments, files: RecordFiles) -> Counter[
     """How many records of PTB-XL's folds are for training, where others than its training folds may be among them."""
     folds = seen_folds(record_args, files)
     if record_args.reads_ptbxl and record_args.allow_test_folds:
-        folds = Counter(read_table(record_args.data_dir, record_args.sampling_rate)["strat_fold"].to_pylist())
+        table = read_table(record_args.data_dir, record_args.sampling_rate, ("strat_fold",))
+        folds = Counter(table["strat_fold"].to_pylist())
     if not record_args.allow_test_folds:
         refuse_test_folds(folds, len(files))
     return folds

@@ -83,7 +83,8 @@ def ptbxl_files(
     """
     if report_column not in (None, REPORT):
         raise ValueError(f"`report_column`: PTB-XL has its reports in the column `{REPORT}`, not `{report_column}`.")
-    table = read_table(data_dir, sampling_rate)
+    columns = ("strat_fold", "filename", "patient_id", *([] if report_column is None else [REPORT]))
+    table = read_table(data_dir, sampling_rate, columns)
     table = table.filter(np.isin(table["strat_fold"], list(folds)))
     ids, names, patients = (table[name].combine_chunks() for name in ("ecg_id", "filename", "patient_id"))
     reports = None if report_column is None else table[report_column].combine_chunks().cast(pa.string())

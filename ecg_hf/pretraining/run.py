@@ -253,7 +253,7 @@ def seen_folds(record_args: RecordArguments, files: RecordFiles) -> Counter[int 
 
 
 def _assert_folds(record_args: RecordArguments, dataset: datasets.Dataset) -> None:
-    table = read_table(record_args.data_dir, record_args.sampling_rate)
+    table = read_table(record_args.data_dir, record_args.sampling_rate, ("strat_fold",))
     fold_of = dict(zip(table["ecg_id"].to_pylist(), table["strat_fold"].to_pylist(), strict=True))
     wanted = _wanted_folds(record_args)
     others = [ecg_id for ecg_id in dataset["ecg_id"] if fold_of.get(ecg_id) not in wanted]
@@ -283,7 +283,7 @@ def _labelled(record_args: RecordArguments, folder: str, folds, task: str) -> da
     """Records of some folds with `labels` and `strat_fold`; those without a statement of the task are excluded."""
     rate = record_args.sampling_rate if record_args.reads_ptbxl else PTBXL_DEFAULT_RATE
     dataset = load_records(ptbxl_files(folder, rate, folds), 0.0, record_args.cache_dir)
-    table = read_table(folder, rate)
+    table = read_table(folder, rate, ("scp_codes", "strat_fold"))
     row_of = {ecg_id: row for row, ecg_id in enumerate(table["ecg_id"].to_pylist())}
     table = table.take([row_of[ecg_id] for ecg_id in dataset["ecg_id"]])
     labels = encode_labels([[item["code"] for item in items] for items in table["scp_codes"].to_pylist()], task)
@@ -303,7 +303,8 @@ def data_facts(record_args: RecordArguments) -> dict[str, Any]:
             "ptbxl_folds": known if all_known else [*known, UNKNOWN_FOLD],
             "num_ptbxl_records": folds.total(),
         }
-    devices = read_table(record_args.data_dir, record_args.sampling_rate)["device"].unique().to_pylist()
+    table = read_table(record_args.data_dir, record_args.sampling_rate, ("device",))
+    devices = table["device"].unique().to_pylist()
     if devices == [SIMULATED_DEVICE]:
         return {"name": "simulated ECGs", "simulated": True, "ptbxl_folds": []}
     source = {name: PTBXL.SOURCE[name] for name in ("license", "citation", "homepage")}

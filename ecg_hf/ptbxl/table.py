@@ -6,7 +6,7 @@ import ast
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -119,26 +119,32 @@ def table_features() -> Features:
     return Features({name: column.feature for name, column in _COLUMNS.items()})
 
 
-def read_table(folder: str | os.PathLike, sampling_rate: int) -> pa.Table:
+def read_table(folder: str | os.PathLike, sampling_rate: int, columns: Sequence[str] | None = None) -> pa.Table:
     """The table in PTB-XL's folder, validated and typed, with the file names of one sampling rate (100 or 500 Hz).
+
+    With `columns` only these and `ecg_id` are read and checked.
 
     Raises:
         FileNotFoundError: the folder has no such table.
         ValueError: another rate, or a table that cannot be read; the message names row and column.
     """
-    return pa.concat_tables(read_blocks(folder, sampling_rate))
+    return pa.concat_tables(read_blocks(folder, sampling_rate, columns))
 
 
-def read_blocks(folder: str | os.PathLike, sampling_rate: int) -> Iterator[pa.Table]:
+def read_blocks(
+    folder: str | os.PathLike, sampling_rate: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
     """The rows of `read_table` in blocks of some hundreds, to bound the memory."""
     check_sampling_rate(sampling_rate)
     path = Path(folder, TABLE_NAME)
     schema = table_features().arrow_schema
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in ("ecg_id", *columns)])
     ecg_ids = [np.empty(0, dtype=np.int64)]
     try:
         for cells in _read_cells(path, FILENAME_COLUMNS[sampling_rate]):
-            columns = [pa.array(_parse_column(cells, field.name), field.type) for field in schema]
-            table = pa.table(columns, schema=schema)
+            parsed = [pa.array(_parse_column(cells, field.name), field.type) for field in schema]
+            table = pa.table(parsed, schema=schema)
             ecg_ids.append(table["ecg_id"].to_numpy())
             yield table
         _check_ecg_ids(np.concatenate(ecg_ids))
