@@ -106,6 +106,8 @@ def test_the_package_gives_reader_record_and_error():
         ("Lead I (Einthoven)", "I"),
         ("DIII", "III"),
         ("D2", "II"),
+        ("AVR,", "aVR"),
+        ("V,", None),
         ("V7", None),
         ("VX", None),
         ("", None),

@@ -16,7 +16,8 @@ _SAYS_NO_LEAD = re.compile(r"((ecg|ekg|ch|chan|channel|lead|signal)?[ _.-]*[0-9]
 
 def canonical_lead(name: str) -> str | None:
     """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve."""
-    name = name.strip().casefold()
+    # BIDMC of PhysioNet has a comma behind each name.
+    name = name.strip().removesuffix(",").casefold()
     return _CANONICAL.get(name) or _CANONICAL.get(_SUFFIX.sub("", _PREFIX.sub("", name)).strip())
 
 
