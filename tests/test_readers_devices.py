@@ -872,6 +872,29 @@ def test_a_part_of_a_file_that_holds_one_record_is_refused(files):
             read_ecg(f"{path}#row=1")
 
 
+@pytest.mark.parametrize("kind", ["dicom", "muse", "aecg"])
+def test_channels_that_tell_no_lead_are_named_by_the_caller(tmp_path, digital, kind):
+    """As handheld and patch recorders write them."""
+    rows = digital[:2]
+    if kind == "dicom":
+        groups = [
+            dicom_group(row[None], ["I"], channel={"ChannelSourceSequence": coded("SCPECG", "5.6.3-9-0", name)})
+            for row, name in zip(rows, ("Unspecified lead", "ECG 2"), strict=True)
+        ]
+        path, expected = write_dicom(tmp_path, *groups), rows * 5 + 10
+    elif kind == "muse":
+        leads = [muse_lead(name, row) for name, row in zip(("ECG1", "ECG2"), rows, strict=True)]
+        path, expected = write_muse(tmp_path, muse_waveform(leads)), rows * 4.88
+    else:
+        sequences = [aecg_sequence(name, row) for name, row in zip(("MDC_ECG_LEAD", "ECG"), rows, strict=True)]
+        path, expected = write_aecg(tmp_path, aecg_series([*sequences, aecg_time()])), rows * 2.5
+    record = read_ecg(path, lead_names=["II", "V5"])
+    assert (record.lead_names, record.sampling_rate) == (("II", "V5"), 500)
+    assert np.abs(record.signal - expected).max() <= 0.5
+    assert "Where these are no names of leads, such as ECG, say by `lead_names`" in read_error(path)
+    assert "it has no lead I" in read_error(path, lead_names=("I",))
+
+
 @pytest.mark.parametrize("package", ["edfio", "pydicom", "defusedxml.ElementTree"])
 def test_a_package_that_is_not_installed_is_one_sentence(files, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
