@@ -728,6 +728,29 @@ def test_a_unit_may_stand_with_a_name_in_many_spellings(tmp_path, millivolts, sp
     refused(path, "column of time", sampling_rate=500)
 
 
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("I (mV)", "{1:.3f}"),
+        ("Lead I [mV]", "{1:.3f}"),
+        ("Time (s)  I (mV)", "{0} {1:.3f}"),
+        ("ECG (mV)", "{1:.3f}"),
+        (",ECG (mV),HR", "{0},{1:.3f},60"),
+        ("'Elapsed time','ECG'\n'hh:mm:ss.mmm','mV'", "'0:0{0:.3f}',{1:.3f}"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*channels left out")
+def test_a_header_of_one_lead_must_agree_with_the_caller(tmp_path, millivolts, header, row):
+    """The last one is what `rdsamp` writes of the challenge of 2017."""
+    text = "\n".join([header, *(row.format(place / 250, value) for place, value in enumerate(millivolts[0]))])
+    path, said = write(tmp_path / "rec.csv", text), {"sampling_rate": 250, "lead_names": ["I"]}
+    record = read_ecg(path, **said)
+    np.testing.assert_array_equal(whole_microvolts(record), [np.rint(millivolts[0] * 1000)])
+    refused(path, "`units` says uV", units="uV", **said)
+    if "ECG" not in header:
+        refused(path, "no lead II", **said | {"lead_names": ["II"]})
+
+
 def test_leads_in_no_unit_are_not_named_by_the_caller_in_another_order(tmp_path, millivolts):
     path = write(
         tmp_path / "rec.csv", table_text(millivolts[::-1], header=[f"{lead} (adu)" for lead in LEAD_NAMES[::-1]])
@@ -785,6 +808,12 @@ def test_decimal_commas_between_commas_are_refused_by_the_separator(tmp_path, mi
     text = "\n".join([",".join(names), *(line if time is None else f"{time},{line}" for line in lines)])
     for said in (SAID, {"sampling_rate": 250, "units": "mV"}):
         refused(write(tmp_path / "rec.csv", text), f"line 1 names {len(names)} columns", "semicolons or tabs", **said)
+
+
+def test_one_column_with_decimal_commas_is_refused(tmp_path):
+    for header, said in (("", {"lead_names": ["I"]}), ("I\n", {}), ("I (mV)\n", {"units": None})):
+        path = write(tmp_path / "rec.csv", header + "-0,125\n0,130\n1,013")
+        refused(path, "with decimal commas", "Write points", **{"sampling_rate": 250, "units": "mV"} | said)
 
 
 @pytest.mark.parametrize(("separator", "mark"), [(";", ","), (";", "."), ("\t", ",")])
