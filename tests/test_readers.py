@@ -21,6 +21,7 @@ from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.wfdb_ecg_transformer import read_record
 from ecg_hf.ecg_transformer.wfdb_objects_ecg_transformer import wfdb_recording
 from ecg_hf.readers.channels import Channel, Said, canonical_lead, record_of, whole_microvolts
+from ecg_hf.readers.folders import records_below
 from ecg_hf.readers.reading import read_leads
 
 NUM_SAMPLES = 200
@@ -260,6 +261,14 @@ def test_the_bytes_decide_and_not_the_ending(tmp_path, millivolts):
         2,
         30,
     )
+
+
+def test_a_wfdb_header_with_a_large_ending_is_refused_by_its_ending_also_in_a_folder(tmp_path, millivolts):
+    """As in copies that were made by way of an old Windows or a camera's card."""
+    write_wfdb(tmp_path, millivolts)
+    (tmp_path / "rec.hea").rename(tmp_path / "rec.HEA")
+    refused(tmp_path / "rec.HEA", "rename it to rec.hea", **SAID)
+    assert list(records_below(tmp_path)) == ["rec.HEA"]
 
 
 def test_a_name_may_have_a_hash(tmp_path, millivolts):

@@ -90,6 +90,11 @@ def reader_of(path: str) -> Reader:
     size = _size_of(path)
     if size is None:
         return _module("wfdb_records").read
+    if ending.lower() == ".hea":
+        raise RecordError(
+            f"WFDB writes endings in small letters: rename it to {os.path.basename(stem)}.hea, and its signal files "
+            "as it names them."
+        )
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     # A signal file of a record may have this ending, too.
