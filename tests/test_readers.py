@@ -819,6 +819,16 @@ def test_decimal_commas_between_commas_are_refused_by_the_separator(tmp_path, mi
         refused(write(tmp_path / "rec.csv", text), f"line 1 names {len(names)} columns", "semicolons or tabs", **said)
 
 
+@pytest.mark.parametrize("row_names", [False, True])
+def test_columns_that_r_counts_are_no_chest_leads(tmp_path, millivolts, row_names):
+    header, *lines = table_text(millivolts, header=[f'"V{place}"' for place in range(1, 13)]).splitlines()
+    if row_names:
+        header, lines = f'"",{header}', [f'"{place}",{line}' for place, line in enumerate(lines, 1)]
+    path = write(tmp_path / "rec.csv", "\n".join([header, *lines]))
+    np.testing.assert_array_equal(whole_microvolts(read(path, **SAID)), np.rint(millivolts * 1000))
+    refused(path, "does not state `lead_names`", sampling_rate=250, units="mV")
+
+
 def test_one_column_with_decimal_commas_is_refused(tmp_path):
     for header, said in (("", {"lead_names": ["I"]}), ("I\n", {}), ("I (mV)\n", {"units": None})):
         path = write(tmp_path / "rec.csv", header + "-0,125\n0,130\n1,013")
@@ -873,6 +883,7 @@ def test_other_columns_may_hold_text(tmp_path, millivolts, separator, decimal):
         ("# nothing\n", ["no line of numbers"]),
         ("500\n1,2\n1,2\n1,2", ["line 1 has 1 numbers", "expected 2"]),
         ("0,1,2\n1,2,3\n4,5,6\n4,5,6", ["only counts the columns"]),
+        ("1,2,3\n1,2,2\n4,5,6\n4,5,6", ["only counts the columns"]),
         ("I,II\n40,1\n1,1", ["lead I reaches 40 mV"]),
         # As R's write.table, and with a separator behind the numbers alone.
         ("II,I\n1,.1,.2\n2,.1,.2", ["line 1 names 2 columns, and the lines below have 3 cells", "commas"]),

@@ -727,6 +727,17 @@ def test_aecg_without_times_takes_the_callers_rate(tmp_path, digital):
     assert read(path, sampling_rate=360).sampling_rate == 360
 
 
+def test_a_rounded_step_of_time_is_the_rate_that_the_caller_says(tmp_path, digital):
+    near, far = (
+        write_aecg(tmp_path, aecg_series([aecg_time(step), *aecg_sequences(digital)]), name=f"{step}.xml")
+        for step in ("0.0027778", "0.002778")
+    )
+    assert read(near, sampling_rate=360).sampling_rate == pytest.approx(359.9971, abs=1e-4)
+    assert "359.971 Hz, expected 360 Hz" in read_error(far, sampling_rate=360)
+    edf = write(tmp_path, edf_bytes(twelve(digital), "0.333333"))
+    assert read(edf, sampling_rate=300).signal.shape == (12, 1000)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -107,7 +107,7 @@ def _parse(lines: list[tuple[int, str]], lead_names: Sequence[str] | None) -> _T
     names, units = _names_and_units(header, lead_names)
     others = {place for place, name in enumerate(names or ()) if canonical_lead(name) is None}
     values = _numbers(lines[start:], width, separator, others)
-    if not header and width > 2 and np.array_equal(values[0], np.arange(width)):
+    if not header and width > 2 and values[0][0] in (0, 1) and (np.diff(values[0]) == 1).all():
         raise RecordError(f"line {lines[start][0]} only counts the columns: put the names of the leads there.")
     return _Table(names, units, values)
 
@@ -255,7 +255,9 @@ def _names_of(cells: list[str], lead_names: Sequence[str] | None = None) -> tupl
 
 
 def _names_leads(cells: list[str], lead_names: Sequence[str] | None = None) -> bool:
-    return any(map(canonical_lead, _names_of(cells, lead_names)))
+    names = _names_of(cells, lead_names)
+    # R counts columns as V1, V2, ..., V12, whatever they are.
+    return any(map(canonical_lead, names)) and "v10" not in map(str.casefold, names)
 
 
 def _names_nothing_else(cells: list[str]) -> bool:
