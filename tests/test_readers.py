@@ -226,6 +226,7 @@ XML = '<?xml version="1.0"?>\n<!-- <ECG> -->\n<!DOCTYPE {0} SYSTEM "x.dtd" [<!EN
         (XML.format("html"), "'html'", "RestingECG"),
         ("<<<", "root element ''", "RestingECG"),
         (b"\x1f\x8b\x08" + bytes(40), "gzip", "unpack"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "Git LFS", "git lfs pull"),
         (b"PAR1" + bytes(40), "Parquet", "table"),
         (b"%PDF-1.7 \x00", "PDF", "samples"),
         (b"\x00\x01\x02\xff" * 50, "no known format", "WFDB, EDF"),
@@ -817,6 +818,29 @@ def test_decimal_commas_between_commas_are_refused_by_the_separator(tmp_path, mi
     text = "\n".join([",".join(names), *(line if time is None else f"{time},{line}" for line in lines)])
     for said in (SAID, {"sampling_rate": 250, "units": "mV"}):
         refused(write(tmp_path / "rec.csv", text), f"line 1 names {len(names)} columns", "semicolons or tabs", **said)
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "\t"])
+@pytest.mark.parametrize("comment", ["# ", "#", "% "])
+def test_names_of_leads_may_stand_in_a_comment_at_the_top(tmp_path, millivolts, comment, separator):
+    """As `numpy.savetxt` and MATLAB write them."""
+    top = f"{comment}Eve Example\n{comment}{separator.join(LEAD_NAMES[::-1])}\n"
+    path = write(tmp_path / "rec.txt", top + table_text(millivolts[::-1], separator, None))
+    record = read(path, sampling_rate=250, units="mV")
+    assert record.lead_names == LEAD_NAMES[::-1]
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts[::-1] * 1000))
+    assert read(path, **SAID).lead_names == LEAD_NAMES
+    other = write(tmp_path / "other.txt", f"{comment}Lead I\n" + table_text(millivolts[:2], separator, None))
+    assert read(other, **SAID | {"lead_names": ["V1", "V2"]}).lead_names == ("V1", "V2")
+
+
+def test_a_title_may_hold_a_number(tmp_path, millivolts):
+    """As the text of LabChart, here of two channels."""
+    title = "Interval=\t0.004 s\nExcelDateTime=\t4.4027e+04\t15/07/2020 12:15\nTimeFormat=\tStartOfBlock\n"
+    rows = np.vstack([np.arange(NUM_SAMPLES) / 250, millivolts[:2]])
+    text = title + table_text(rows, "\t", ["ChannelTitle=", "Lead I", "Lead II"])
+    record = read_leads(write(tmp_path / "rec.txt", text), Said(250, "mV"))
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts[:2] * 1000))
 
 
 @pytest.mark.parametrize("row_names", [False, True])

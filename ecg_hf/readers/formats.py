@@ -50,6 +50,7 @@ _REFUSED = (
     (0, b"\xfd7zXZ\0", "an xz file", _UNPACK),
     (0, b"(\xb5/\xfd", "a Zstandard file", _UNPACK),
     (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"version https://git-lfs", "a pointer of Git LFS", "fetch the file that it stands for by `git lfs pull`"),
     (0, b"PAR1", "a Parquet file", "it is a table of many records: load it as one"),
     (0, b"fLaC", "a FLAC file", "give the WFDB header it belongs to"),
     (0, b"%PDF", "a PDF", "give the file of its samples; pictures are not read"),

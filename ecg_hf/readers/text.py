@@ -47,30 +47,37 @@ def read(path: str, part: str | None, said: Said) -> Record:
     A header with names of leads names the columns, and may give their unit, ``I (mV)`` or ``I_mV``; what stands in
     columns of other names, such as the time of day or marks of beats, may be any text. Without one, the
     columns or rows are those of the caller's lead names. The decimal mark may be a comma where commas don't separate.
-    Lines that begin with ``#`` and titles above the numbers are skipped. A lead without any value is missing. A column
-    of time (by its name, or one column more than leads that grows evenly) only checks the rate.
+    Lines that begin with ``#`` or ``%`` are skipped, but for names of leads at the top, and so are titles above the
+    numbers. A lead without any value is missing. A column of time (by its name, or one column more than leads that
+    grows evenly) only checks the rate.
 
     Raises `RecordError` for a cell that is no number, by its line; a header of more or fewer columns; a lead with some
     empty cells; rows of several lengths; marks behind the thousands; a time that does not fit the rate.
     """
     check_no_part(part)
     beside = read_sidecar(path)
-    table = _parse(_lines(path), beside.lead_names or said.lead_names)
+    table = _parse(*_lines(path), beside.lead_names or said.lead_names)
     return (_unnamed if table.names is None else _named)(table, path, beside, said)
 
 
-def _lines(path: str) -> list[tuple[int, str]]:
-    """The lines that are neither empty nor comments, with their numbers from 1."""
+def _lines(path: str) -> tuple[list[str], list[tuple[int, str]]]:
+    """The comments at the top, and the lines that are neither empty nor comments, with their numbers from 1."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_TEXT_BYTES:
             raise RecordError(f"it has {size} bytes; text of {MAX_TEXT_BYTES} is read at most. Save it as .npy.")
         content = file.read()
     lines = enumerate(_decoded(content).replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1)
-    lines = [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
+    lines = [(number, line) for number, line in lines if line.strip()]
+    top = [line.strip("#% \t") for _, line in itertools.takewhile(lambda each: _is_comment(each[1]), lines)]
+    lines = [(number, line) for number, line in lines if not _is_comment(line)]
     if not lines:
         raise RecordError("it has no line of numbers.")
-    return lines
+    return top, lines
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith(("#", "%"))
 
 
 def _decoded(content: bytes) -> str:
@@ -82,9 +89,9 @@ def _decoded(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def _parse(lines: list[tuple[int, str]], lead_names: Sequence[str] | None) -> _Table:
+def _parse(comments: list[str], lines: list[tuple[int, str]], lead_names: Sequence[str] | None) -> _Table:
     separator, width = _layout(lines)
-    start = next((place for place, (_, line) in enumerate(lines) if _is_data(_cells(line, separator), width)), None)
+    start = _first_row(lines, separator, width)
     if start is None:
         raise RecordError(f"it has no line of numbers{_separated_by(separator)}.")
     are_whole = all(map(_WHOLE.fullmatch, _cells(lines[-1][1], separator)))
@@ -103,13 +110,26 @@ def _parse(lines: list[tuple[int, str]], lead_names: Sequence[str] | None) -> _T
                 f"line {number} names {len(cells)} columns, and the lines below have {width} cells"
                 f"{_separated_by(separator)}: give each column a name."
             )
-    header = [cells for _, cells in above if len(cells) == width]
+    # `numpy.savetxt` writes a header as a comment.
+    header = [cells for line in comments if _names_nothing_else(cells := _header_cells(line, separator, width))]
+    header = [cells for cells in [*header, *(cells for _, cells in above)] if len(cells) == width]
     names, units = _names_and_units(header, lead_names)
     others = {place for place, name in enumerate(names or ()) if canonical_lead(name) is None}
     values = _numbers(lines[start:], width, separator, others)
     if not header and width > 2 and values[0][0] in (0, 1) and (np.diff(values[0]) == 1).all():
         raise RecordError(f"line {lines[start][0]} only counts the columns: put the names of the leads there.")
     return _Table(names, units, values)
+
+
+def _first_row(lines: list[tuple[int, str]], separator: str | None, width: int) -> int | None:
+    """The place of the first line of numbers. One with other cells, too, is a title unless such lines follow it."""
+    rows = (_cells(line, separator) for _, line in [*lines, lines[-1]])
+    for place, (cells, after) in enumerate(itertools.pairwise(rows)):
+        if _is_data(cells, width) and (
+            all(cell == "" or _is_number(cell) for cell in cells) or _is_data(after, width)
+        ):
+            return place
+    return None
 
 
 def _layout(lines: list[tuple[int, str]]) -> tuple[str | None, int]:
