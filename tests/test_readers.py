@@ -21,6 +21,7 @@ from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.wfdb_ecg_transformer import read_record
 from ecg_hf.ecg_transformer.wfdb_objects_ecg_transformer import wfdb_recording
 from ecg_hf.readers.channels import Channel, Said, canonical_lead, record_of, whole_microvolts
+from ecg_hf.readers.folders import records_below
 from ecg_hf.readers.reading import read_leads
 
 NUM_SAMPLES = 200
@@ -106,6 +107,8 @@ def test_the_package_gives_reader_record_and_error():
         ("Lead I (Einthoven)", "I"),
         ("DIII", "III"),
         ("D2", "II"),
+        ("AVR,", "aVR"),
+        ("V,", None),
         ("V7", None),
         ("VX", None),
         ("", None),
@@ -223,6 +226,7 @@ XML = '<?xml version="1.0"?>\n<!-- <ECG> -->\n<!DOCTYPE {0} SYSTEM "x.dtd" [<!EN
         (XML.format("html"), "'html'", "RestingECG"),
         ("<<<", "root element ''", "RestingECG"),
         (b"\x1f\x8b\x08" + bytes(40), "gzip", "unpack"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "Git LFS", "git lfs pull"),
         (b"PAR1" + bytes(40), "Parquet", "table"),
         (b"%PDF-1.7 \x00", "PDF", "samples"),
         (b"\x00\x01\x02\xff" * 50, "no known format", "WFDB, EDF"),
@@ -258,6 +262,14 @@ def test_the_bytes_decide_and_not_the_ending(tmp_path, millivolts):
         2,
         30,
     )
+
+
+def test_a_wfdb_header_with_a_large_ending_is_refused_by_its_ending_also_in_a_folder(tmp_path, millivolts):
+    """As in copies that were made by way of an old Windows or a camera's card."""
+    write_wfdb(tmp_path, millivolts)
+    (tmp_path / "rec.hea").rename(tmp_path / "rec.HEA")
+    refused(tmp_path / "rec.HEA", "rename it to rec.hea", **SAID)
+    assert list(records_below(tmp_path)) == ["rec.HEA"]
 
 
 def test_a_name_may_have_a_hash(tmp_path, millivolts):
@@ -726,6 +738,29 @@ def test_a_unit_may_stand_with_a_name_in_many_spellings(tmp_path, millivolts, sp
     refused(path, "column of time", sampling_rate=500)
 
 
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("I (mV)", "{1:.3f}"),
+        ("Lead I [mV]", "{1:.3f}"),
+        ("Time (s)  I (mV)", "{0} {1:.3f}"),
+        ("ECG (mV)", "{1:.3f}"),
+        (",ECG (mV),HR", "{0},{1:.3f},60"),
+        ("'Elapsed time','ECG'\n'hh:mm:ss.mmm','mV'", "'0:0{0:.3f}',{1:.3f}"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*channels left out")
+def test_a_header_of_one_lead_must_agree_with_the_caller(tmp_path, millivolts, header, row):
+    """The last one is what `rdsamp` writes of the challenge of 2017."""
+    text = "\n".join([header, *(row.format(place / 250, value) for place, value in enumerate(millivolts[0]))])
+    path, said = write(tmp_path / "rec.csv", text), {"sampling_rate": 250, "lead_names": ["I"]}
+    record = read_ecg(path, **said)
+    np.testing.assert_array_equal(whole_microvolts(record), [np.rint(millivolts[0] * 1000)])
+    refused(path, "`units` says uV", units="uV", **said)
+    if "ECG" not in header:
+        refused(path, "no lead II", **said | {"lead_names": ["II"]})
+
+
 def test_leads_in_no_unit_are_not_named_by_the_caller_in_another_order(tmp_path, millivolts):
     path = write(
         tmp_path / "rec.csv", table_text(millivolts[::-1], header=[f"{lead} (adu)" for lead in LEAD_NAMES[::-1]])
@@ -785,6 +820,45 @@ def test_decimal_commas_between_commas_are_refused_by_the_separator(tmp_path, mi
         refused(write(tmp_path / "rec.csv", text), f"line 1 names {len(names)} columns", "semicolons or tabs", **said)
 
 
+@pytest.mark.parametrize("separator", [" ", ",", "\t"])
+@pytest.mark.parametrize("comment", ["# ", "#", "% "])
+def test_names_of_leads_may_stand_in_a_comment_at_the_top(tmp_path, millivolts, comment, separator):
+    """As `numpy.savetxt` and MATLAB write them."""
+    top = f"{comment}Eve Example\n{comment}{separator.join(LEAD_NAMES[::-1])}\n"
+    path = write(tmp_path / "rec.txt", top + table_text(millivolts[::-1], separator, None))
+    record = read(path, sampling_rate=250, units="mV")
+    assert record.lead_names == LEAD_NAMES[::-1]
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts[::-1] * 1000))
+    assert read(path, **SAID).lead_names == LEAD_NAMES
+    other = write(tmp_path / "other.txt", f"{comment}Lead I\n" + table_text(millivolts[:2], separator, None))
+    assert read(other, **SAID | {"lead_names": ["V1", "V2"]}).lead_names == ("V1", "V2")
+
+
+def test_a_title_may_hold_a_number(tmp_path, millivolts):
+    """As the text of LabChart, here of two channels."""
+    title = "Interval=\t0.004 s\nExcelDateTime=\t4.4027e+04\t15/07/2020 12:15\nTimeFormat=\tStartOfBlock\n"
+    rows = np.vstack([np.arange(NUM_SAMPLES) / 250, millivolts[:2]])
+    text = title + table_text(rows, "\t", ["ChannelTitle=", "Lead I", "Lead II"])
+    record = read_leads(write(tmp_path / "rec.txt", text), Said(250, "mV"))
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts[:2] * 1000))
+
+
+@pytest.mark.parametrize("row_names", [False, True])
+def test_columns_that_r_counts_are_no_chest_leads(tmp_path, millivolts, row_names):
+    header, *lines = table_text(millivolts, header=[f'"V{place}"' for place in range(1, 13)]).splitlines()
+    if row_names:
+        header, lines = f'"",{header}', [f'"{place}",{line}' for place, line in enumerate(lines, 1)]
+    path = write(tmp_path / "rec.csv", "\n".join([header, *lines]))
+    np.testing.assert_array_equal(whole_microvolts(read(path, **SAID)), np.rint(millivolts * 1000))
+    refused(path, "does not state `lead_names`", sampling_rate=250, units="mV")
+
+
+def test_one_column_with_decimal_commas_is_refused(tmp_path):
+    for header, said in (("", {"lead_names": ["I"]}), ("I\n", {}), ("I (mV)\n", {"units": None})):
+        path = write(tmp_path / "rec.csv", header + "-0,125\n0,130\n1,013")
+        refused(path, "with decimal commas", "Write points", **{"sampling_rate": 250, "units": "mV"} | said)
+
+
 @pytest.mark.parametrize(("separator", "mark"), [(";", ","), (";", "."), ("\t", ",")])
 def test_thousands_beside_whole_numbers_are_no_fractions(tmp_path, millivolts, separator, mark):
     microvolts = np.rint(np.transpose(3000 * millivolts)).astype(int)
@@ -833,6 +907,7 @@ def test_other_columns_may_hold_text(tmp_path, millivolts, separator, decimal):
         ("# nothing\n", ["no line of numbers"]),
         ("500\n1,2\n1,2\n1,2", ["line 1 has 1 numbers", "expected 2"]),
         ("0,1,2\n1,2,3\n4,5,6\n4,5,6", ["only counts the columns"]),
+        ("1,2,3\n1,2,2\n4,5,6\n4,5,6", ["only counts the columns"]),
         ("I,II\n40,1\n1,1", ["lead I reaches 40 mV"]),
         # As R's write.table, and with a separator behind the numbers alone.
         ("II,I\n1,.1,.2\n2,.1,.2", ["line 1 names 2 columns, and the lines below have 3 cells", "commas"]),

@@ -727,6 +727,17 @@ def test_aecg_without_times_takes_the_callers_rate(tmp_path, digital):
     assert read(path, sampling_rate=360).sampling_rate == 360
 
 
+def test_a_rounded_step_of_time_is_the_rate_that_the_caller_says(tmp_path, digital):
+    near, far = (
+        write_aecg(tmp_path, aecg_series([aecg_time(step), *aecg_sequences(digital)]), name=f"{step}.xml")
+        for step in ("0.0027778", "0.002778")
+    )
+    assert read(near, sampling_rate=360).sampling_rate == pytest.approx(359.9971, abs=1e-4)
+    assert "359.971 Hz, expected 360 Hz" in read_error(far, sampling_rate=360)
+    edf = write(tmp_path, edf_bytes(twelve(digital), "0.333333"))
+    assert read(edf, sampling_rate=300).signal.shape == (12, 1000)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -870,6 +881,29 @@ def test_a_part_of_a_file_that_holds_one_record_is_refused(files):
     for path in files:
         with pytest.raises(RecordError, match="one record: leave out #row=1"):
             read_ecg(f"{path}#row=1")
+
+
+@pytest.mark.parametrize("kind", ["dicom", "muse", "aecg"])
+def test_channels_that_tell_no_lead_are_named_by_the_caller(tmp_path, digital, kind):
+    """As handheld and patch recorders write them."""
+    rows = digital[:2]
+    if kind == "dicom":
+        groups = [
+            dicom_group(row[None], ["I"], channel={"ChannelSourceSequence": coded("SCPECG", "5.6.3-9-0", name)})
+            for row, name in zip(rows, ("Unspecified lead", "ECG 2"), strict=True)
+        ]
+        path, expected = write_dicom(tmp_path, *groups), rows * 5 + 10
+    elif kind == "muse":
+        leads = [muse_lead(name, row) for name, row in zip(("ECG1", "ECG2"), rows, strict=True)]
+        path, expected = write_muse(tmp_path, muse_waveform(leads)), rows * 4.88
+    else:
+        sequences = [aecg_sequence(name, row) for name, row in zip(("MDC_ECG_LEAD", "ECG"), rows, strict=True)]
+        path, expected = write_aecg(tmp_path, aecg_series([*sequences, aecg_time()])), rows * 2.5
+    record = read_ecg(path, lead_names=["II", "V5"])
+    assert (record.lead_names, record.sampling_rate) == (("II", "V5"), 500)
+    assert np.abs(record.signal - expected).max() <= 0.5
+    assert "Where these are no names of leads, such as ECG, say by `lead_names`" in read_error(path)
+    assert "it has no lead I" in read_error(path, lead_names=("I",))
 
 
 @pytest.mark.parametrize("package", ["edfio", "pydicom", "defusedxml.ElementTree"])

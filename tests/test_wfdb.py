@@ -8,6 +8,7 @@ import pytest
 import wfdb
 from conftest import SHARED
 
+from ecg_hf import read_ecg
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.ecg_transformer.wfdb_ecg_transformer import RecordError, read_record
 from ecg_hf.synthetic import simulate_ptbxl
@@ -366,6 +367,15 @@ def test_a_signed_checksum_is_the_same(tmp_path, microvolts):
     checksum = int(microvolts[0].sum()) % 65536
     edit_header(path, f" {checksum} 0 I\n", f" {checksum - 65536} 0 I\n")
     np.testing.assert_array_equal(read_record(path).signal, microvolts)
+
+
+def test_a_checksum_of_0_holds_the_place_of_none(tmp_path, microvolts):
+    """As in the header of each record of the Challenge of 2017."""
+    lines = ["A00001.mat 16+24 1000/mV 16 0 -127 0 0 ECG "]
+    path = write_by_hand(tmp_path, "A00001 1 300 250 05:05:15 1/05/2000 ", lines, "A00001")
+    path.with_suffix(".mat").write_bytes(bytes(24) + microvolts[0].tobytes())
+    assert microvolts[0].sum() % 65536 != 0
+    np.testing.assert_array_equal(read_ecg(f"{path}.mat", lead_names=["I"]).signal, microvolts[:1])
 
 
 @pytest.mark.parametrize("name", ["../rec.dat", "/etc/passwd", "sub/rec.dat", "..", "..\\rec.dat", "C:rec.dat"])

@@ -11,12 +11,16 @@ _CANONICAL = {name.casefold(): name for name in LEAD_NAMES}
 _CANONICAL |= {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III"}
 _PREFIX = re.compile(r"^(mdc_ecg_lead_|lead[ _-]|ecg[ _-]|ekg[ _-])+", re.IGNORECASE)
 _SUFFIX = re.compile(r"\s*\(einthoven\)$", re.IGNORECASE)
-_SAYS_NO_LEAD = re.compile(r"((ecg|ekg|ch|chan|channel|lead|signal)?[ _.-]*[0-9]*)( without a name)?", re.IGNORECASE)
+# As SCP-ECG and DICOM say "Unspecified lead", and aECG "MDC_ECG_LEAD".
+_SAYS_NO_LEAD = re.compile(
+    r"(unspecified |mdc_ecg_)?((ecg|ekg|ch|chan|channel|lead|signal)?[ _.-]*[0-9]*)( without a name)?", re.IGNORECASE
+)
 
 
 def canonical_lead(name: str) -> str | None:
     """``"Lead avr"``, ``"ECG aVR"``, ``"MDC_ECG_LEAD_AVR"`` -> ``"aVR"``; None for what is none of the twelve."""
-    name = name.strip().casefold()
+    # BIDMC of PhysioNet has a comma behind each name.
+    name = name.strip().removesuffix(",").casefold()
     return _CANONICAL.get(name) or _CANONICAL.get(_SUFFIX.sub("", _PREFIX.sub("", name)).strip())
 
 

@@ -551,8 +551,9 @@ def _check_samples(digital: np.ndarray, leads: list[_Channel]) -> None:
     sums = [value % 2**16 for value in digital.sum(axis=1, dtype=f"i{digital.itemsize}").tolist()]
     invalid = []
     for lead, samples, found, lowest in zip(leads, digital, sums, digital.min(axis=1).tolist(), strict=True):
-        # Writers differ in the sign of the 16 bits.
-        if lead.checksum and (said := _int32(lead.lead, lead.checksum, "checksum") % 2**16) != found:
+        # Writers differ in the sign of the 16 bits. By WFDB 0 holds the place of a sum that was not taken, which all
+        # headers of the Challenge of 2017 have.
+        if (said := _int32(lead.lead, lead.checksum or "0", "checksum") % 2**16) not in (0, found):
             raise RecordError(f"lead {lead.lead} has the checksum {found}, the header says {said}: a file is damaged.")
         # The mark is the lowest value of a format.
         if lowest == _SAMPLE_FORMATS[_parse_storage(lead.lead, lead.storage).format].invalid:

@@ -26,6 +26,10 @@ _ALL_LEADS = frozenset(LEAD_NAMES)
 _MORE_UNITS = {"microvolts": 1.0, "microvolt": 1.0, "uvperlsb": 1.0, "millivolts": 1e3, "millivolt": 1e3}
 
 
+_RATE_TOLERANCE = 1e-5
+"""Many formats have a step of time in place of a rate, whose digits end: 0.0027778 s for 360 Hz."""
+
+
 class Channel(NamedTuple):
     """One channel as its file has it.
 
@@ -99,7 +103,7 @@ def rate_of(stated: float | None, said: Said) -> int | float:
         raise RecordError("the file does not state its sampling rate: give `sampling_rate` in Hz.")
     if not np.isfinite(rate) or rate <= 0:
         raise RecordError(f"the sampling rate is {rate}; expected Hz above 0, such as 500.")
-    if said.sampling_rate is not None and not np.isclose(rate, said.sampling_rate, rtol=1e-9):
+    if said.sampling_rate is not None and not np.isclose(rate, said.sampling_rate, rtol=_RATE_TOLERANCE):
         raise RecordError(f"the sampling rate is {rate:g} Hz, expected {said.sampling_rate:g} Hz.")
     return int(rate) if float(rate).is_integer() else float(rate)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import struct
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ecg_transformer.common_ecg_transformer import named_channels
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .channels import Channel, Said, canonical_lead, record_of
 from .checks import bytes_of, is_taken, one_rate
@@ -40,10 +42,12 @@ def read(path: str, part: str | None, said: Said) -> Record:
     pydicom = need("pydicom", "DICOM")
     data = bytes_of(path, part)
     groups = _rhythms(_waveforms(pydicom, path, data))
+    definitions_of = [_items(group, "ChannelDefinitionSequence") for group in groups]
+    all_names = [_channel_name(definition) for definitions in definitions_of for definition in definitions]
+    all_names = iter(named_channels(all_names, said.lead_names))
     rates, starts, channels = {}, {}, []
-    for group in groups:
-        definitions = _items(group, "ChannelDefinitionSequence")
-        names = [_channel_name(definition) for definition in definitions]
+    for group, definitions in zip(groups, definitions_of, strict=True):
+        names = list(itertools.islice(all_names, len(definitions)))
         taken = {index for index, name in enumerate(names) if is_taken(name, said)}
         samples = _samples(group, len(definitions)) if taken else None
         stated, offset = _number(group, "SamplingFrequency"), _number(group, "MultiplexGroupTimeOffset") or 0.0

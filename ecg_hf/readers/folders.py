@@ -25,7 +25,7 @@ def headers_below(folder: str | os.PathLike) -> Iterator[str]:
 def records_below(folder: str | os.PathLike) -> Iterator[str]:
     """The ECG files in a folder and all below, as [`headers_below`]: WFDB by its headers, others by their ending."""
     for place, entry in _entries_below(folder):
-        if entry.name.endswith(".hea") or _is_record(entry):
+        if entry.name.lower().endswith(".hea") or _is_record(entry):  # `.HEA` is refused when the record is read
             yield os.path.join(place, entry.name)
 
 

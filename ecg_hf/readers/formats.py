@@ -50,6 +50,7 @@ _REFUSED = (
     (0, b"\xfd7zXZ\0", "an xz file", _UNPACK),
     (0, b"(\xb5/\xfd", "a Zstandard file", _UNPACK),
     (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"version https://git-lfs", "a pointer of Git LFS", "fetch the file that it stands for by `git lfs pull`"),
     (0, b"PAR1", "a Parquet file", "it is a table of many records: load it as one"),
     (0, b"fLaC", "a FLAC file", "give the WFDB header it belongs to"),
     (0, b"%PDF", "a PDF", "give the file of its samples; pictures are not read"),
@@ -90,6 +91,11 @@ def reader_of(path: str) -> Reader:
     size = _size_of(path)
     if size is None:
         return _module("wfdb_records").read
+    if ending.lower() == ".hea":
+        raise RecordError(
+            f"WFDB writes endings in small letters: rename it to {os.path.basename(stem)}.hea, and its signal files "
+            "as it names them."
+        )
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     # A signal file of a record may have this ending, too.

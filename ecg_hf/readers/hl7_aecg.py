@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ..ecg_transformer.common_ecg_transformer import named_channels
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .channels import Channel, Said, microvolts_of, record_of
 from .checks import is_taken, number, one_rate
@@ -31,13 +32,17 @@ def read(path: str, part: str | None, said: Said) -> Record:
             scale, units or digits; times without an increment.
     """
     root = root_of(path, part, "HL7 aECG")
-    rates, channels = {}, []
+    rates, names, values, channels = {}, [], [], []
     for sequence in children(_rhythm(root), "component", "sequence"):
         code, value = child(sequence, "code"), child(sequence, "value")
         name = "?" if code is None else (code.get("code") or "?")[:64]
         if name in _TIMES:
             rates[name] = _rate(name, value)
-        elif is_taken(name, said):
+        else:
+            names.append(name)
+            values.append(value)
+    for name, value in zip(named_channels(names, said.lead_names), values, strict=True):
+        if is_taken(name, said):
             channels.append(_channel(name, value))
         else:
             channels.append(Channel(name, np.empty(0), None))

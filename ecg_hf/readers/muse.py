@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ..ecg_transformer.common_ecg_transformer import named_channels
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .channels import Channel, Said, record_of
 from .checks import integer, is_taken, number
@@ -28,7 +29,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     root = root_of(path, part, "GE MUSE XML")
     waveform = _rhythm(root)
     leads = list(children(waveform, "LeadData"))
-    names = [(text_of(lead, "LeadID") or "?")[:32] for lead in leads]
+    names = named_channels([(text_of(lead, "LeadID") or "?")[:32] for lead in leads], said.lead_names)
     taken = [lead for lead, name in zip(leads, names, strict=True) if is_taken(name, said)]
     _check_starts(taken)
     channels = [

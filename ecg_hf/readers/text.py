@@ -8,11 +8,12 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from ..ecg_transformer.common_ecg_transformer import named_channels
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import check_no_part, record_of_array
 from .channels import Channel, Said, canonical_lead, microvolts_in, microvolts_of, record_of
@@ -24,12 +25,16 @@ MAX_TEXT_BYTES = 2**28
 
 _UNIT = re.compile(r"(.*?)\s*[(\[]\s*([^()\[\]]*?)\s*[)\]]", re.DOTALL)
 _UNIT_WITHOUT_BRACKETS = re.compile(r"(.*?)[\s_/]+([^\s_/]+)", re.DOTALL)
+_BLANK_BEFORE_UNIT = re.compile(r"(?<=[^\s)\]])\s+(?=[(\[])")
+_WHOLE = re.compile(r"[-+]?[0-9]+")
+_WITHOUT_DECIMAL_COMMAS = "Write points, or save it with semicolons or tabs between the columns."
 _TIME = ("time", "t", "elapsed time", "seconds", "sec", "s", "milliseconds", "ms")
 _SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "μs": 1e-6}
 
 
 class _Table(NamedTuple):
-    """`names` are those of a header with leads, `units` what stands with them; `values` is (rows, columns)."""
+    """`names` are those of a header with leads, or with channels that the caller names; `units` what stands with them;
+    `values` is (rows, columns)."""
 
     names: tuple[str, ...] | None
     units: tuple[str | None, ...]
@@ -42,31 +47,37 @@ def read(path: str, part: str | None, said: Said) -> Record:
     A header with names of leads names the columns, and may give their unit, ``I (mV)`` or ``I_mV``; what stands in
     columns of other names, such as the time of day or marks of beats, may be any text. Without one, the
     columns or rows are those of the caller's lead names. The decimal mark may be a comma where commas don't separate.
-    Lines that begin with ``#`` and titles above the numbers are skipped. A lead without any value is missing. A column
-    of time (by its name, or one column more than leads that grows evenly) only checks the rate.
+    Lines that begin with ``#`` or ``%`` are skipped, but for names of leads at the top, and so are titles above the
+    numbers. A lead without any value is missing. A column of time (by its name, or one column more than leads that
+    grows evenly) only checks the rate.
 
     Raises `RecordError` for a cell that is no number, by its line; a header of more or fewer columns; a lead with some
     empty cells; rows of several lengths; marks behind the thousands; a time that does not fit the rate.
     """
     check_no_part(part)
-    table = _parse(_lines(path))
-    if table.names is None:
-        return _unnamed(table, path, said)
-    return _named(table, path, said)
+    beside = read_sidecar(path)
+    table = _parse(*_lines(path), beside.lead_names or said.lead_names)
+    return (_unnamed if table.names is None else _named)(table, path, beside, said)
 
 
-def _lines(path: str) -> list[tuple[int, str]]:
-    """The lines that are neither empty nor comments, with their numbers from 1."""
+def _lines(path: str) -> tuple[list[str], list[tuple[int, str]]]:
+    """The comments at the top, and the lines that are neither empty nor comments, with their numbers from 1."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_TEXT_BYTES:
             raise RecordError(f"it has {size} bytes; text of {MAX_TEXT_BYTES} is read at most. Save it as .npy.")
         content = file.read()
     lines = enumerate(_decoded(content).replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1)
-    lines = [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
+    lines = [(number, line) for number, line in lines if line.strip()]
+    top = [line.strip("#% \t") for _, line in itertools.takewhile(lambda each: _is_comment(each[1]), lines)]
+    lines = [(number, line) for number, line in lines if not _is_comment(line)]
     if not lines:
         raise RecordError("it has no line of numbers.")
-    return lines
+    return top, lines
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith(("#", "%"))
 
 
 def _decoded(content: bytes) -> str:
@@ -78,33 +89,47 @@ def _decoded(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def _parse(lines: list[tuple[int, str]]) -> _Table:
+def _parse(comments: list[str], lines: list[tuple[int, str]], lead_names: Sequence[str] | None) -> _Table:
     separator, width = _layout(lines)
-    start = next((place for place, (_, line) in enumerate(lines) if _is_data(_cells(line, separator), width)), None)
+    start = _first_row(lines, separator, width)
     if start is None:
         raise RecordError(f"it has no line of numbers{_separated_by(separator)}.")
-    for number, line in lines[:start]:
-        cells = _cells(line, separator)
+    are_whole = all(map(_WHOLE.fullmatch, _cells(lines[-1][1], separator)))
+    above = [(number, _header_cells(line, separator, width)) for number, line in lines[:start]]
+    for number, cells in above:
         if all(map(_is_number, cells)):
             raise RecordError(f"line {number} has {len(cells)} numbers{_separated_by(separator)}, expected {width}.")
-        if separator == "," and len(cells) + 1 < width <= 2 * len(cells) and _names_leads(cells):
+        is_half = are_whole and width == 2 * len(cells)
+        if separator == "," and (is_half or len(cells) + 1 < width <= 2 * len(cells)) and _names_leads(cells):
             raise RecordError(
                 f"line {number} names {len(cells)} columns, and the numbers below have {width} cells (separated by "
-                "commas): with decimal commas they cannot be told apart. Save it with semicolons or tabs between the "
-                "columns."
+                f"commas): with decimal commas they cannot be told apart. {_WITHOUT_DECIMAL_COMMAS}"
             )
         if len(cells) != width and _names_nothing_else(cells):
             raise RecordError(
                 f"line {number} names {len(cells)} columns, and the lines below have {width} cells"
                 f"{_separated_by(separator)}: give each column a name."
             )
-    header = [cells for _, line in lines[:start] if len(cells := _cells(line, separator)) == width]
-    names, units = _names_and_units(header)
+    # `numpy.savetxt` writes a header as a comment.
+    header = [cells for line in comments if _names_nothing_else(cells := _header_cells(line, separator, width))]
+    header = [cells for cells in [*header, *(cells for _, cells in above)] if len(cells) == width]
+    names, units = _names_and_units(header, lead_names)
     others = {place for place, name in enumerate(names or ()) if canonical_lead(name) is None}
     values = _numbers(lines[start:], width, separator, others)
-    if not header and width > 2 and np.array_equal(values[0], np.arange(width)):
+    if not header and width > 2 and values[0][0] in (0, 1) and (np.diff(values[0]) == 1).all():
         raise RecordError(f"line {lines[start][0]} only counts the columns: put the names of the leads there.")
     return _Table(names, units, values)
+
+
+def _first_row(lines: list[tuple[int, str]], separator: str | None, width: int) -> int | None:
+    """The place of the first line of numbers. One with other cells, too, is a title unless such lines follow it."""
+    rows = (_cells(line, separator) for _, line in [*lines, lines[-1]])
+    for place, (cells, after) in enumerate(itertools.pairwise(rows)):
+        if _is_data(cells, width) and (
+            all(cell == "" or _is_number(cell) for cell in cells) or _is_data(after, width)
+        ):
+            return place
+    return None
 
 
 def _layout(lines: list[tuple[int, str]]) -> tuple[str | None, int]:
@@ -118,6 +143,15 @@ def _layout(lines: list[tuple[int, str]]) -> tuple[str | None, int]:
 
 def _cells(line: str, separator: str | None) -> list[str]:
     return [_bare_cell(cell) for cell in line.split(separator)]
+
+
+def _header_cells(line: str, separator: str | None, width: int) -> list[str]:
+    """As [`_cells`]; where blanks separate, a single column may have them in its name, and others before a bracket."""
+    if separator is None and width == 1:
+        return [_bare_cell(line)]
+    cells = _cells(line, separator)
+    joined = cells if separator else _cells(_BLANK_BEFORE_UNIT.sub("", line), None)
+    return joined if len(joined) == width else cells
 
 
 def _bare_cell(cell: str) -> str:
@@ -206,13 +240,15 @@ def _checked_number(column: int, cell: str, line: int, separator: str | None) ->
         raise RecordError(f"line {line}, column {column} is not a number{_separated_by(separator)}.") from None
 
 
-def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, tuple[str | None, ...]]:
+def _names_and_units(
+    header: list[list[str]], lead_names: Sequence[str] | None
+) -> tuple[tuple[str, ...] | None, tuple[str | None, ...]]:
     """The last line with a name of a lead, and the units behind the names or in a line of their own.
 
-    Raises `RecordError` where all names of leads have something else in brackets: the caller's order of the leads may
-    be another, and the unit too.
+    Channels that tell no lead, such as ECG, have their names from `lead_names`. Raises `RecordError` where all names
+    of leads have something else in brackets: the caller's order of the leads may be another, and the unit too.
     """
-    named = [place for place, cells in enumerate(header) if _names_leads(cells)]
+    named = [place for place, cells in enumerate(header) if _names_leads(cells, lead_names)]
     if not named:
         for match in filter(None, map(_UNIT.fullmatch, itertools.chain.from_iterable(header))):
             if canonical_lead(match[1]):
@@ -221,7 +257,8 @@ def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, t
                     "uV or nV behind the name of a lead, or nothing."
                 )
         return None, ()
-    names, units = zip(*map(_bare, header[named[-1]]), strict=True)
+    units = tuple(_bare(cell)[1] for cell in header[named[-1]])
+    names = _names_of(header[named[-1]], lead_names)
     for cells in header[named[-1] + 1 :]:
         below = [cell.strip("()[]").strip() for cell in cells]
         of_leads = [cell for cell, name in zip(below, names, strict=True) if canonical_lead(name)]
@@ -230,8 +267,17 @@ def _names_and_units(header: list[list[str]]) -> tuple[tuple[str, ...] | None, t
     return names, units
 
 
-def _names_leads(cells: list[str]) -> bool:
-    return any(canonical_lead(_bare(cell)[0]) for cell in cells)
+def _names_of(cells: list[str], lead_names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The names in a line, as [`named_channels`], which would take an empty cell for a channel."""
+    names = [_bare(cell)[0] for cell in cells]
+    filled = iter(named_channels(list(filter(None, names)), lead_names))
+    return tuple(next(filled) if name else "" for name in names)
+
+
+def _names_leads(cells: list[str], lead_names: Sequence[str] | None = None) -> bool:
+    names = _names_of(cells, lead_names)
+    # R counts columns as V1, V2, ..., V12, whatever they are.
+    return any(map(canonical_lead, names)) and "v10" not in map(str.casefold, names)
 
 
 def _names_nothing_else(cells: list[str]) -> bool:
@@ -250,8 +296,7 @@ def _bare(cell: str) -> tuple[str, str | None]:
     return (match[1], match[2]) if match and _is_unit(match[2]) else (cell, None)
 
 
-def _named(table: _Table, path: str, said: Said) -> Record:
-    beside = read_sidecar(path)
+def _named(table: _Table, path: str, beside: Stated, said: Said) -> Record:
     unit_of_all = beside.units or said.units
     _check_header(table, beside)
     channels = []
@@ -276,8 +321,7 @@ def _check_header(table: _Table, beside: Stated) -> None:
                 raise RecordError(f"{where} is in {unit}, and the JSON beside the file says {beside.units}.")
 
 
-def _unnamed(table: _Table, path: str, said: Said) -> Record:
-    beside = read_sidecar(path)
+def _unnamed(table: _Table, path: str, beside: Stated, said: Said) -> Record:
     names = beside.lead_names or said.lead_names or ()
     values = table.values
     if values.shape[1] == len(names) + 1 and len(names) not in values.shape:
@@ -295,6 +339,11 @@ def _unnamed(table: _Table, path: str, said: Said) -> Record:
             values = values[is_there] if axis == 0 else values[:, is_there]
             said = said if beside.lead_names else dataclasses.replace(said, lead_names=kept)
             beside = beside._replace(lead_names=kept)
+    if values.shape[1] == 2 * len(names) and (values % 1 == 0).all():
+        raise RecordError(
+            f"it has {values.shape[1]} columns of whole numbers, twice as many as `lead_names`: if these are numbers "
+            f"with decimal commas, they cannot be told apart. {_WITHOUT_DECIMAL_COMMAS}"
+        )
     return record_of_array(values, beside, path, said)
 
 
