@@ -81,7 +81,8 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_data(splits: Mapping[str, datasets.Dataset]) -> dict[str, Any]:
-    """`name`, `license`, `citation`, `homepage`, `simulated` and `num_records` of each split, for `metrics.json`."""
+    """`name`, `license`, `citation`, `homepage`, `simulated`, and of each split `num_records` and `ptbxl_folds`: for
+    `metrics.json`."""
     first = next(iter(splits.values()))
     simulated = "device" in first.column_names and _values(first, "device") == {SIMULATED_DEVICE}
     name = first.info.dataset_name or UNNAMED_RECORDS
