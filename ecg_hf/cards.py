@@ -81,7 +81,8 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_data(splits: Mapping[str, datasets.Dataset]) -> dict[str, Any]:
-    """`name`, `license`, `citation`, `homepage`, `simulated` and `num_records` of each split, for `metrics.json`."""
+    """`name`, `license`, `citation`, `homepage`, `simulated`, and of each split `num_records` and `ptbxl_folds`: for
+    `metrics.json`."""
     first = next(iter(splits.values()))
     simulated = "device" in first.column_names and _values(first, "device") == {SIMULATED_DEVICE}
     name = first.info.dataset_name or UNNAMED_RECORDS
@@ -360,7 +361,7 @@ def _command(facts: dict[str, Any], repo_id: str | None, world_size: int) -> str
         data = " --data_dir path/to/records"
     else:
         return None
-    return f"{_program('train', repo_id, world_size)}{_base_flag(facts)}{data} --output_dir run"
+    return f"{_program('train', repo_id, world_size)}{_own_files(recipe)}{data} --output_dir run"
 
 
 def _pretraining_command(facts: dict[str, Any], repo_id: str | None, world_size: int, probe: bool) -> str | None:
@@ -368,20 +369,27 @@ def _pretraining_command(facts: dict[str, Any], repo_id: str | None, world_size:
     recipe, data = facts["recipe"], facts["data"]
     if not recipe.keys() & {"sampling_rate", "allow_test_folds"}:
         return None
-    is_ptbxl = data["simulated"] or data["name"] == "PTB-XL"
-    if recipe.get("table") or recipe.get("record_column"):
+    is_ptbxl = not recipe.get("streaming") and (data["simulated"] or data["name"] == "PTB-XL")
+    if recipe.get("streaming"):
+        records = " --data_dir path/to/shards"
+    elif recipe.get("table") or recipe.get("record_column"):
         records = f" --table path/to/{recipe.get('table') or 'table.csv'}"
     else:
         records = f" --data_dir path/to/{'ptb-xl' if is_ptbxl else 'records'}"
     if probe and not is_ptbxl:
         records += " --probe_data_dir path/to/ptb-xl"
-    return f"{_program('pretrain', repo_id, world_size)}{_base_flag(facts)}{records} --output_dir run"
+    return f"{_program('pretrain', repo_id, world_size)}{_own_files(recipe)}{records} --output_dir run"
 
 
-def _base_flag(facts: dict[str, Any]) -> str:
-    """The recipe names a base on the Hub; of a folder it has the name only, which the reader's own path replaces."""
-    base = facts["recipe"].get("model_name_or_path")
-    return "" if base is None or _hub_id(base) else f" --model_name_or_path path/to/{base}"
+def _own_files(recipe: Mapping[str, Any]) -> str:
+    """Flags of the base and the teachers, of which a recipe has the names only: the reader's own paths replace them.
+
+    A base on the Hub is named in full.
+    """
+    base = recipe.get("model_name_or_path")
+    flags = "" if base is None or _hub_id(base) else f" --model_name_or_path path/to/{base}"
+    teachers = [f"path/to/{name}" for name in recipe.get("teacher_predictions", ())]
+    return " ".join([flags, "--teacher_predictions", *teachers]) if teachers else flags
 
 
 def _program(command: str, repo_id: str | None, world_size: int) -> str:

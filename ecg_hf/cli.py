@@ -149,7 +149,7 @@ def evaluate(argv: Sequence[str] | None = None) -> dict:
 
 def _records_parser(command: str, description: str) -> argparse.ArgumentParser:
     """With the arguments that `classify` and `embed` share."""
-    parser = Parser(prog=f"ecg-hf {command}", description=description, allow_abbrev=False)
+    parser = Parser(prog=f"ecg-hf {command}", description=description)
     parser.add_argument(
         "records",
         nargs="*",
@@ -242,7 +242,7 @@ def embed(argv: Sequence[str] | None = None) -> None:
 def plot(argv: Sequence[str] | None = None) -> None:
     """Draw an ECG record on ECG paper, with a model's findings beside it."""
     run = _load("inference.plot")
-    parser = Parser(prog="ecg-hf plot", description=plot.__doc__, allow_abbrev=False)
+    parser = Parser(prog="ecg-hf plot", description=plot.__doc__)
     parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
     parser.add_argument("--model", help="folder or Hub id of a post-trained checkpoint, whose findings are shown")
     parser.add_argument("--output", required=True, help="X.png, X.svg or X.pdf")
@@ -255,7 +255,7 @@ def plot(argv: Sequence[str] | None = None) -> None:
 def explain(argv: Sequence[str] | None = None) -> None:
     """Show which leads and times of an ECG record a model's answer comes from, on ECG paper."""
     run = _load("inference.explain")
-    parser = Parser(prog="ecg-hf explain", description=explain.__doc__, allow_abbrev=False)
+    parser = Parser(prog="ecg-hf explain", description=explain.__doc__)
     parser.add_argument("record", help="an ECG file of any format that is read, of at most 60 s")
     parser.add_argument("--model", required=True, help="folder or Hub id of a post-trained checkpoint")
     parser.add_argument(
@@ -289,7 +289,7 @@ def explain(argv: Sequence[str] | None = None) -> None:
 
 def demo(argv: Sequence[str] | None = None) -> None:
     """Open a local page that shows an ECG and a model's findings, or write a Hub Space that does."""
-    parser = Parser(prog="ecg-hf demo", description=demo.__doc__, allow_abbrev=False)
+    parser = Parser(prog="ecg-hf demo", description=demo.__doc__)
     _add_model(parser, "a post-trained checkpoint")
     parser.add_argument("--port", type=int, help="of the page on this machine; by default a free one from 7860 on")
     parser.add_argument("--export_space", help="write a Space that serves `--model`, a Hub id, to this new folder")
@@ -323,7 +323,7 @@ def export(argv: Sequence[str] | None = None) -> dict:
 def convert(argv: Sequence[str] | None = None) -> None:
     """Convert the checkpoint of a public ECG Transformer into a folder with its model and feature extractor."""
     run = _load("conversion")
-    parser = Parser(prog="ecg-hf convert", description=convert.__doc__, allow_abbrev=False)
+    parser = Parser(prog="ecg-hf convert", description=convert.__doc__)
     parser.add_argument("checkpoint", help="The authors' file, or a folder such as HuBERT-ECG's on the Hub.")
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
     parser.add_argument("--source", choices=list(run.FAMILIES), help="Recognised from the file when not given.")
@@ -431,7 +431,7 @@ def _true_or_false(text: str) -> bool:
 
 def info(argv: Sequence[str] | None = None) -> None:
     """Print versions, device and cache folders for the report of a bug; no names of users or machines."""
-    Parser(prog="ecg-hf info", description=info.__doc__, allow_abbrev=False).parse_args(argv)
+    Parser(prog="ecg-hf info", description=info.__doc__).parse_args(argv)
     print(_load("info").text())
 
 

@@ -53,7 +53,10 @@ def without_progress_bars() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags whose errors are one line, and name the flag that is nearest to an unknown one."""
+    """A parser of whole flags whose errors are one line, and name the flag that is nearest to an unknown one."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str):
         self.exit(2, f"ecg-hf: error: {message}\n")

@@ -13,7 +13,7 @@ from .runs.signals import end_as_usual
 def prepare(argv: Sequence[str] | None = None) -> dict:
     """Write any records as Parquet shards, with labels for `ecg-hf train --streaming`, without for `ecg-hf pretrain
     --streaming`, which read them from wherever they lie."""
-    parser = Parser(prog="ecg-hf prepare", description=prepare.__doc__, allow_abbrev=False)
+    parser = Parser(prog="ecg-hf prepare", description=prepare.__doc__)
     parser.add_argument("--data_dir", help="PTB-XL folder, or any folder of ECG files; of a table, where paths begin")
     parser.add_argument("--table", help="CSV or Parquet file with one row for each record")
     parser.add_argument("--output_dir", required=True, help="where the shards go; called again, it goes on there")

@@ -287,6 +287,16 @@ def test_the_command_of_a_classifiers_card_gives_the_same_model(classifier, enco
     assert same_run(classifier, again)
 
 
+def test_the_command_of_a_card_names_each_file_of_its_recipe(tmp_path):
+    for folder in ALL_SHIPPED:
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        names = [recipe.get("model_name_or_path"), *recipe.get("teacher_predictions", ())]
+        assert all(f"path/to/{name} " in command_of(folder) for name in names if name), folder.name
+    again = shutil.copytree(folder, tmp_path / folder.name)
+    write_model_card(again)
+    assert "--teacher_predictions" in command_of(again) and command_of(again) == command_of(folder)
+
+
 def test_the_command_of_an_encoders_card_gives_the_same_encoder(encoder, simulated_folder, tmp_path):
     assert same_run(encoder, repeat(encoder, {"ptb-xl": simulated_folder}, tmp_path / "again"))
 

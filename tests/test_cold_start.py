@@ -88,6 +88,7 @@ def test_the_texts_are_what_the_parsers_say():
     for name, text in write_help.help_texts().items():
         assert cli.help_of(name) == text.rstrip("\n"), f"`{name}`: run `python training/write_help.py`"
     assert {file.stem for file in write_help.TEXTS.iterdir()} == set(cli.COMMANDS)
+    assert not [name for name in ("evaluate", "export") if "train_fraction" in cli.help_of(name)]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -542,6 +542,9 @@ def test_heads_that_nobody_says_are_an_error_and_the_argument_wins(tmp_path):
     assert model.config.num_attention_heads == 2
     with pytest.raises(ValueError, match="7 attention heads do not divide"):
         convert_checkpoint(checkpoint("mtecg/checkpoint_gap.pth"), num_attention_heads=7)
+    for file in ("mtecg/checkpoint_gap.pth", "ecg_jepa_weimann/checkpoint_pretrain.pt"):
+        with pytest.raises(ValueError, match="`num_attention_heads` must be above 0, got 0"):
+            convert_checkpoint(checkpoint(file), num_attention_heads=0)
 
 
 @torch.no_grad()

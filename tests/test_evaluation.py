@@ -395,8 +395,9 @@ def test_own_columns_make_groups_and_without_validation_nothing_is_chosen(own, m
     assert report["calibration"]["fitted_temperature"] is None and list(report["calibration"]["curves"]) == ["before"]
     text = (tmp_path / "report/report.md").read_text()
     assert "No threshold was chosen" in text and "No temperature was fitted" in text
-    with pytest.raises(ValueError, match="`--fit_temperature` needs validation records"):
-        evaluate(tmp_path / "other", **places, fit_temperature=True)
+    for chosen in ({"fit_temperature": True}, {"target_specificity": 0.8}):
+        with pytest.raises(ValueError, match=f"`--{next(iter(chosen))}` needs validation records"):
+            evaluate(tmp_path / "other", **places, **chosen)
     with pytest.raises(ValueError, match="`subgroup_columns`: the table .* has no column `wing`; it has path"):
         evaluate(tmp_path / "other", **places, subgroup_columns=["wing"])
     assert not (tmp_path / "other").exists()
@@ -458,6 +459,8 @@ def test_a_report_of_numbers_has_errors_by_group_and_under_faults(own, tmp_path,
     assert "mean absolute error" in capsys.readouterr().out
     with pytest.raises(ValueError, match="`--fit_temperature` is for probabilities"):
         evaluate(tmp_path / "other", **places, fit_temperature=True)
+    with pytest.raises(ValueError, match="`--target_sensitivity` is for the thresholds of several labels; .* numbers"):
+        evaluate(tmp_path / "other", **places, target_sensitivity=0.8)
 
 
 # ---- Bad input ----
@@ -473,6 +476,7 @@ def test_a_report_of_numbers_has_errors_by_group_and_under_faults(own, tmp_path,
         ({"robustness": True, "robustness_max_records": 0}, "`robustness_max_records` must be at least 1, got 0"),
         ({"report": False, "robustness": True}, "`--robustness` is for the report"),
         ({"report": False, "subgroup_columns": ["sex"]}, "`--subgroup_columns` is for the report"),
+        ({"report": False, "target_sensitivity": 0.8}, "`--target_sensitivity` is for the report"),
         ({"split": "tset"}, "`split` must be one of train, validation, test"),
     ],
 )

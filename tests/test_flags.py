@@ -85,6 +85,22 @@ def test_so_is_one_that_only_one_command_has(command, flags, message, capsys):
 
 
 @pytest.mark.parametrize(
+    ("argv", "flag"),
+    [
+        (["release", "run", "--output", "out"], "--output"),
+        (["download-ptbxl", "folder", "--sampling", "500"], "--sampling"),
+        (["prepare-ptbxl", "--data", "folder", "--output_dir", "out"], "--data"),
+        (["classify", "record", "--batch", "4"], "--batch"),
+    ],
+)
+def test_a_flag_that_is_cut_short_is_refused(argv, flag, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(argv)
+    error = capsys.readouterr().err
+    assert f"`{flag}`" in error or "required: --" in error
+
+
+@pytest.mark.parametrize(
     "flags", ["--split_seed 3", "--split_fractions .5 .25 .25", "--max_skipped 0.5", "--record_column x", "--units mV"]
 )
 def test_flags_of_own_records_are_refused_for_ptbxl(flags, capsys):

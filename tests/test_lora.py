@@ -404,9 +404,22 @@ def test_a_number_in_quotes_is_refused(tmp_path):
         arguments(tmp_path, stages=["lora"], lora_rank="8")
 
 
-def test_a_learning_rate_of_fine_tuning_is_said_to_serve_nothing(peft, tmp_path, caplog):
-    arguments(tmp_path, stages=["lora"], learning_rate=0.01)
-    assert "the stage `lora` learns at `lora_learning_rate` 0.003" in caplog.text
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stages": ["lora"], "learning_rate": 0.01}, "the stage `lora` learns at `lora_learning_rate` 0.003"),
+        (
+            {"stages": ["probe"], "num_train_epochs": 9, "learning_rate": 0.01},
+            "`learning_rate`, `num_train_epochs` are for fine-tuning, which is not among `stages` (probe)",
+        ),
+        ({"stages": ["finetune"], "probe_learning_rate": 0.1}, "`probe_learning_rate` is for the probe, which is not"),
+        ({"stages": ["probe", "finetune"], "probe_learning_rate": 0.1, "learning_rate": 0.01}, None),
+    ],
+)
+def test_settings_of_an_absent_stage_are_said_to_serve_nothing(peft, tmp_path, caplog, fields, message):
+    arguments(tmp_path, **fields)
+    found = [line for line in caplog.messages if "among `stages`" in line]
+    assert not found if message is None else len(found) == 1 and message in found[0]
 
 
 def test_without_peft_one_sentence_says_what_to_install(monkeypatch, tmp_path):

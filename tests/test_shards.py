@@ -357,3 +357,4 @@ def test_the_command_line_streams(shards, tmp_path, capsys):
     assert metrics["data"] == json.loads((shards / MANIFEST).read_text())["data"] | metrics["data"]
     assert metrics["data"]["name"] == "simulated ECGs"
     assert "streaming: true" in (tmp_path / "run/recipe.yaml").read_text()
+    assert "--config recipe.yaml --data_dir path/to/shards --output_dir" in (tmp_path / "run/README.md").read_text()

@@ -1,5 +1,7 @@
 """A study with all strategies: what follows the search, what is used again, and the test fold that is read once."""
 
+import contextlib
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -16,6 +18,7 @@ from study_grid import best_run, cells_of, groups_of, is_ready, known_runs, read
 from study_report import write_report
 from study_runs import ReusedLines, read_runs, weights
 from study_verdicts import Setting
+from task_specific import TaskSpecificArguments, train_task_specific
 
 from ecg_hf.post_training.data import TaskArguments, load_splits
 from ecg_hf.runs import windows
@@ -188,6 +191,23 @@ def test_runs_of_other_arguments_or_weights_are_not_used_again(tmp_path):
     assert ReusedLines([file]).of([run])[run.name]["reused_from"] == "another"
     with pytest.raises(FileNotFoundError, match="`reuse` of the grid names .*nowhere"):
         ReusedLines([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rate": 0.01}, "a finished run of other settings"),
+        ({"predict": ["validation", "test"]}, "a finished run without predictions of test"),
+        ({}, None),
+    ],
+)
+def test_a_finished_network_is_not_taken_for_another(tmp_path, given, message):
+    facts = {"metrics": {"arguments": dataclasses.asdict(TaskSpecificArguments())}, "all_results": {"seconds": 1}}
+    for name, content in facts.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "predictions_validation.csv").touch()
+    with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        assert train_task_specific(tmp_path, "nowhere", **given) == facts["all_results"]
 
 
 # ---- A whole study ----

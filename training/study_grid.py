@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from study_verdicts import Cell, Scores, Setting, best_rate
+from study_verdicts import Cell, Scores, Setting, best_rate, in_short
 from task_specific import TaskSpecificArguments
 
 from ecg_hf.cli import post_training_arguments
@@ -90,10 +90,6 @@ class Run:
 
     def with_seed(self, seed: int) -> Run:
         return dataclasses.replace(self, seed=seed, arguments={**self.arguments, "seed": seed})
-
-
-def in_short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
 
 
 def in_words(searched: Mapping[str, float | str]) -> str:

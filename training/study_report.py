@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from study_differences import DIFFERENCES_FILE
 from study_figures import draw_dynamics, draw_efficiency, draw_gains, save
-from study_grid import Run, cells_of, in_short, in_words, known_runs
+from study_grid import Run, cells_of, in_words, known_runs
 from study_runs import read_lines, read_runs
 from study_test_fold import TEST_FILE
 from study_verdicts import (
@@ -27,6 +27,7 @@ from study_verdicts import (
     Setting,
     Verdict,
     beyond_chance,
+    in_short,
     verdicts,
 )
 

@@ -246,7 +246,7 @@ def _judge_gain(setting: Setting, plain: Best, post_trained: Best, metric: str) 
     seeds = len(plain.scores.keys() & post_trained.scores.keys())
     text = (
         f"{setting}: {gain:+.1f} % ({_place(gain, metric)}; {_CHANCE[real]}, {_count(seeds, 'seed')}), rates "
-        f"{_in_short(plain.rate)} and {_in_short(post_trained.rate)}"
+        f"{in_short(plain.rate)} and {in_short(post_trained.rate)}"
     )
     return real > 0 and gain >= RANGES[metric][0], text
 
@@ -258,7 +258,7 @@ def _gains_at_same_rate(grid: Grid, setting: Setting, metric: str) -> list[str]:
         holds, _ = _judge_gain(setting, Best(rate, plain[rate]), Best(rate, post_trained[rate]), metric)
         if holds:
             gain = relative_gain(Best(rate, post_trained[rate]), Best(rate, plain[rate]), metric)
-            texts.append(f"{setting}, rate {_in_short(rate)}: {gain:+.1f} % ({_place(gain, metric)})")
+            texts.append(f"{setting}, rate {in_short(rate)}: {gain:+.1f} % ({_place(gain, metric)})")
     return texts
 
 
@@ -339,7 +339,7 @@ def _place(gain: float, metric: str) -> str:
     return "below the range" if gain < low else "above the range" if gain > high else "within the range"
 
 
-def _in_short(rate: float | str) -> str:
+def in_short(rate: float | str) -> str:
     return rate if isinstance(rate, str) else f"{rate:g}"
 
 
@@ -347,4 +347,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-__all__ = ["Best", "Cell", "Grid", "Scores", "Setting", "Verdict", "best_rate", "decide", "relative_gain", "verdicts"]
+__all__ = [
+    *("Best", "Cell", "Grid", "Scores", "Setting", "Verdict", "best_rate", "decide", "in_short", "relative_gain"),
+    "verdicts",
+]

@@ -227,11 +227,13 @@ def train_task_specific(
 
     Leaves `metrics.json` in the form of a post-training run's, `model.pt`, `curve.json` (validation of ten epochs)
     and `predictions_<split>.csv` of the splits in `predict`. The test fold is read only where `predict` names it.
-    `settings` are fields of [`TaskSpecificArguments`]. Raises `ValueError` for settings unlike those of the folder.
+    `settings` are fields of [`TaskSpecificArguments`]. Raises `ValueError` for settings unlike those of the folder,
+    and for a finished run without predictions of a split in `predict`.
     """
     args, folder = TaskSpecificArguments(**settings), pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "all_results.json").is_file():
+        _check_finished(folder, args, predict)
         return json.loads((folder / "all_results.json").read_text())
     data_args = TaskArguments(
         data_dir=str(data_dir),
@@ -253,13 +255,20 @@ def train_task_specific(
     return _finish(run, predict, time.perf_counter() - started)
 
 
+def _check_finished(folder: pathlib.Path, args: TaskSpecificArguments, predict: Sequence[str]) -> None:
+    arguments = json.loads((folder / "metrics.json").read_text()).get("arguments")  # older runs did not note them
+    if arguments not in (None, dataclasses.asdict(args)):
+        raise ValueError(f"`{folder}` holds a finished run of other settings: choose another folder.")
+    if lacking := [split for split in predict if not (folder / f"predictions_{split}.csv").is_file()]:
+        raise ValueError(f"`{folder}` holds a finished run without predictions of {lacking[0]}: choose another.")
+
+
 def _finish(run: _Run, predict: Sequence[str], seconds: float) -> dict[str, float]:
     labels, folder = run.labels, run.folder
     train_labels = np.asarray(run.splits["train"].select_columns(["labels"]).with_format("numpy")["labels"])
     learnable = with_both_classes(train_labels)
-    metrics = {
-        "data": {"unlearnable_labels": [name for name, known in zip(labels, learnable, strict=True) if not known]}
-    }
+    unlearnable = [name for name, known in zip(labels, learnable, strict=True) if not known]
+    metrics = {"data": {"unlearnable_labels": unlearnable}, "arguments": dataclasses.asdict(run.args)}
     results = {"finetune_seconds": seconds, "num_parameters": sum(p.numel() for p in run.network.parameters())}
     for split in dict.fromkeys(("validation", *predict)):
         output, _ = run.predict(split)

@@ -14,7 +14,7 @@ from unittest import mock
 from ecg_hf import cli
 from ecg_hf.command import RUNS, dataclass_parser
 from ecg_hf.help import TEXTS, WIDTH
-from ecg_hf.post_training.run import TaskArguments
+from ecg_hf.post_training.data import OF_TRAINING, TaskArguments
 from ecg_hf.pretraining.run import RecordArguments
 from ecg_hf.runs.arguments import ModelArguments
 
@@ -88,7 +88,7 @@ def _of_dataclasses(name: str) -> str:
         parts += _groups_of_run(name)
         parts.append(f"`ecg-hf {name} --help-all` also lists the other flags of transformers' TrainingArguments.")
     else:
-        parts += [_group([kind], _own_fields(kind), _title_of(kind)) for kind in KINDS[name]()]
+        parts += [_group([kind], _own_fields(kind) - set(OF_TRAINING), _title_of(kind)) for kind in KINDS[name]()]
     return "\n\n".join(parts) + "\n"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ptbxl.labels import task_labels
-from .families import Conversion, Family, count, has_any, head_dim, section, shape, without_prefix
+from .families import Conversion, Family, count, has_any, head_dim, resolve_heads, section, shape, without_prefix
 from .reading import Checkpoint
 
 RULES = {
@@ -56,9 +56,7 @@ def convert(checkpoint: Checkpoint, num_attention_heads: int | None) -> Conversi
     tensors = _encoder(checkpoint, bool(evaluation))
     width, num_leads, patch_size = shape(tensors, "patch_embed.proj.weight")
     lead_names = _lead_names(settings["channels"], num_leads)
-    heads = num_attention_heads if num_attention_heads is not None else settings.get("num_heads")
-    if heads is None:
-        raise ValueError("the file's `config` lacks `num_heads`: give `num_attention_heads`.")
+    heads = resolve_heads(num_attention_heads, settings.get("num_heads"), None, f"width {width}")
     head_dim(width, heads)
     rate, num_samples = settings["sampling_frequency"], settings["channel_size"]
     num_positions = num_samples // patch_size

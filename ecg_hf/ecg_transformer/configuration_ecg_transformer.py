@@ -132,18 +132,27 @@ class ECGTransformerConfig(PreTrainedConfig):
         position_conv_kernel_size, position_conv_groups (`int`, default to 128 and 16): Of the convolution.
         position_conv_reads_padding (`bool`, defaults to `False`):
             Whether padded tokens are set to zero only after the position convolution.
+        hidden_size (`int`, defaults to 192): Channels of a token.
+        num_hidden_layers (`int`, defaults to 12): Number of blocks.
+        num_attention_heads (`int`, defaults to 3): Attention heads of a block.
         head_dim (`int`, *optional*, defaults to `hidden_size / num_attention_heads`): Channels of one head.
+        intermediate_size (`int`, defaults to 768): Channels within the MLP of a block.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of the MLP, and of `conv_layers`.
         use_bias, qkv_bias (`bool`, default to `True`):
             Whether linear layers and norms have biases, and query, key and value.
         norm_bias (`bool`, *optional*, defaults to `use_bias`): Whether the norms have biases, if different.
         norm_first (`bool`, defaults to `True`):
             Pre-norm (norms before attention and MLP, and one after the last block) or post-norm (norms after attention
             and MLP, and one before the first block).
+        layer_norm_eps (`float`, defaults to 1e-6): Added to the variance by the norms.
         layer_scale_init_value (`float`, defaults to 0.0):
             Initial value of the layer scale of the residual branches; 0 for no layer scale.
         attention_pattern (`str`, defaults to `"full"`):
             The tokens to which a token attends: all (`"full"`), or those of the same lead or the same time
             (`"same_lead_or_time"`).
+        initializer_range (`float`, defaults to 0.02): Standard deviation of random weights.
+        hidden_dropout_prob, attention_probs_dropout_prob (`float`, default to 0.0):
+            Dropout in training: of tokens and branches, and of attention weights.
         drop_path_rate (`float`, defaults to 0.0):
             Stochastic depth in training: the rate of the last block, increasing linearly from 0 at the first.
         pooling (`str`, defaults to `"cls"`):

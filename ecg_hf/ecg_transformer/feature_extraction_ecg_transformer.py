@@ -133,7 +133,7 @@ class ECGTransformerFeatureExtractor(FeatureExtractionMixin):
         steps: Sequence[str] = ("leads", "resample", "bandpass", "windows", "normalize"),
         **kwargs,
     ):
-        # Files written before version 0.2 use the former name of this field.
+        # Older files have the former name of this field.
         if "float16" in kwargs:
             round_to_float16 = kwargs.pop("float16")
         # Entries of a saved file that are not fields.

@@ -74,7 +74,7 @@ _TOKEN_PARAMETERS = (
 @dataclass
 class ECGTransformerClassifierOutput(ModelOutput):
     """
-    loss (`torch.FloatTensor` of shape `(1,)`): mean over the known labels, if `labels` were given.
+    loss (`torch.FloatTensor` of shape `()`): mean over the known labels, if `labels` were given.
     logits (`torch.FloatTensor` of shape `(batch, num_labels)`):
         Of each window, before temperature scaling: one of each label or class, or the values of a regression.
     last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`).
@@ -92,9 +92,9 @@ class ECGTransformerClassifierOutput(ModelOutput):
 @dataclass
 class ECGTransformerForPreTrainingOutput(ModelOutput):
     """
-    loss (`torch.FloatTensor` of shape `(1,)`): contrastive, over the crops of all processes, with `record_ids`.
-    accuracy (`torch.FloatTensor` of shape `(1,)`): fraction of crops whose nearest other crop is of the same record.
-    feature_std (`torch.FloatTensor` of shape `(1,)`):
+    loss (`torch.FloatTensor` of shape `()`): contrastive, over the crops of all processes, with `record_ids`.
+    accuracy (`torch.FloatTensor` of shape `()`): fraction of crops whose nearest other crop is of the same record.
+    feature_std (`torch.FloatTensor` of shape `()`):
         Root mean square distance of the projected crops, which have unit norm, from their mean: 1 if they are spread
         over the complete sphere, 0 if all are equal. Without `record_ids`, of the pooled features, scaled likewise.
     pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): of the crops of this process.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..ptbxl.table import FOLDS
 from ..runs.arguments import check_at_least, check_numbers
 
+_TARGETS = ("target_sensitivity", "target_specificity")
 # What has a place only in the report.
-_OF_REPORT = ("subgroup_columns", "robustness", "fit_temperature")
+_OF_REPORT = ("subgroup_columns", "robustness", "fit_temperature", *_TARGETS)
 
 
 @dataclass
@@ -59,15 +62,23 @@ class EvaluationArguments:
         check_choice("split", self.split, FOLDS)
         check_at_least("num_bootstrap_resamples", self.num_bootstrap_resamples, 2)
         check_at_least("robustness_max_records", self.robustness_max_records, 1)
-        for name in ("target_sensitivity", "target_specificity"):
+        for name in _TARGETS:
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
-        if not self.report and (given := [name for name in _OF_REPORT if getattr(self, name)]):
+        if not self.report and (given := self._given(_OF_REPORT)):
             raise ValueError(f"`--{given[0]}` is for the report: leave `--report false` out.")
         if self.update_model and not self.fit_temperature:
             raise ValueError("`--update_model` writes what `--fit_temperature` finds: give both.")
         if self.robustness_max_records is not None and not self.robustness:
             raise ValueError("`--robustness_max_records` is for `--robustness`: give both.")
+
+    def given_targets(self) -> list[str]:
+        """The rates that thresholds shall reach, where they are not as by default."""
+        return self._given(_TARGETS)
+
+    def _given(self, names: Sequence[str]) -> list[str]:
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        return [name for name in names if getattr(self, name) != defaults[name]]
 
 
 __all__ = ["EvaluationArguments"]

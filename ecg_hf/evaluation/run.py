@@ -98,6 +98,11 @@ def _load_model(path: str, data_args: TaskArguments) -> ECGTransformerForMultiLa
 def _check_kind(args: EvaluationArguments, problem_type: str) -> None:
     if args.fit_temperature and problem_type == REGRESSION:
         raise ValueError("`--fit_temperature` is for probabilities; the checkpoint predicts numbers: leave it out.")
+    if problem_type != MULTI_LABEL and (given := args.given_targets()):
+        raise ValueError(
+            f"`--{given[0]}` is for the thresholds of several labels; the checkpoint predicts "
+            f"{'numbers' if problem_type == REGRESSION else 'one class'}, without thresholds: leave it out."
+        )
 
 
 def _load_records(
@@ -114,9 +119,10 @@ def _load_records(
     validation = splits.get("validation") if args.report and config.problem_type != REGRESSION else None
     if validation is not None and not len(validation):
         validation = None
-    if args.fit_temperature and validation is None:
+    chosen = ["fit_temperature"] * args.fit_temperature + args.given_targets()
+    if chosen and validation is None:
         raise ValueError(
-            "`--fit_temperature` needs validation records: give a table with some, by `--split_column`, "
+            f"`--{chosen[0]}` needs validation records: give a table with some, by `--split_column`, "
             "`--validation_table` or `--split_fractions`."
         )
     if args.split != "train":

@@ -141,7 +141,7 @@ class PostTrainingArguments(RunArguments):
         },
     )
     num_bootstrap_resamples: int = field(
-        default=1000, metadata={"help": "Resamples of the confidence intervals of the test metrics."}
+        default=1000, metadata={"help": "Resamples of the confidence intervals of validation and test metrics."}
     )
 
     push_to_hub: bool = field(
@@ -198,6 +198,7 @@ class PostTrainingArguments(RunArguments):
         super().__post_init__()
         self._check_lora()
         self._check_soft_targets()
+        self._warn_of_absent_stages()
         if isinstance(self.resume_from_checkpoint, str):
             raise ValueError(
                 f"`resume_from_checkpoint` is true or false, got `{self.resume_from_checkpoint}`: a run is resumed in "
@@ -242,9 +243,26 @@ class PostTrainingArguments(RunArguments):
                 f"{', '.join(self.stages) or 'none'}."
             )
 
+    def _changed(self) -> list[str]:
+        """The fields that are not as by default."""
+        return [item.name for item in dataclasses.fields(self) if getattr(self, item.name) != item.default]
+
+    def _warn_of_absent_stages(self) -> None:
+        """Of settings of a stage that the run has not: of a whole recipe, which may be carried out in part."""
+        if self.stages == ["probe"]:
+            absent, names = "fine-tuning", ("learning_rate", "num_train_epochs", "layer_decay", "drop_path_rate")
+        elif "probe" not in self.stages:
+            absent, names = "the probe", ("probe_learning_rate", "probe_weight_decay", "probe_train_batch_size")
+        else:
+            return
+        if given := [f"`{name}`" for name in names if name in self._changed()]:
+            logger.warning(
+                f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for {absent}, which is not among `stages` "
+                f"({', '.join(self.stages)}): without effect."
+            )
+
     def _check_lora(self) -> None:
-        defaults = {item.name: item.default for item in dataclasses.fields(self)}
-        given = [name for name in defaults if name.startswith("lora_") and getattr(self, name) != defaults[name]]
+        given = [name for name in self._changed() if name.startswith("lora_")]
         if "lora" not in self.stages:
             if given:
                 raise ValueError(f"`{given[0]}` is for the stage `lora`, which is not among `stages`: add it there.")
@@ -265,7 +283,7 @@ class PostTrainingArguments(RunArguments):
                     f"`{name}` cannot ask for `use_reentrant` with the stage `lora`: adapters in blocks whose input "
                     "has no gradient would not learn. Leave it out."
                 )
-        if self.learning_rate != defaults["learning_rate"]:
+        if "learning_rate" in self._changed():
             logger.warning(
                 f"`learning_rate` {self.learning_rate:g} is that of fine-tuning, which is not among `stages`: the "
                 f"stage `lora` learns at `lora_learning_rate` {self.lora_learning_rate:g}."

@@ -344,14 +344,18 @@ def _patient_numbers(dataset: datasets.Dataset) -> np.ndarray:
     return np.array([numbers.get(cell, len(known) + row) for row, cell in enumerate(cells)])
 
 
+OF_TRAINING = ("train_fraction", "max_train_records", "evaluate_test")
+"""Fields of [`TaskArguments`] without a meaning where a checkpoint is judged."""
+
+
 def refuse_flags_of_training(data_args: TaskArguments) -> None:
     """`ValueError` where a checkpoint is judged, and a flag says which records it would learn from, or leaves the test
     out."""
-    names = ("train_fraction", "max_train_records", "evaluate_test")
-    refuse_given(data_args, names, "is for training: leave it out")
+    refuse_given(data_args, OF_TRAINING, "is for training: leave it out")
 
 
 __all__ = [
+    "OF_TRAINING",
     "TaskArguments",
     "check_splits",
     "data_folder",

@@ -81,8 +81,9 @@ def load_model(
         model.replace_head(id2label, names, problem_type)
     elif (sorted(model.config.labels), model.config.problem_type) != (sorted(labels), problem_type):
         logger.warning(
-            f"`{model_args.model_name_or_path}` was trained for other labels "
-            f"({', '.join(model.config.labels[:5])}, ...) than the records have: a new head is put on it."
+            f"`{model_args.model_name_or_path}` was trained for other labels or another kind of label "
+            f"({', '.join(model.config.labels[:5])}, ...; {model.config.problem_type}) than the records have: a new "
+            "head is put on it."
         )
         model.replace_head(id2label, names, problem_type)
     return model, feature_extractor

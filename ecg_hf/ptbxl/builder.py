@@ -176,9 +176,12 @@ def load_ptbxl(
 ) -> datasets.DatasetDict:
     """PTB-XL for one task: ``train`` (folds 1 to 8), ``validation`` (fold 9) and ``test`` (fold 10).
 
-    Records without any statement of the task's kind are excluded, as in the PTB-XL benchmark. The columns are those of
-    PTB-XL's table, unchanged, and
+    Records without any statement of the task's kind are excluded, as in the PTB-XL benchmark. The columns are
 
+    - of PTB-XL's table, as it has them: ``ecg_id``, ``patient_id``, ``age`` (years), ``sex`` (0 male, 1 female),
+      ``height`` (cm), ``weight`` (kg), ``nurse``, ``site``, ``device``, ``recording_date``, ``report``,
+      ``strat_fold`` and ``filename``, the path of the rate that is read;
+    - ``sampling_rate`` (Hz) and ``lead_names`` of the record;
     - ``scp_codes``: a list of ``{"code", "likelihood"}``, likelihood in percent;
     - ``signal``: int16 in µV, flat and lead-major; ``signal.reshape(12, -1)`` has the leads ``lead_names``;
     - ``labels``: float32 multi-hot, in the order of `task_labels(task)`.
