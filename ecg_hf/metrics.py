@@ -110,6 +110,10 @@ def weighted_auroc_and_auprc(labels, scores, weights) -> tuple[np.ndarray, np.nd
         raise ValueError(f"`weights` must have shape (weightings, {len(labels)}), got {weights.shape}.")
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError("`weights` must be finite and non-negative.")
+    if (weights != np.rint(weights)).any():
+        # Their sums are rounded, and would depend on the order of records with equal scores.
+        order = np.lexsort(weights)
+        labels, scores, weights = labels[order], scores[order], weights[:, order]
     return _auroc_and_auprc(_rank_labels(labels, scores), weights)
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import tarfile
 import time
@@ -549,16 +550,23 @@ def test_heads_that_nobody_says_are_an_error_and_the_argument_wins(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("file", "key"),
+    ("file", "key", "place", "wrapper"),
     [
-        ("ecg_fm/checkpoint_finetuned.pt", "model"),
-        ("st_mem/checkpoint_finetuned.pth", "model"),
-        ("hubert_ecg/checkpoint_finetune_linear.pt", "model_state_dict"),
+        ("ecg_fm/checkpoint_finetuned.pt", "model", r"^", "module._orig_mod."),
+        ("st_mem/checkpoint_finetuned.pth", "model", r"(?<=block\d\.)", "_orig_mod."),
+        (
+            "hubert_ecg/checkpoint_finetune_linear.pt",
+            "model_state_dict",
+            r"^|(?<=layers\.\d\.)",
+            "_fsdp_wrapped_module._checkpoint_wrapped_module.",
+        ),
     ],
 )
-def test_names_with_the_prefixes_of_training_wrappers_convert(file, key, tmp_path):
+def test_names_with_what_training_wrappers_put_into_them_convert(file, key, place, wrapper, tmp_path):
     content = torch.load(checkpoint(file), weights_only=True)
-    content[key] = {f"module._orig_mod.{name}": tensor for name, tensor in content[key].items()}
+    names = list(content[key])
+    content[key] = {re.sub(place, wrapper, name): tensor for name, tensor in content[key].items()}
+    assert list(content[key]) != names
     torch.save(content, tmp_path / "wrapped.pt")
     values = CUT.tensors(file.split("/")[0])["input"].view(1, 12, -1)
     wrapped, _ = convert_checkpoint(tmp_path / "wrapped.pt")

@@ -62,7 +62,7 @@ def folder(simulated_folder, tmp_path_factory):
             shutil.copy(simulated_folder / name, folder)
     table = pd.read_csv(simulated_folder / "ptbxl_database.csv", dtype=str, keep_default_na=False)
     table["age"] = [("300", "59.0", "", "60.0")[row % 4] for row in range(len(table))]
-    table["baseline_drift"] = [(" , V1", "")[row % 2] for row in range(len(table))]
+    table["baseline_drift"] = [(" , V1", "", " , V1", "NA")[row % 4] for row in range(len(table))]
     table["site"] = [("0.0", "1.0")[row == 3] for row in range(len(table))]
     table.to_csv(folder / "ptbxl_database.csv", index=False)
     return folder

@@ -273,6 +273,10 @@ def test_weighted_areas_take_any_real_weight():
     np.testing.assert_allclose(
         auprc[0], reference(average_precision_score, labels, scores, weights), rtol=0, atol=1e-10
     )
+    for seed in range(5):  # equal scores, whose weights do not add up exactly
+        order = np.random.default_rng(seed).permutation(len(labels))
+        reordered = weighted_auroc_and_auprc(labels[order], scores[order], weights[None, order])
+        np.testing.assert_array_equal(reordered, (auroc, auprc))
 
 
 @pytest.mark.parametrize(

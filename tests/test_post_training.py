@@ -782,6 +782,10 @@ def test_a_model_within_another_is_refused(simulated_splits, tmp_path):
         make_trainer(simulated_splits, tmp_path / "run", model=model)
     with pytest.raises(ValueError, match="the ECG Transformer itself, got DataParallel: .*`torch_compile`"):
         make_trainer(simulated_splits, tmp_path / "run", model=torch.nn.DataParallel(small_model()))
+    model = small_model()
+    model.ecg_transformer = torch.compile(model.ecg_transformer)
+    with pytest.raises(ValueError, match="has wrapped its part `ecg_transformer`.*`torch_compile`"):
+        make_trainer(simulated_splits, tmp_path / "run", model=model)
     assert not (tmp_path / "run").exists()
 
 

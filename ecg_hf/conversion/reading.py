@@ -25,8 +25,9 @@ _DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionEr
 # Sentences of torch that tell how to load a file that may execute anything.
 _ADVICE = re.compile(r"weights_only|safe_globals|torch\.load|torch\.jit|trust|weights only", re.IGNORECASE)
 
-# Prefixes that training wrappers add to every name.
-_WRAPPERS = ("module.", "_orig_mod.")
+# What training wrappers put into names: of the whole model before every one, of a part before those of the part.
+_OF_PARTS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_OF_ALL = "module."
 
 
 class InertObject:
@@ -68,7 +69,7 @@ class Checkpoint:
     sha256: str
     """Of the file with the weights."""
     tensors: dict[str, torch.Tensor]
-    """The state dict, without the prefixes of training wrappers."""
+    """The state dict, without what training wrappers put into its names."""
     content: dict = field(default_factory=dict)
     """All other top-level entries, with objects as dictionaries."""
 
@@ -175,9 +176,11 @@ def _is_state_dict(value) -> bool:
 
 
 def _without_wrappers(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in tensors):
-            return _without_wrappers({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})
+    found = {_OF_PARTS.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(found) == len(tensors):  # else one weight is there twice, and it is not known which counts
+        tensors = found
+    while all(name.startswith(_OF_ALL) for name in tensors):
+        tensors = {name.removeprefix(_OF_ALL): tensor for name, tensor in tensors.items()}
     return tensors
 
 

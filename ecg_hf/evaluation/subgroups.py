@@ -76,7 +76,7 @@ def _cells_of_ptbxl(dataset: datasets.Dataset, data_args: TaskArguments, columns
     )
     rows = table.set_index(table["ecg_id"].astype(float).astype(int)).loc[list(dataset["ecg_id"])]
     return {
-        name: ["affected" if cell.strip() else "not affected" for cell in rows[name]]
+        name: ["not affected" if is_empty(cell) else "affected" for cell in rows[name]]
         if name in QUALITY_COLUMNS
         else rows[name].tolist()
         for name in columns

@@ -28,6 +28,9 @@ FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
 SAMPLING_RATES = tuple(FILENAME_COLUMNS)
 """The sampling rates of PTB-XL's records in Hz."""
 
+NOTHING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "NULL", "null"}
+"""How R, pandas and databases write into a cell that there is nothing. Not `None`, which may be a class."""
+
 _WHOLE_NUMBER = re.compile(r"[-+]?[0-9]{1,18}")
 
 _BYTES_PER_BLOCK = 2**16
@@ -185,10 +188,11 @@ def _parse_column(cells: pa.RecordBatch, name: str) -> list[Any]:
     _, parse, is_required = _COLUMNS[name]
     values = []
     for ecg_id, cell in zip(cells["ecg_id"].to_pylist(), cells[name].to_pylist(), strict=True):
+        is_empty = cell.strip() in NOTHING
         try:
-            if is_required and not cell.strip():
+            if is_required and is_empty:
                 raise ValueError("it must not be empty.")
-            values.append(parse(cell) if cell.strip() else None)
+            values.append(None if is_empty else parse(cell))
         except (SyntaxError, TypeError, ValueError) as error:
             raise ValueError(f"`{name}` of ecg_id {ecg_id or '?'} is {cell!r}: {error}") from error
     return values
@@ -197,6 +201,7 @@ def _parse_column(cells: pa.RecordBatch, name: str) -> list[Any]:
 __all__ = [
     "FILENAME_COLUMNS",
     "FOLDS",
+    "NOTHING",
     "SAMPLING_RATES",
     "TABLE_NAME",
     "check_sampling_rate",

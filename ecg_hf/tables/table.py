@@ -23,6 +23,7 @@ import pyarrow.parquet
 
 from ..arrow import texts_of
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
+from ..ptbxl.table import NOTHING
 from ..readers.channels import Said, canonical_lead, microvolts_of
 from ..readers.checks import marks_thousands
 from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Rows, Same, Source
@@ -300,9 +301,6 @@ def _header(path: Path, head: Head) -> list[str]:
 
 # ---- Cells ----
 
-# How R, pandas and databases write that there is nothing. Not `None`, which may be a class.
-_NOTHING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "NULL", "null"}
-
 
 def is_empty(cell: object) -> bool:
     """Whether a cell is null, NaN, blank, or the text by which programs write that (`NA`)."""
@@ -310,7 +308,7 @@ def is_empty(cell: object) -> bool:
         return True
     if isinstance(cell, float):
         return cell != cell
-    return isinstance(cell, str) and cell.strip() in _NOTHING
+    return isinstance(cell, str) and cell.strip() in NOTHING
 
 
 def is_list(cell: object) -> bool:
