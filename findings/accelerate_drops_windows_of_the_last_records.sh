@@ -11,8 +11,8 @@
 #
 # What happens: of the last batch as many rows are kept as it has records, whatever the rows are. Of 232 records with 10
 # windows each 23 are left, and of a 24th two windows: 208 of 1,000 records take no part in the evaluation, always the
-# last ones, without a warning. Where they are those of a second hospital, the sensitivity is another. So does the sum
-# of positives for each label: it is cut to as many labels as the last batch has records. `gather` gives all rows, and
+# last ones, without a warning. Where they are those of a second hospital, the sensitivity is another. The sum of
+# positives of each label is cut to as many labels as the last batch has records. `gather` gives all rows, and
 # so do windows that stay a dimension of their own, one row for each record.
 #
 # Output seen:

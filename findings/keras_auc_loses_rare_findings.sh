@@ -15,11 +15,11 @@
 # `F1Score` with its default threshold takes the highest finding of each record for its only one.
 #
 # Output seen:
-#     prevalence 0.3    AUROC scikit-learn 0.922  keras 0.922, of probabilities times 10 0.797  sensitivity at .9: 0.77, keras 0.76
-#     prevalence 0.03   AUROC scikit-learn 0.919  keras 0.915, of probabilities times 10 0.911  sensitivity at .9: 0.76, keras 0.74
-#     prevalence 0.01   AUROC scikit-learn 0.920  keras 0.905, of probabilities times 10 0.919  sensitivity at .9: 0.76, keras 0.73
-#     prevalence 0.003  AUROC scikit-learn 0.917  keras 0.848, of probabilities times 10 0.913  sensitivity at .9: 0.75, keras 0.62
-#     prevalence 0.001  AUROC scikit-learn 0.934  keras 0.778, of probabilities times 10 0.931  sensitivity at .9: 0.80, keras 0.58
+#     share 0.3    AUROC sklearn 0.922  keras 0.922, times 10 0.797  sensitivity at .9: 0.77, keras 0.76
+#     share 0.03   AUROC sklearn 0.919  keras 0.915, times 10 0.911  sensitivity at .9: 0.76, keras 0.74
+#     share 0.01   AUROC sklearn 0.920  keras 0.905, times 10 0.919  sensitivity at .9: 0.76, keras 0.73
+#     share 0.003  AUROC sklearn 0.917  keras 0.848, times 10 0.913  sensitivity at .9: 0.75, keras 0.62
+#     share 0.001  AUROC sklearn 0.934  keras 0.778, times 10 0.931  sensitivity at .9: 0.80, keras 0.58
 #     3 of 4 findings occur: macro AUROC of the three 0.980, keras 0.735
 #     macro F1 at .5: 0.883, keras 0.669; warnings: 0
 #     Keras loses rare findings: still so
@@ -66,8 +66,8 @@ with warnings.catch_warnings(record=True) as caught:
         times_ten = float(value(keras.metrics.AUC(), has, np.minimum(probability * 10, 1)))
         at_90 = float(value(keras.metrics.SensitivityAtSpecificity(0.9), has, probability))
         rows.append((exact, seen, times_ten, sensitivity, at_90))
-        print(f"prevalence {prevalence:<5}  AUROC scikit-learn {exact:.3f}", end="")
-        print(f"  keras {seen:.3f}, of probabilities times 10 {times_ten:.3f}  ", end="")
+        print(f"share {prevalence:<5}  AUROC sklearn {exact:.3f}", end="")
+        print(f"  keras {seen:.3f}, times 10 {times_ten:.3f}  ", end="")
         print(f"sensitivity at .9: {sensitivity:.2f}, keras {at_90:.2f}")
     truth = (draw.random((1000, 4)) < (0.3, 0.3, 0.3, 0)).astype("float32")
     probability = expit(3 * truth - 1.5 + draw.normal(size=truth.shape)).astype("float32")
