@@ -12,8 +12,9 @@
 # What happens: in evaluation each layer of torch takes its fast path, which reads the weights and calls none of the
 # linear layers, so that the adapters of `linear1` and `linear2` are skipped; with `self_attn` besides all are. The
 # outputs are those of before training, gradients or not. With `out_proj`, which "all-linear" holds, the adapter of the
-# attention takes no part in training either and never leaves its first values, which are zero. There is no warning. The loss of training falls, and the validation stays where it was: whoever stops early by
-# it stops at once. `torch.backends.mha.set_fastpath_enabled(False)` brings the adapters back, `out_proj` excepted.
+# attention takes no part in training either and never leaves its first values, which are zero. There is no warning. The
+# loss of training falls, and the validation stays where it was: whoever stops early by it stops at once.
+# `torch.backends.mha.set_fastpath_enabled(False)` brings the adapters back, `out_proj` excepted.
 #
 # Output seen:
 #     linear1, linear2: loss of training 0.02, adapters still 0: 0; right before 0.65
