@@ -75,3 +75,14 @@ def test_outside_of_training_all_windows_are_evaluated(simulated_splits, tmp_pat
     assert torch.equal(
         next(iter(trainer.get_feature_dataloader(trainer.eval_dataset)))["window_mask"], batch["window_mask"]
     )
+
+
+def test_each_record_has_its_row_where_the_last_batch_is_not_full(simulated_splits, tmp_path):
+    records = simulated_splits["validation"].select(range(11))
+    trainer = make_trainer(simulated_splits, tmp_path, per_device_eval_batch_size=4)
+    logits = trainer.predict(records).predictions
+    windows = EvaluationWindows(records, small_extractor())
+    batch = windows.__getitems__(range(len(windows)))
+    assert len(logits) == 11 and batch["input_values"].shape[1] > 1
+    _, (at_once, _), _ = trainer.prediction_step(trainer.model.eval(), batch, False)
+    assert torch.allclose(torch.as_tensor(logits), at_once, atol=1e-5)
