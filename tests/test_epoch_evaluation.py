@@ -79,10 +79,8 @@ def test_outside_of_training_all_windows_are_evaluated(simulated_splits, tmp_pat
 
 def test_each_record_has_its_row_where_the_last_batch_is_not_full(simulated_splits, tmp_path):
     records = simulated_splits["validation"].select(range(11))
-    trainer = make_trainer(simulated_splits, tmp_path, per_device_eval_batch_size=4)
-    logits = trainer.predict(records).predictions
-    windows = EvaluationWindows(records, small_extractor())
-    batch = windows.__getitems__(range(len(windows)))
-    assert len(logits) == 11 and batch["input_values"].shape[1] > 1
-    _, (at_once, _), _ = trainer.prediction_step(trainer.model.eval(), batch, False)
-    assert torch.allclose(torch.as_tensor(logits), at_once, atol=1e-5)
+    in_parts = make_trainer(simulated_splits, tmp_path / "parts", per_device_eval_batch_size=4).predict(records)
+    at_once = make_trainer(simulated_splits, tmp_path / "once", per_device_eval_batch_size=11).predict(records)
+    assert in_parts.predictions.shape == (11, 5)
+    assert in_parts.predictions == pytest.approx(at_once.predictions, abs=1e-5)
+    assert in_parts.metrics["test_loss"] == pytest.approx(at_once.metrics["test_loss"], rel=1e-5)
