@@ -99,12 +99,15 @@ def test_records_of_the_test_folds_are_refused_wherever_they_are_found(simulated
 
 @pytest.mark.parametrize("kind", ["below", "table", "challenge", "signals alone"])
 def test_the_card_says_that_the_test_folds_were_seen_or_that_it_is_not_known(
-    simulated_folder, simulated_splits, copies, tmp_path, kind
+    simulated_folder, simulated_splits, copies, tmp_path, kind, caplog
 ):
     given = places(kind, simulated_folder, copies, tmp_path)
     quick = {"max_steps": 1, "per_device_train_batch_size": 8, "probe_every": 0}
     asked = {**given, **quick, "allow_test_folds": "true"}
+    if kind == "signals alone":
+        asked["probe_every"] = 1
     run_cli(None, tmp_path / "cache", tmp_path / "run", **asked)
+    assert ("`probe_every` is without effect: the probe reads PTB-XL's" in caplog.text) == (kind == "signals alone")
     provenance = AutoModel.from_pretrained(tmp_path / "run").config.provenance
     known = {9, 10} <= set(provenance["ptbxl_folds"])
     assert known == (kind != "signals alone")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import importlib.util
 import pathlib
 from dataclasses import dataclass, field
@@ -243,10 +242,6 @@ class PostTrainingArguments(RunArguments):
                 f"{', '.join(self.stages) or 'none'}."
             )
 
-    def _changed(self) -> list[str]:
-        """The fields that are not as by default."""
-        return [item.name for item in dataclasses.fields(self) if getattr(self, item.name) != item.default]
-
     def _warn_of_absent_stages(self) -> None:
         """Of settings of a stage that the run has not: of a whole recipe, which may be carried out in part."""
         if self.stages == ["probe"]:
@@ -255,14 +250,14 @@ class PostTrainingArguments(RunArguments):
             absent, names = "the probe", ("probe_learning_rate", "probe_weight_decay", "probe_train_batch_size")
         else:
             return
-        if given := [f"`{name}`" for name in names if name in self._changed()]:
+        if given := [f"`{name}`" for name in names if name in self.changed()]:
             logger.warning(
                 f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for {absent}, which is not among `stages` "
                 f"({', '.join(self.stages)}): without effect."
             )
 
     def _check_lora(self) -> None:
-        given = [name for name in self._changed() if name.startswith("lora_")]
+        given = [name for name in self.changed() if name.startswith("lora_")]
         if "lora" not in self.stages:
             if given:
                 raise ValueError(f"`{given[0]}` is for the stage `lora`, which is not among `stages`: add it there.")
@@ -283,7 +278,7 @@ class PostTrainingArguments(RunArguments):
                     f"`{name}` cannot ask for `use_reentrant` with the stage `lora`: adapters in blocks whose input "
                     "has no gradient would not learn. Leave it out."
                 )
-        if "learning_rate" in self._changed():
+        if "learning_rate" in self.changed():
             logger.warning(
                 f"`learning_rate` {self.learning_rate:g} is that of fine-tuning, which is not among `stages`: the "
                 f"stage `lora` learns at `lora_learning_rate` {self.lora_learning_rate:g}."

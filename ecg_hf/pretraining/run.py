@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,8 @@ from .records import RecordFiles, folder_files, load_records, ptbxl_files, table
 from .trainer import OWN_RECORDS, PreTrainer
 
 _STATED_BY_SHARDS = ("table", "record_column", "patient_column", "sampling_rate", "units", "max_skipped", "num_proc")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -266,7 +269,14 @@ def _probe_splits(
 ) -> tuple[datasets.Dataset, datasets.Dataset] | None:
     """Labelled records of PTB-XL to fit the probe on, and those of `args.probe_fold` to judge it on."""
     folder = record_args.probe_data_dir or (record_args.data_dir if record_args.reads_ptbxl else None)
-    if folder is None or not args.probe_every:
+    if not args.probe_every:
+        return None
+    if folder is None:
+        if given := [name for name in args.changed() if name.startswith("probe_")]:
+            logger.warning(
+                f"`{given[0]}` is without effect: the probe reads PTB-XL's labels. Give its folder as "
+                "`--probe_data_dir`."
+            )
         return None
     task_labels(args.probe_task)  # an unknown task fails before the records are read
     train = _labelled(record_args, folder, FOLDS["train"], args.probe_task)

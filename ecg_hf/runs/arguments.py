@@ -171,6 +171,10 @@ class RunArguments(TrainingArguments):
         _check_world_size(self)
         _warn_of_slow_bf16(self)
 
+    def changed(self) -> list[str]:
+        """The fields that are not as by default."""
+        return [item.name for item in dataclasses.fields(self) if getattr(self, item.name) != _default(item)]
+
     @property
     def peak_learning_rate(self) -> float:
         """Learning rate of the top layer when the schedule stands at its maximum."""
