@@ -16,7 +16,7 @@ from study_differences import compare
 from study_figures import draw_dynamics
 from study_grid import best_run, cells_of, groups_of, is_ready, known_runs, read_study
 from study_report import write_report
-from study_runs import ReusedLines, read_runs, weights
+from study_runs import ReusedLines, read_lines, read_runs, weights
 from study_verdicts import Setting
 from task_specific import TaskSpecificArguments, train_task_specific
 
@@ -289,9 +289,14 @@ def test_models_and_predictions_of_the_best_are_kept(studied):
         lines,
     )
     assert len(kept) == 5 and {best.name, best.with_seed(2).name} <= kept
-    (line,) = map(json.loads, (studied["folder"] / "results" / "differences.jsonl").read_text().splitlines())
+    line, tested = read_lines(studied["folder"] / "results" / "differences.jsonl")
     difference = lines[line["first"]]["eval_macro_auroc"] - lines[line["second"]]["eval_macro_auroc"]
     assert line["second"] == best.name and line["auroc"]["value"] == pytest.approx(difference, abs=5e-3)
+    entries = json.loads((studied["folder"] / "results" / "test.json").read_text())["runs"]
+    aurocs = {entry["name"]: entry["macro_auroc"]["value"] for entry in entries}
+    difference = aurocs[line["first"]] - aurocs[line["second"]]
+    assert (line["split"], tested["split"]) == ("validation", "test")
+    assert tested["second"] == best.name and tested["auroc"]["value"] == pytest.approx(difference, abs=5e-3)
 
 
 def test_only_the_test_reads_the_test_fold_and_only_once(studied, simulated_splits):

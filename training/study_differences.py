@@ -1,4 +1,4 @@
-"""Paired differences between post-training and plain fine-tuning on the same validation records, by patient.
+"""Paired differences between post-training and plain fine-tuning on the same records, by patient.
 
 Each pair is kept as a line of `differences.jsonl` in the output folder, so that it outlives the predictions.
 """
@@ -21,20 +21,25 @@ from ecg_hf.metrics import weighted_auroc_and_auprc
 
 DIFFERENCES_FILE = "differences.jsonl"
 NUM_HALVES = 1000
+VALIDATION = "validation"
 
 
 def write_differences(
-    output_dir: str | os.PathLike, work_dir: pathlib.Path, runs: Sequence[Run], lines: Mapping[str, dict]
+    output_dir: str | os.PathLike,
+    work_dir: pathlib.Path,
+    runs: Sequence[Run],
+    lines: Mapping[str, dict],
+    split: str = VALIDATION,
 ) -> None:
-    """Add the pairs at each method's own best rate whose predictions are kept and that have no line yet."""
+    """Add the pairs at each method's own best rate whose predictions are kept and that have no line of `split` yet."""
     path = pathlib.Path(output_dir) / DIFFERENCES_FILE
     drop_cut_line(path)
-    done = {(line["first"], line["second"]) for line in read_lines(path)}
+    done = {(line["first"], line["second"]) for line in read_lines(path) if line.get("split", VALIDATION) == split}
     for first, second in _pairs(runs, lines):
-        files = [kept_folder(work_dir, run) / PREDICTIONS for run in (first, second)]
+        files = [kept_folder(work_dir, run) / PREDICTIONS.format(split=split) for run in (first, second)]
         if (first.name, second.name) in done or not all(file.is_file() for file in files):
             continue
-        facts = {"task": first.task, "train_fraction": first.train_fraction, "seed": first.seed}
+        facts = {"task": first.task, "train_fraction": first.train_fraction, "seed": first.seed, "split": split}
         facts |= {BUDGET: first.setting.budget, "first": first.name, "second": second.name}
         append_line(path, {**facts, **compare(*map(load_predictions, files))})
 

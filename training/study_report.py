@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from study_differences import DIFFERENCES_FILE
+from study_differences import DIFFERENCES_FILE, VALIDATION
 from study_figures import draw_dynamics, draw_efficiency, draw_gains, save
 from study_grid import Run, cells_of, in_words, known_runs
 from study_runs import read_lines, read_runs
@@ -330,12 +330,12 @@ class Report:
             if line["task"] == task:
                 setting = Setting(task, line["train_fraction"], line["budget"])
                 cells = [_interval_in_words(line[metric], sign="+") for metric in METRIC_NAMES]
-                rows.append([_column(setting), str(line["seed"]), *cells])
+                rows.append([line.get("split", VALIDATION), _column(setting), str(line["seed"]), *cells])
         if not rows:
             return []
         text = f"\n### {task}: {POST_TRAIN} - {FINETUNE} on the same patients\n"
         note = "Own best rates, same seed, with 95 % intervals over patients; they do not contain other seeds.\n"
-        return [text, note, *_table(["share", "seed", *METRIC_NAMES.values()], rows)]
+        return [text, note, *_table(["fold", "share", "seed", *METRIC_NAMES.values()], rows)]
 
 
 def _reasons(verdict: Verdict) -> list[str]:

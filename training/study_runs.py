@@ -25,7 +25,7 @@ from ecg_hf.post_training.run import TaskArguments, post_train
 
 RUNS_FILE = "runs.jsonl"
 MODELS_FOLDER = "models"
-PREDICTIONS = "validation.npz"
+PREDICTIONS = "{split}.npz"
 _MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "model.pt", "all_results.json")
 _LINE = ("name", "task", "train_fraction", "method", "searched", "seed", "arguments")
 
@@ -187,7 +187,7 @@ def keep(run: Run, folder: pathlib.Path, work_dir: pathlib.Path, machine_args: M
             if (folder / name).is_file():
                 shutil.copy2(folder / name, unfinished / name)
         table = _validation_table(run, folder, machine_args)
-        save_predictions(unfinished / PREDICTIONS, table, patients_of(machine_args["data_dir"], table["ecg_id"]))
+        save_predictions(unfinished, "validation", table, machine_args["data_dir"])
 
 
 def _validation_table(run: Run, folder: pathlib.Path, machine_args: Mapping[str, Any]) -> pd.DataFrame:
@@ -228,11 +228,12 @@ def patients_of(data_dir: str | os.PathLike, ecg_ids: Sequence[int]) -> np.ndarr
     return table.set_index("ecg_id")["patient_id"].loc[list(ecg_ids)].to_numpy(dtype=np.int64)
 
 
-def save_predictions(path: pathlib.Path, table: pd.DataFrame, patients: np.ndarray) -> None:
+def save_predictions(folder: pathlib.Path, split: str, table: pd.DataFrame, data_dir: str | os.PathLike) -> None:
     """`logits` (records, labels) float16, `labels` (records, labels) int8, `ecg_ids` and `patients` (records,)."""
+    patients = patients_of(data_dir, table["ecg_id"])
     # The sigmoid in float64 is 1 from 37 on: its logit is cut off there, where float16 has steps of 1/32.
     scores = table.filter(regex="^prob_").to_numpy()
     logits = np.clip(logit(scores), -36, 36).astype(np.float16)
     labels = table.filter(regex="^true_").to_numpy().astype(np.int8)
-    with whole_file(path) as unfinished:
+    with whole_file(folder / PREDICTIONS.format(split=split)) as unfinished:
         np.savez_compressed(unfinished, logits=logits, labels=labels, ecg_ids=table["ecg_id"], patients=patients)

@@ -10,8 +10,10 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+from study_differences import write_differences
 from study_grid import POST_TRAIN, Run, best_run, groups_of
-from study_runs import evaluate_kept, kept_folder, train_with_test
+from study_runs import evaluate_kept, kept_folder, save_predictions, train_with_test
 
 from ecg_hf.files import json_text, write_atomic
 
@@ -56,6 +58,7 @@ def read_test_fold(study: Study) -> None:
         entry = {"name": run.name, "task": run.task, "method": run.label, "date": _today(), **_figures(study, run)}
         content["runs"].append(entry)
         write_atomic(path, json_text(content))
+        write_differences(study.output_dir, study.work_dir, study.runs, study.lines, "test")
 
 
 def _begun(path: pathlib.Path) -> dict[str, Any] | None:
@@ -98,6 +101,7 @@ def _figures(study: Study, run: Run) -> dict[str, Any]:
         model = study.model_of(run)
         results = json.loads((model / "all_results.json").read_text(encoding="utf-8"))
         metrics = evaluate_kept(run, model, folder, "test", study.machine_args, num_resamples=1000)
+        save_predictions(model, "test", pd.read_csv(folder / "predictions.csv"), study.machine_args["data_dir"])
     else:
         results, metrics = train_with_test(run, folder, study.machine_args)
     shutil.rmtree(folder)
