@@ -22,17 +22,17 @@ def check_model(model: torch.nn.Module, head: str, loader: str, trains: bool = T
             "`torch.compile` or another wrapper. The trainer compiles it with the argument `torch_compile`, and wraps "
             "it for several processes."
         )
+    if not hasattr(model, head):
+        raise ValueError(
+            f"`model` must be an ECG Transformer with a `{head}`, got {type(model).__name__}: load it by "
+            f"`{loader}.from_pretrained`."
+        )
     if compiled := [name for name, _ in model.named_modules() if name.split(".")[-1] == "_orig_mod"]:
         part = compiled[0].removesuffix("._orig_mod")
         raise ValueError(
             f"`model` must be the ECG Transformer itself, and `torch.compile` has wrapped its part `{part}`, whose "
             "weights would be saved under other names: give the model as it was before. The trainer compiles it with "
             "the argument `torch_compile`."
-        )
-    if not hasattr(model, head):
-        raise ValueError(
-            f"`model` must be an ECG Transformer with a `{head}`, got {type(model).__name__}: load it by "
-            f"`{loader}.from_pretrained`."
         )
     if trains and model.dtype in (torch.float16, torch.bfloat16):
         raise ValueError(
