@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..ptbxl.table import FOLDS
-from ..runs.arguments import check_at_least, check_numbers
+from ..runs.arguments import check_at_least, check_numbers, given_fields
 
 _TARGETS = ("target_sensitivity", "target_specificity")
 # What has a place only in the report.
@@ -65,7 +63,7 @@ class EvaluationArguments:
         for name in _TARGETS:
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
-        if not self.report and (given := self._given(_OF_REPORT)):
+        if not self.report and (given := given_fields(self, _OF_REPORT)):
             raise ValueError(f"`--{given[0]}` is for the report: leave `--report false` out.")
         if self.update_model and not self.fit_temperature:
             raise ValueError("`--update_model` writes what `--fit_temperature` finds: give both.")
@@ -74,11 +72,7 @@ class EvaluationArguments:
 
     def given_targets(self) -> list[str]:
         """The rates that thresholds shall reach, where they are not as by default."""
-        return self._given(_TARGETS)
-
-    def _given(self, names: Sequence[str]) -> list[str]:
-        defaults = {item.name: item.default for item in dataclasses.fields(self)}
-        return [name for name in names if getattr(self, name) != defaults[name]]
+        return given_fields(self, _TARGETS)
 
 
 __all__ = ["EvaluationArguments"]

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
 from ..ecg_transformer.configuration_ecg_transformer import WINDOW_AGGREGATIONS
-from ..runs.arguments import RunArguments, check_at_least, check_numbers
+from ..runs.arguments import RunArguments, check_at_least, check_numbers, given_fields
 
 logger = logging.get_logger(__name__)
 
@@ -250,14 +250,14 @@ class PostTrainingArguments(RunArguments):
             absent, names = "the probe", ("probe_learning_rate", "probe_weight_decay", "probe_train_batch_size")
         else:
             return
-        if given := [f"`{name}`" for name in names if name in self.changed()]:
+        if given := [f"`{name}`" for name in given_fields(self, names)]:
             logger.warning(
                 f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for {absent}, which is not among `stages` "
                 f"({', '.join(self.stages)}): without effect."
             )
 
     def _check_lora(self) -> None:
-        given = [name for name in self.changed() if name.startswith("lora_")]
+        given = [name for name in given_fields(self) if name.startswith("lora_")]
         if "lora" not in self.stages:
             if given:
                 raise ValueError(f"`{given[0]}` is for the stage `lora`, which is not among `stages`: add it there.")
@@ -278,7 +278,7 @@ class PostTrainingArguments(RunArguments):
                     f"`{name}` cannot ask for `use_reentrant` with the stage `lora`: adapters in blocks whose input "
                     "has no gradient would not learn. Leave it out."
                 )
-        if "learning_rate" in self.changed():
+        if given_fields(self, ["learning_rate"]):
             logger.warning(
                 f"`learning_rate` {self.learning_rate:g} is that of fine-tuning, which is not among `stages`: the "
                 f"stage `lora` learns at `lora_learning_rate` {self.lora_learning_rate:g}."

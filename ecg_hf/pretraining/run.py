@@ -24,6 +24,7 @@ from ..runs.arguments import (
     DataArguments,
     ModelArguments,
     check_streaming,
+    given_fields,
     recipe_of,
     refuse_given,
     shuffle_field,
@@ -272,7 +273,7 @@ def _probe_splits(
     if not args.probe_every:
         return None
     if folder is None:
-        if given := [name for name in args.changed() if name.startswith("probe_")]:
+        if given := [name for name in given_fields(args) if name.startswith("probe_")]:
             logger.warning(
                 f"`{given[0]}` is without effect: the probe reads PTB-XL's labels. Give its folder as "
                 "`--probe_data_dir`."

@@ -171,10 +171,6 @@ class RunArguments(TrainingArguments):
         _check_world_size(self)
         _warn_of_slow_bf16(self)
 
-    def changed(self) -> list[str]:
-        """The fields that are not as by default."""
-        return [item.name for item in dataclasses.fields(self) if getattr(self, item.name) != _default(item)]
-
     @property
     def peak_learning_rate(self) -> float:
         """Learning rate of the top layer when the schedule stands at its maximum."""
@@ -456,9 +452,8 @@ def shuffle_field() -> int:
 def check_streaming(args: DataArguments, stated: Sequence[str]) -> None:
     """`ValueError` for what shards state themselves, by the names of the fields, and without their place."""
     check_at_least("shuffle_shards", args.shuffle_shards, 1)
-    defaults = {item.name: _default(item) for item in dataclasses.fields(args)}
     if not args.streaming:
-        if args.shuffle_shards != defaults["shuffle_shards"]:
+        if given_fields(args, ["shuffle_shards"]):
             raise ValueError("`--shuffle_shards` is for the shards of `--streaming`: leave it out, or add that.")
         return
     if args.data_dir is None:
@@ -468,9 +463,14 @@ def check_streaming(args: DataArguments, stated: Sequence[str]) -> None:
 
 def refuse_given(args: DataArguments, names: Sequence[str], reason: str) -> None:
     """`ValueError` with the reason where one of these fields is not as by default."""
-    for item in dataclasses.fields(args):
-        if item.name in names and getattr(args, item.name) != _default(item):
-            raise ValueError(f"`--{item.name}` {reason}.")
+    for name in given_fields(args, names):
+        raise ValueError(f"`--{name}` {reason}.")
+
+
+def given_fields(args: object, names: Sequence[str] | None = None) -> list[str]:
+    """The fields of a dataclass, of `names` where these are said, that are not as by default."""
+    fields = [item for item in dataclasses.fields(args) if names is None or item.name in names]
+    return [item.name for item in fields if getattr(args, item.name) != _default(item)]
 
 
 def _default(item: dataclasses.Field) -> object:
@@ -503,6 +503,7 @@ __all__ = [
     "check_numbers",
     "check_streaming",
     "number_fields",
+    "given_fields",
     "recipe_of",
     "refuse_given",
     "shuffle_field",

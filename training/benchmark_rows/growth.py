@@ -60,9 +60,9 @@ def write_table(folder: pathlib.Path, num_records: int, rate: int) -> pathlib.Pa
     return path
 
 
-def write_table_of_ptbxl(folder: pathlib.Path, num_records: int, data_dir: pathlib.Path) -> pathlib.Path:
+def write_table_of_ptbxl(folder: pathlib.Path, num_records: int, data_dir: str) -> pathlib.Path:
     """A CSV of paths, below `data_dir`, of the first records of PTB-XL's training folds, at 100 Hz."""
-    with open(data_dir / "ptbxl_database.csv", newline="", encoding="utf-8") as file:
+    with open(pathlib.Path(data_dir, "ptbxl_database.csv"), newline="", encoding="utf-8") as file:
         names = [row["filename_lr"] for row in csv.DictReader(file) if int(row["strat_fold"]) <= 8]
     if len(names) < num_records:
         raise ValueError(f"The training folds have {len(names)} records, fewer than `--num_records {num_records}`.")
@@ -132,14 +132,7 @@ def _anonymous_kibibytes(process: str) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
 
 
-def measure_shards(
-    folder: pathlib.Path,
-    num_records: int,
-    rate: int,
-    num_proc: int,
-    shard_size: int,
-    data_dir: pathlib.Path | None = None,
-) -> dict:
+def measure_shards(folder: pathlib.Path, num_records: int, flags: argparse.Namespace) -> dict:
     """The figures of `--way shards` for one number of records, in this process."""
     from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
     from ecg_hf.pretraining.crops import Augmentation, Crops
@@ -147,12 +140,12 @@ def measure_shards(
     from ecg_hf.pretraining.run import RecordArguments
     from ecg_hf.runs.shards import ShardedRecords, ShardSampler
 
-    if data_dir is None:
-        table = write_table(folder, num_records, rate)
+    if flags.data_dir is None:
+        table = write_table(folder, num_records, flags.rate)
     else:
-        table = write_table_of_ptbxl(folder, num_records, data_dir)
+        table = write_table_of_ptbxl(folder, num_records, flags.data_dir)
     shards = folder / "shards"
-    arguments = RecordArguments(table=str(table), data_dir=data_dir and str(data_dir), num_proc=num_proc)
+    arguments = RecordArguments(table=str(table), data_dir=flags.data_dir, num_proc=flags.num_proc)
 
     def stream():
         records = ShardedRecords(shards, num_held=4)
@@ -162,41 +155,44 @@ def measure_shards(
         while batch := list(itertools.islice(order, 128)):
             crops.__getitems__(batch)
 
-    work = {"prepare": lambda: prepare(arguments, shards, shard_size=shard_size), "stream": stream}
+    work = {"prepare": lambda: prepare(arguments, shards, shard_size=flags.shard_size), "stream": stream}
     found = {name: measured(function) for name, function in work.items()}
     assert len(ShardedRecords(shards)) == num_records
-    return figures_of(found, shards.rglob("*.parquet"), num_records, rate, num_proc)
+    return figures_of(found, shards.rglob("*.parquet"), num_records, flags)
 
 
-def measure_challenge(folder: pathlib.Path, num_records: int, rate: int, num_proc: int, shard_size: int) -> dict:
+def measure_challenge(folder: pathlib.Path, num_records: int, flags: argparse.Namespace) -> dict:
     """The figures of `--way challenge` for one number of records, in this process."""
     from ecg_hf import load_challenge
 
     logging.getLogger("ecg_hf").setLevel(logging.ERROR)
     warm, cold = folder / "warm", folder / "cold"
     warm.mkdir(), cold.mkdir()
-    load_challenge(write_challenge(warm, 100, rate), cache_dir=warm)  # imports, and what Arrow keeps
-    records = write_challenge(cold, num_records, rate)
+    load_challenge(write_challenge(warm, 100, flags.rate), cache_dir=warm)  # imports, and what Arrow keeps
+    records = write_challenge(cold, num_records, flags.rate)
 
     def load():
-        splits = load_challenge(records, num_proc=num_proc, cache_dir=cold / "cache")
+        splits = load_challenge(records, num_proc=flags.num_proc, cache_dir=cold / "cache")
         assert sum(map(len, splits.values())) == num_records
 
     found = {name: measured(load) for name in ("load", "again")}
-    return figures_of(found, (cold / "cache").rglob("*.arrow"), num_records, rate, num_proc)
+    return figures_of(found, (cold / "cache").rglob("*.arrow"), num_records, flags)
 
 
 def figures_of(
-    found: Mapping[str, Mapping[str, float]], files: Iterable[pathlib.Path], num_records: int, rate: int, num_proc: int
+    found: Mapping[str, Mapping[str, float]],
+    files: Iterable[pathlib.Path],
+    num_records: int,
+    flags: argparse.Namespace,
 ) -> dict[str, float]:
     size = sum(path.stat().st_size for path in files)
-    figures: dict[str, float] = {"num_records": num_records, "rate": rate, "num_proc": num_proc}
+    figures: dict[str, float] = {"num_records": num_records, "rate": flags.rate, "num_proc": flags.num_proc}
     for name, values in found.items():
         figures[name] = round(1e6 * values["seconds"] / num_records)
         figures[f"{name}_cpu"] = round(1e6 * values["cpu"] / num_records)
         figures[f"{name}_anonymous_mebibytes"] = round(values["mebibytes"])
         figures[f"{name}_added_mebibytes"] = round(values["added"])
-    figures["disk_over_int16"] = round(size / (num_records * 12 * SECONDS * rate * 2), 3)
+    figures["disk_over_int16"] = round(size / (num_records * 12 * SECONDS * flags.rate * 2), 3)
     return figures
 
 
@@ -210,9 +206,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--way", choices=tuple(WAYS), default="shards", help="see above")
     parser.add_argument("--num_records", type=int, nargs="+", default=[2000, 8000, 20000])
     parser.add_argument("--rate", type=int, choices=(100, 500), default=100, help="Hz of the records")
-    parser.add_argument(
-        "--data_dir", type=pathlib.Path, help="folder of PTB-XL: its records at 100 Hz in the place of simulated ones"
-    )
+    parser.add_argument("--data_dir", help="folder of PTB-XL: its records at 100 Hz in the place of simulated ones")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that read")
     parser.add_argument("--shard_size", type=int, default=1000, help="records of a shard")
     parser.add_argument("--one", action="store_true", help="measure in this process; used by the others")
@@ -228,7 +222,5 @@ def main(argv: Sequence[str]) -> None:
             subprocess.run([str(word) for word in command], check=True)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            values = (num_records, arguments.rate, arguments.num_proc, arguments.shard_size)
-            records = {} if arguments.data_dir is None else {"data_dir": arguments.data_dir}
-            figures = WAYS[arguments.way](pathlib.Path(folder), *values, **records)
+            figures = WAYS[arguments.way](pathlib.Path(folder), num_records, arguments)
         print(json.dumps(figures), flush=True)
