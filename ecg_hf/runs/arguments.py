@@ -468,9 +468,10 @@ def refuse_given(args: DataArguments, names: Sequence[str], reason: str) -> None
 
 
 def given_fields(args: object, names: Sequence[str] | None = None) -> list[str]:
-    """The fields of a dataclass, of `names` where these are said, that are not as by default."""
-    fields = [item for item in dataclasses.fields(args) if names is None or item.name in names]
-    return [item.name for item in fields if getattr(args, item.name) != _default(item)]
+    """The fields of a dataclass that are not as by default, in its order; of `names` alone in theirs."""
+    defaults = {item.name: _default(item) for item in dataclasses.fields(args)}
+    names = [name for name in names or defaults if name in defaults]
+    return [name for name in names if getattr(args, name) != defaults[name]]
 
 
 def _default(item: dataclasses.Field) -> object:
