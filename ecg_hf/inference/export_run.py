@@ -19,6 +19,7 @@ from ..post_training.data import (
 )
 from ..ptbxl.label_order import label_names_of
 from ..ptbxl.table import FOLDS
+from ..runs.arguments import given_fields
 from ..runs.windows import EvaluationWindows
 from .export import Exported, check_export, export_onnx, load_exported, run_session, session_of
 
@@ -105,8 +106,9 @@ def _records(exported: Exported, args: ExportArguments, data_args: TaskArguments
         raise ValueError("`--demo` is for training: give records by `--table` or `--data_dir`, or none.")
     refuse_flags_of_training(data_args)
     if not has_table(data_args) and data_args.data_dir is None and data_args.dataset_name is None:
-        if args.split != _SPLIT:
-            raise ValueError(f"`--split` {args.split} is of records, and none are given: leave it out, or give them.")
+        none = vars(TaskArguments())  # not the defaults of the fields: the task is filled in
+        if given := given_fields(args, ["split"]) + [name for name in none if getattr(data_args, name) != none[name]]:
+            raise ValueError(f"`--{given[0]}` is of records, and none are given: leave it out, or give them.")
         return None
     config = exported.scores.model.config
     if config.problem_type == REGRESSION:

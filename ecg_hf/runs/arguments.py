@@ -470,7 +470,7 @@ def refuse_given(args: DataArguments, names: Sequence[str], reason: str) -> None
 def given_fields(args: object, names: Sequence[str] | None = None) -> list[str]:
     """The fields of a dataclass that are not as by default, in its order; of `names` alone in theirs."""
     defaults = {item.name: _default(item) for item in dataclasses.fields(args)}
-    names = [name for name in names or defaults if name in defaults]
+    names = defaults if names is None else [name for name in names if name in defaults]
     return [name for name in names if getattr(args, name) != defaults[name]]
 
 
