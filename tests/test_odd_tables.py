@@ -214,10 +214,24 @@ def test_a_pattern_finds_the_same_columns_in_tables_of_another_order(options):
 def test_a_code_in_brackets_is_that_code(options):
     # The last but one as NumPy prints an array.
     cells = ["('AF')", "(MI)", "['MI', None]", "{'AF', 'MI'}", "['AF' '5']", {"AF": 100.0}]
-    splits = load_ecg_dataset(frame(dx=cells * 5), label_column="dx", **options)
+    cells += ['{"AF": 0.0, "MI": null}', '{"MI": NaN, "5": 50}', {"AF": None, "MI": 0.0}, "{}"]
+    splits = load_ecg_dataset(frame(dx=cells * 3), label_column="dx", **options)
     assert label_names_of(splits["train"]) == ["5", "AF", "MI"]
     expected = [[0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]]
-    assert [labels_of(splits)[f"r{index:02}"] for index in range(6)] == expected
+    expected += [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert [labels_of(splits)[f"r{index:02}"] for index in range(10)] == expected
+
+
+@pytest.mark.parametrize("form", ["Parquet", "data set"])
+def test_codes_of_other_records_are_none_of_a_dictionary(form, options, tmp_path):
+    """Parquet files and data sets give each dictionary of a column the keys of all, without a value."""
+    cells = [{"NORM": 100.0, "SR": 0.0}, {"IMI": 50.0}, {}]
+    table = frame(dx=cells * 10)
+    table.to_parquet(tmp_path / "table.parquet")
+    given = tmp_path / "table.parquet" if form == "Parquet" else datasets.Dataset.from_pandas(table)
+    splits = load_ecg_dataset(given, label_column="dx", **options)
+    assert label_names_of(splits["train"]) == ["IMI", "NORM", "SR"]
+    assert [labels_of(splits)[name] for name in ("r00", "r01", "r02")] == [[0, 1, 1], [1, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("cells", [[["AF"], ["SR"]], [("AF",), {"SR": 100.0}], ["['AF']", '["SR"]']])
@@ -282,6 +296,26 @@ ODD_LABELS = {
         {"dx": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 15},
         {"label_column": "dx"},
         "`dx` of the frame has lists of zeros and ones, .* name these columns by `label_columns`",
+    ),
+    **{
+        f"dictionaries of zeros and ones {number}": (
+            {"dx": cells * 15},
+            {"label_column": "dx"},
+            "`dx` of the frame has dictionaries of zeros and ones, .* name these columns by `label_columns`",
+        )
+        for number, cells in enumerate(
+            (
+                [{"AF": 1, "MI": 0}, {"AF": 0.0, "MI": 1.0}],
+                ["{'AF': True, 'MI': False}", "{'AF': False, 'MI': False}"],
+                ['{"AF": "true", "MI": false}', "[]"],
+                [{"AF": None, "MI": None}, {}],
+            )
+        )
+    },
+    "dictionaries that cannot be read": (
+        {"dx": ["{'AF': np.float64(100.0)}", "{'MI': 50.0}"] * 15},
+        {"label_column": "dx"},
+        r"must be codes, or a flat list of codes; it is not in row 1 \(\"{'AF': np",
     ),
     "codes with blanks": (
         {"codes": ["AF", "AF MI", "MI"] * 10},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import fnmatch
+import json
 import logging
 import re
 from collections import Counter
@@ -176,7 +178,7 @@ def _one_hot(table: Table, matrix: np.ndarray) -> np.ndarray:
 
 def _classes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]:
     """The class of each cell, which may stand alone in a list; None for an empty cell."""
-    cells = [cell if is_empty(cell) or (members := _members(cell)) is None else members for cell in column]
+    cells = [_members(cell) if is_list(cell) else cell for cell in map(_unprinted, column)]
     wrong = [is_list(cell) and (len(cell) != 1 or is_list(cell[0]) or is_empty(cell[0])) for cell in cells]
     _refuse(table, name, column, wrong, "one class, or a list of one, or empty (unknown)")
     return [None if is_empty(cell) else [_name(cell[0] if is_list(cell) else cell)] for cell in cells]
@@ -186,10 +188,15 @@ def _codes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]
     """The codes of each cell, a list or text with separators; None for an empty cell."""
     texts = [cell for cell in column if isinstance(cell, str)]
     separator = next((mark for mark in _CODE_SEPARATORS if any(mark in text for text in texts)), None)
-    cells = [None if is_empty(cell) else _parts_of(cell, separator) for cell in column]
-    wrong = [parts is not None and any(map(is_list, parts)) for parts in cells]
+    cells = list(map(_unprinted, column))
+    _refuse_dictionaries_of_zeros_and_ones(table, name, cells)
+    parts_of = [None if is_empty(cell) else _parts_of(cell, separator) for cell in cells]
+    wrong = [
+        isinstance(cell, str) and _is_dictionary(cell) or any(map(is_list, parts or ()))
+        for cell, parts in zip(cells, parts_of, strict=True)
+    ]
     _refuse(table, name, column, wrong, "codes, or a flat list of codes")
-    codes = [None if parts is None else [_name(part) for part in parts if not is_empty(part)] for parts in cells]
+    codes = [None if parts is None else [_name(part) for part in parts if not is_empty(part)] for parts in parts_of]
     _refuse_other_separators(table, name, column, codes)
     _refuse_rows_of_zeros_and_ones(table, name, codes)
     return codes
@@ -206,26 +213,57 @@ def _refuse_rows_of_zeros_and_ones(table: Table, name: str, codes: list[list[str
         )
 
 
+def _refuse_dictionaries_of_zeros_and_ones(table: Table, name: str, cells: Sequence[object]) -> None:
+    """`ValueError` for dictionaries that say of each code whether a record has it, or say nothing of any: keys are
+    codes whatever their likelihood is, as in PTB-XL, where 0 stands for an unknown one."""
+    dictionaries = [cell for cell in cells if isinstance(cell, dict) and cell]
+    values = {str(value).strip().casefold() for cell in dictionaries for value in cell.values() if not is_empty(value)}
+    if "false" in values or {*map(_zero_or_one, values)} == {0, 1} or (dictionaries and not values):
+        raise ValueError(
+            f"The label column `{name}` of {table.name} has dictionaries of zeros and ones, or of nothing; expected "
+            "those of the codes that a record has, with their likelihoods: make a column of each code, and name these "
+            "columns by `label_columns`."
+        )
+
+
 def _parts_of(cell: object, separator: str | None) -> Sequence[object]:
-    if (members := _members(cell)) is not None:
-        return members
+    """The codes in a cell that is not empty, as they stand there."""
+    if is_list(cell):
+        return _members(cell)
     if not isinstance(cell, str):
         return [cell]
     text = cell.strip()
-    if text[0] + text[-1] in _BRACKETS:
+    if _has_brackets(text):
         text = text[1:-1]
     return [part.strip(" '\"") for part in (text.split(separator) if separator else [text])]
 
 
-def _members(cell: object) -> list | None:
-    """The members of a list, also of one that a program has printed; None for a cell that is none."""
-    if is_list(cell):
-        return list(cell)
+def _members(cell: object) -> list:
+    """The members of a list; of a dictionary the keys that have a value: in a Parquet file each row has all keys."""
+    return [key for key, value in cell.items() if not is_empty(value)] if isinstance(cell, dict) else list(cell)
+
+
+def _unprinted(cell: object) -> object:
+    """The list or dictionary that a program has printed into a cell; other cells as they are."""
     text = cell.strip() if isinstance(cell, str) else ""
-    if text[:1] + text[-1:] not in _BRACKETS:
-        return None
-    members = _printed_array(text)
-    return _literal(text) if members is None else members
+    if not _has_brackets(text):
+        return cell
+    if (members := _printed_array(text)) is not None:
+        return members
+    for read in (ast.literal_eval, json.loads):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            if is_list(value := read(text)):
+                return value
+    return cell
+
+
+def _has_brackets(text: str) -> bool:
+    return text[:1] + text[-1:] in _BRACKETS
+
+
+def _is_dictionary(text: str) -> bool:
+    """Whether a text that cannot be read as one is a dictionary nonetheless (`{'AF': np.float64(1.0)}`)."""
+    return text.lstrip().startswith("{") and re.search(r"""['"]\s*:""", text) is not None
 
 
 def _printed_array(text: str) -> list[str] | None:
@@ -236,15 +274,6 @@ def _printed_array(text: str) -> list[str] | None:
     numbers = text[1:-1].split()
     is_array = len(numbers) > 1 and all(re.fullmatch(r"-?\d+\.?", number) for number in numbers)
     return [number.rstrip(".") for number in numbers] if is_array else None
-
-
-def _literal(text: str) -> list | None:
-    """The members of a list, tuple, set or the keys of a dictionary, as Python writes them; None for other text."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return list(value) if is_list(value) else None
 
 
 def _refuse_other_separators(table: Table, name: str, column: pd.Series, codes: list[list[str] | None]) -> None:
