@@ -578,6 +578,7 @@ def test_units_of_an_array(tmp_path, millivolts, unit):
         (np.zeros((12, 0)), ""),
         (np.full((12, 9), np.nan), "missing samples (NaN): 9 of 9"),
         (np.full((12, 9), 1000.0), "is its unit really mV"),
+        (np.full((12, 9), -32768, np.int16), "lead I has missing samples (-32768, WFDB's marker): 9 of 9"),
     ],
 )
 def test_arrays_that_are_no_record_are_refused(tmp_path, values, part):

@@ -16,6 +16,7 @@ from ..ecg_transformer.common_ecg_transformer import (
     LEAD_NAMES,
     MAX_MICROVOLTS,
     MICROVOLTS,
+    MISSING_SAMPLE,
     SAY_WHAT_THEY_ARE,
     canonical_lead,
     named_channels,
@@ -178,10 +179,8 @@ def _microvolts(name: str, channel: Channel, said: Said) -> np.ndarray:
     if said.units is not None and microvolts_of(said.units, "`units`") != factor:
         raise RecordError(f"lead {name} is in {channel.unit}, and `units` says {said.units}: leave it out.")
     values = np.asarray(channel.values)
-    if values.dtype.kind not in "iu" and (missing := np.count_nonzero(~np.isfinite(values))):
-        raise RecordError(
-            f"lead {name} has missing samples (NaN): {missing} of {len(values)}. Repair it or leave it out."
-        )
+    if values.dtype.kind not in "iu":
+        _refuse_missing(name, "NaN", ~np.isfinite(values))
     with np.errstate(over="ignore", invalid="ignore"):
         # In place: memory that is asked for anew costs more than the arithmetic.
         microvolts = np.multiply(values, 1.0 if channel.scale is None else channel.scale, dtype=np.float64)
@@ -190,11 +189,20 @@ def _microvolts(name: str, channel: Channel, said: Said) -> np.ndarray:
         # As float32 rounds it.
         peak = np.rint(np.float32(max(microvolts.max(), -microvolts.min())))
     if not peak <= MAX_MICROVOLTS:
+        _refuse_missing(name, f"{MISSING_SAMPLE}, WFDB's marker", values == MISSING_SAMPLE)
         raise RecordError(
             f"lead {name} reaches {peak / 1000:g} mV, beyond the ±{MAX_MICROVOLTS / 1000} mV that are read; is its "
             f"unit really {channel.unit}?"
         )
     return microvolts
+
+
+def _refuse_missing(name: str, mark: str, is_missing: np.ndarray) -> None:
+    """`RecordError` where samples of a lead are missing, with their number."""
+    if missing := np.count_nonzero(is_missing):
+        raise RecordError(
+            f"lead {name} has missing samples ({mark}): {missing} of {len(is_missing)}. Repair it or leave it out."
+        )
 
 
 def warn_of_other_channels(path: str, others: Sequence[str]) -> None:
