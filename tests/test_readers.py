@@ -854,10 +854,25 @@ def test_columns_that_r_counts_are_no_chest_leads(tmp_path, millivolts, row_name
     refused(path, "does not state `lead_names`", sampling_rate=250, units="mV")
 
 
-def test_one_column_with_decimal_commas_is_refused(tmp_path):
-    for header, said in (("", {"lead_names": ["I"]}), ("I\n", {}), ("I (mV)\n", {"units": None})):
-        path = write(tmp_path / "rec.csv", header + "-0,125\n0,130\n1,013")
-        refused(path, "with decimal commas", "Write points", **{"sampling_rate": 250, "units": "mV"} | said)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("-0,125\n0,130\n1,013", {"lead_names": ["I"]}),
+        ("I\n-0,125\n0,130\n1,013", {}),
+        ("I (mV)\n-0,125\n0,130\n1,013", {"units": None}),
+        ("-0,125, 0,130, 1,013, 0,100", {"lead_names": ["I"]}),
+        ('"-0,125","0,130","1,013"\n"0,225","0,130","0,100"', {"lead_names": ["I", "II"]}),
+    ],
+)
+def test_decimal_commas_between_commas_are_refused(tmp_path, text, said):
+    path = write(tmp_path / "rec.csv", text)
+    refused(path, "with decimal commas", "Write points", **{"sampling_rate": 250, "units": "mV"} | said)
+
+
+def test_zeros_in_front_of_other_columns_are_read(tmp_path):
+    path = write(tmp_path / "rec.csv", "beat,I,II\n007,0,10\n008,-5,12\n009,-7,14")
+    with pytest.warns(UserWarning, match="left out, .*: beat"):
+        assert read_ecg(path, sampling_rate=250, units="uV").signal.tolist() == [[0, -5, -7], [10, 12, 14]]
 
 
 @pytest.mark.parametrize(("separator", "mark"), [(";", ","), (";", "."), ("\t", ",")])

@@ -26,6 +26,7 @@ MAX_TEXT_BYTES = 2**28
 _UNIT = re.compile(r"(.*?)\s*[(\[]\s*([^()\[\]]*?)\s*[)\]]", re.DOTALL)
 _UNIT_WITHOUT_BRACKETS = re.compile(r"(.*?)[\s_/]+([^\s_/]+)", re.DOTALL)
 _BLANK_BEFORE_UNIT = re.compile(r"(?<=[^\s)\]])\s+(?=[(\[])")
+_ZERO_IN_FRONT = re.compile(r"0[0-9]")
 _WHOLE = re.compile(r"[-+]?[0-9]+")
 _WITHOUT_DECIMAL_COMMAS = "Write points, or save it with semicolons or tabs between the columns."
 _TIME = ("time", "t", "elapsed time", "seconds", "sec", "s", "milliseconds", "ms")
@@ -199,6 +200,7 @@ def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None, ot
                 for place, cell in enumerate(cells)
             ]
     _check_thousands(lines, values, separator, others)
+    _check_decimals(lines, values, separator, others)
     return values
 
 
@@ -224,6 +226,17 @@ def _check_thousands(
     if len(fractions) and fractions.min() >= 1 and marks_thousands(_cells_of_leads(lines, separator, others)):
         raise RecordError(
             "its numbers seem to have a mark behind the thousands, as in 1,015 beside 975: write them without it."
+        )
+
+
+def _check_decimals(lines: list[tuple[int, str]], values: np.ndarray, separator: str | None, others: set[int]) -> None:
+    """`RecordError` where the commas between whole numbers are decimal ones, too: `0,015` leaves a cell `015`."""
+    if separator != "," or (values[np.isfinite(values)] % 1).any():
+        return
+    if cell := next(filter(_ZERO_IN_FRONT.match, _cells_of_leads(lines, separator, others)), None):
+        raise RecordError(
+            f"it has whole numbers with a zero in front (separated by commas), such as {cell[:20]}: with decimal commas "
+            f"they cannot be told apart. {_WITHOUT_DECIMAL_COMMAS}"
         )
 
 
