@@ -235,7 +235,7 @@ def _check_decimals(lines: list[tuple[int, str]], values: np.ndarray, separator:
         return
     if cell := next(filter(_ZERO_IN_FRONT.match, _cells_of_leads(lines, separator, others)), None):
         raise RecordError(
-            f"it has whole numbers with a zero in front (separated by commas), such as {cell[:20]}: with decimal commas "
+            f"it has whole numbers with a zero in front, separated by commas ({cell[:20]}): with decimal commas "
             f"they cannot be told apart. {_WITHOUT_DECIMAL_COMMAS}"
         )
 
