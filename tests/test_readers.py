@@ -861,6 +861,8 @@ def test_columns_that_r_counts_are_no_chest_leads(tmp_path, millivolts, row_name
         ("I\n-0,125\n0,130\n1,013", {}),
         ("I (mV)\n-0,125\n0,130\n1,013", {"units": None}),
         ("-0,125, 0,130, 1,013, 0,100", {"lead_names": ["I"]}),
+        # A watch's export: a name and its value in each line, then one column.
+        ("Name,X\nLead,Lead I\nUnit,\u00b5V\n\n-21,311\n-20,045\n-18,7", {"units": "uV"}),
         ('"-0,125","0,130","1,013"\n"0,225","0,130","0,100"', {"lead_names": ["I", "II"]}),
     ],
 )
