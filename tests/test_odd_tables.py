@@ -312,6 +312,11 @@ ODD_LABELS = {
             )
         )
     },
+    "a class in a dictionary that cannot be read": (
+        {"dx": ["{'AF': np.float64(100.0)}", "MI"] * 15},
+        _CLASSES,
+        r"must be one class, or a list of one, .*; it is not in row 1 \(\"{'AF': np",
+    ),
     "dictionaries that cannot be read": (
         {"dx": ["{'AF': np.float64(100.0)}", "{'MI': 50.0}"] * 15},
         {"label_column": "dx"},

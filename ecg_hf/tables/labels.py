@@ -179,7 +179,10 @@ def _one_hot(table: Table, matrix: np.ndarray) -> np.ndarray:
 def _classes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]:
     """The class of each cell, which may stand alone in a list; None for an empty cell."""
     cells = [_members(cell) if is_list(cell) else cell for cell in map(_unprinted, column)]
-    wrong = [is_list(cell) and (len(cell) != 1 or is_list(cell[0]) or is_empty(cell[0])) for cell in cells]
+    wrong = [
+        len(cell) != 1 or is_list(cell[0]) or is_empty(cell[0]) if is_list(cell) else _is_dictionary(cell)
+        for cell in cells
+    ]
     _refuse(table, name, column, wrong, "one class, or a list of one, or empty (unknown)")
     return [None if is_empty(cell) else [_name(cell[0] if is_list(cell) else cell)] for cell in cells]
 
@@ -192,8 +195,7 @@ def _codes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]
     _refuse_dictionaries_of_zeros_and_ones(table, name, cells)
     parts_of = [None if is_empty(cell) else _parts_of(cell, separator) for cell in cells]
     wrong = [
-        isinstance(cell, str) and _is_dictionary(cell) or any(map(is_list, parts or ()))
-        for cell, parts in zip(cells, parts_of, strict=True)
+        _is_dictionary(cell) or any(map(is_list, parts or ())) for cell, parts in zip(cells, parts_of, strict=True)
     ]
     _refuse(table, name, column, wrong, "codes, or a flat list of codes")
     codes = [None if parts is None else [_name(part) for part in parts if not is_empty(part)] for parts in parts_of]
@@ -261,9 +263,10 @@ def _has_brackets(text: str) -> bool:
     return text[:1] + text[-1:] in _BRACKETS
 
 
-def _is_dictionary(text: str) -> bool:
-    """Whether a text that cannot be read as one is a dictionary nonetheless (`{'AF': np.float64(1.0)}`)."""
-    return text.lstrip().startswith("{") and re.search(r"""['"]\s*:""", text) is not None
+def _is_dictionary(cell: object) -> bool:
+    """Whether a cell is the text of a dictionary that cannot be read as one (`{'AF': np.float64(1.0)}`)."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    return text.startswith("{") and re.search(r"""['"]\s*:""", text) is not None
 
 
 def _printed_array(text: str) -> list[str] | None:

@@ -88,7 +88,8 @@ def load_ecg_dataset(
         record_column: its column of paths of files that `read_ecg` reads, or, of a data set, of signals (leads,
             samples). Paths begin at the table's folder, or at `data_dir`, and do not leave it.
         label_columns: columns by name or pattern (``"dx_*"``) of 0, 1 or nothing (unknown); of a regression, numbers.
-        label_column: or one column: of lists or of codes separated by ``;``, ``|`` or ``,``; of classes; of numbers.
+        label_column: or one column: of lists or of codes separated by ``;``, ``|`` or ``,``; of dictionaries of codes
+            and likelihoods, all of which count; of classes; of numbers.
         patient_column: its column of patients. Without one each record counts as a patient of its own.
         split_column: its column of ``train``, ``validation`` and ``test``.
         validation_table, test_table: tables of these splits, with the same columns.
