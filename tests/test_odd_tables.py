@@ -173,6 +173,11 @@ def test_classes_that_are_numbers_are_the_same_beside_empty_cells(problem_type, 
     assert label_names_of(load_ecg_dataset(folder / "icd.csv", **given)["train"]) == ["427", "427.0", "427.31"]
 
 
+def test_a_number_alone_in_a_list_is_a_class(options):
+    splits = load_ecg_dataset(frame(code=[[0], [1], []] * 10), label_column="code", **options)
+    assert label_names_of(splits["train"]) == ["0", "1"] and labels_of(splits)["r02"] == [0, 0]
+
+
 def test_columns_may_be_numbered(options):
     table = frame().set_axis(["path", 7], axis=1)
     for given in ([7], ["7"], "[7]"):
@@ -292,11 +297,16 @@ ODD_LABELS = {
         {"label_column": "codes"},
         r"one separator \(; \| or ,\) in all rows; it is not in row 2 \('AF/MI'\), row 5",
     ),
-    "rows of zeros and ones": (
-        {"dx": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 15},
-        {"label_column": "dx"},
-        "`dx` of the frame has lists of zeros and ones, .* name these columns by `label_columns`",
-    ),
+    **{
+        f"rows of zeros and ones {number}": (
+            {"dx": cells * 15},
+            {"label_column": "dx"},
+            "`dx` of the frame has lists of zeros and ones, .* name these columns by `label_columns`",
+        )
+        for number, cells in enumerate(
+            ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[1, 0], [0, 1]], [[0.0], [1.0]], ["[True]", "[False]"])
+        )
+    },
     **{
         f"dictionaries of zeros and ones {number}": (
             {"dx": cells * 15},

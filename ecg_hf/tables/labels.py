@@ -200,19 +200,32 @@ def _codes(table: Table, name: str, column: pd.Series) -> list[list[str] | None]
     _refuse(table, name, column, wrong, "codes, or a flat list of codes")
     codes = [None if parts is None else [_name(part) for part in parts if not is_empty(part)] for parts in parts_of]
     _refuse_other_separators(table, name, column, codes)
-    _refuse_rows_of_zeros_and_ones(table, name, codes)
+    _refuse_rows_of_zeros_and_ones(table, name, cells, codes)
     return codes
 
 
-def _refuse_rows_of_zeros_and_ones(table: Table, name: str, codes: list[list[str] | None]) -> None:
-    """`ValueError` for a 0 or 1 for each label, which would be taken for labels called 0 and 1."""
+def _refuse_rows_of_zeros_and_ones(
+    table: Table, name: str, cells: Sequence[object], codes: list[list[str] | None]
+) -> None:
+    """`ValueError` for a 0 or 1 for each label, which would be taken for labels called 0 and 1: one is there twice in
+    a row, both are in all rows, or each row is that of a single label, as the column `labels` of a data set."""
     named = [cell for cell in codes if cell]
     is_binary = any({code for cell in named for code in cell} <= pair for pair in ({"0", "1"}, {"True", "False"}))
-    if is_binary and any(len(set(cell)) < len(cell) for cell in named):
+    are_rows = (
+        any(len(set(cell)) < len(cell) for cell in named)
+        or all(len(cell) == 2 for cell in named)
+        or all(_is_row_of_one(cell) for cell in cells if not is_empty(cell))
+    )
+    if named and is_binary and are_rows:
         raise ValueError(
             f"The label column `{name}` of {table.name} has lists of zeros and ones, which do not tell what their "
             "labels are called: make a column of each, and name these columns by `label_columns`."
         )
+
+
+def _is_row_of_one(cell: object) -> bool:
+    members = _members(cell) if is_list(cell) else []
+    return len(members) == 1 and isinstance(members[0], float | np.floating | bool | np.bool_)
 
 
 def _refuse_dictionaries_of_zeros_and_ones(table: Table, name: str, cells: Sequence[object]) -> None:
