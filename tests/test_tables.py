@@ -240,6 +240,10 @@ def test_labels_that_are_asked_for_alone_and_in_order(folder, cache, caplog):
     splits = load_ecg_dataset(table, label_column="dx", labels=["RBBB"], data_dir=folder, cache_dir=cache)
     assert label_names_of(splits["train"]) == ["RBBB"]
     assert "1 labels beside those asked for: 'AF' (10 rows)" in caplog.text
+    assert "`dx` of the frame is empty in 10 of 40 rows: their labels are unknown" in caplog.text
+    assert "upper and lower case" not in caplog.text
+    load_ecg_dataset(table, label_column="dx", labels=["RBBB", "af"], data_dir=folder, cache_dir=cache)
+    assert "differ in upper and lower case alone: 'af' and 'AF'" in caplog.text
     with pytest.raises(ValueError, match=r"2 labels beside .* and none of those: 'afib', 'sr'\. Write them in the"):
         load_ecg_dataset(table, label_column="dx", labels=["afib", "sr"], data_dir=folder, cache_dir=cache)
 
