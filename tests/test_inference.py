@@ -277,7 +277,9 @@ def test_a_folder_without_ecgs_is_named(checkpoint, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("no ECG")
     with pytest.raises(SystemExit, match="1 of 1 records"):
         run("classify", tmp_path, model=checkpoint)
-    assert f"The folder {tmp_path} has no ECG file (.hea, .edf" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"The folder {tmp_path} has no ECG file (.hea, .edf" in said
+    assert ".csv or .txt with a `NAME.json` beside it that states rate, unit and leads" in said
 
 
 def write_table(records, folder, form: str):
