@@ -149,7 +149,8 @@ def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None)
             if isinstance(source, Files):
                 said = source.said[index]
                 of_row = Facts(said.sampling_rate, said.units, said.lead_names)
-                yield _of_file(source.paths[index], of_row.as_dict())._replace(name=name)
+                named = of_row.as_dict() | ({} if said.channels is None else {"channels": said.channels})
+                yield _of_file(source.paths[index], named)._replace(name=name)
             else:
                 yield Item(name, functools.partial(_read_row, source, index))
 
