@@ -25,13 +25,15 @@ from .shipped import DEFAULT_CLASSIFIER
 def read_for_model(path: str | os.PathLike, wanted: Sequence[str], said: dict) -> Record:
     """The leads `wanted` of an ECG file of any format that is read, in whole µV (int16).
 
-    `said` has what the caller says of the file: `sampling_rate` (Hz), `units`, `lead_names`; each may be absent. A
-    warning names the channels that are none of the twelve leads. Raises `RecordError` as `read_ecg` does.
+    `said` has what the caller says of the file, as [`Said`]: `sampling_rate` (Hz), `units`, `lead_names`, `channels`;
+    each may be absent. A warning names the channels that are none of the twelve leads. Raises `RecordError` as
+    `read_ecg` does.
     """
     names = said.get("lead_names")
     names = None if names is None else canonical_lead_names(names)
     path = os.fspath(path)
-    record = read_leads(path, Said(said.get("sampling_rate"), said.get("units"), names, frozenset(wanted)))
+    rate, units, channels = (said.get(name) for name in ("sampling_rate", "units", "channels"))
+    record = read_leads(path, Said(rate, units, names, frozenset(wanted), channels))
     warn_of_other_channels(path, record.other_channels)
     return dataclasses.replace(record, signal=whole_microvolts(record))
 

@@ -277,7 +277,9 @@ def test_a_folder_without_ecgs_is_named(checkpoint, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("no ECG")
     with pytest.raises(SystemExit, match="1 of 1 records"):
         run("classify", tmp_path, model=checkpoint)
-    assert f"The folder {tmp_path} has no ECG file (.hea, .edf" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"The folder {tmp_path} has no ECG file (.hea, .edf" in said
+    assert ".csv or .txt with a `NAME.json` beside it that states rate, unit and leads" in said
 
 
 def write_table(records, folder, form: str):
@@ -303,6 +305,22 @@ def test_a_table_stands_for_the_records_of_its_column(records, expected, checkpo
     assert list(found) == [f"data/r0{number}" for number in range(4)]
     for name, scores in found.items():
         assert scores == pytest.approx(expected[os.path.basename(name)], abs=1e-5)
+
+
+def test_leads_of_a_tables_column_name_the_channels_and_those_of_the_flag_are_taken(
+    records, checkpoint, tmp_path, capsys
+):
+    name, signal = next(iter(records[1].items()))
+    np.save(tmp_path / f"{name}.npy", signal)
+    table = pd.DataFrame({"path": [f"{name}.npy"], "lead_names": " ".join(LEAD_NAMES)})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    said = {"sampling_rate": 500, "units": "uV", "format": "jsonl", "lead_names": ["V2", "I"]}
+    run("classify", tmp_path / "t.csv", model=checkpoint, **said)
+    table.drop(columns="lead_names").to_csv(tmp_path / "u.csv", index=False)
+    np.save(tmp_path / f"{name}.npy", signal[[LEAD_NAMES.index("V2"), 0]])
+    run("classify", tmp_path / "u.csv", model=checkpoint, **said)
+    taken, alone = capsys.readouterr().out.splitlines()
+    assert taken == alone
 
 
 @pytest.mark.parametrize("command", ["classify", "embed"])

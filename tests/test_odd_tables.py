@@ -604,18 +604,34 @@ def test_evaluation_says_which_labels_are_missing(folder, model, tmp_path, capsy
 
 
 def test_another_draw_of_the_split_is_warned_of(folder, model, tmp_path, caplog):
-    frame().to_csv(folder / "drawn.csv", index=False)
+    table = frame(who=[f"p{index}" for index in range(NUM_RECORDS)])
+    table.to_csv(folder / "drawn.csv", index=False)
     given = ["--table", folder / "drawn.csv", "--cache_dir", folder / "cache", "--label_columns", "AF"]
+    given += ["--patient_column", "who"]
     run, fast = tmp_path / "run", ["--stages", "probe", "--probe_num_train_epochs", "1", "--use_cpu", "true"]
     cli.train([str(word) for word in [*given, "--model_name_or_path", model, "--output_dir", run, *fast]])
     judged = [*given, "--model_name_or_path", run, "--use_cpu", "true", "--num_bootstrap_resamples", 10]
     own, other = ["--split_seed", 0, "--report", "false"], ["--split_seed", 1, "--report", "false"]
-    beside = ["--test_table", folder / "mine.csv", "--split_seed", 1]  # thresholds are chosen on another draw, too
-    for number, (flags, warned) in enumerate(((own, []), (other, ["test"]), (beside, ["test", "validation"]))):
+    beside = ["--test_table", folder / "drawn.csv", "--split_seed", 1]  # thresholds are chosen on another draw, too
+    said = r"(\w+) records \d+ have the names of (\w+) that .* has learned from"
+    both = [("test", "records"), ("validation", "records")]
+    for number, (flags, warned) in enumerate(((own, []), (other, both[:1]), (beside, both))):
         caplog.clear()
         cli.evaluate([str(word) for word in [*judged, *flags, "--output_dir", tmp_path / f"e{number}"]])
-        found = re.findall(r"(test|validation) records have the names of records .* has learned from", caplog.text)
-        assert found == warned
+        assert re.findall(said, caplog.text) == warned
+    for flags, warned in ((["--split_seed", 0], []), (["--split_seed", 1], both[::-1])):  # a run that goes on from it
+        caplog.clear()
+        more = [*flags, "--output_dir", tmp_path / "more", *fast, "--dry_run", "true"]
+        cli.train([str(word) for word in [*given, "--model_name_or_path", run, *more]])
+        assert re.findall(said, caplog.text) == warned
+    # New records of the same patients.
+    learned = pd.read_csv(run / "splits.csv").query("split == 'train'")["patient_id"].tolist()
+    tested = table[~table["who"].isin(learned)]
+    tested.assign(who=learned[: len(tested)]).to_csv(folder / "later.csv", index=False)
+    caplog.clear()
+    later = [*judged[2:], "--test_table", folder / "later.csv", "--report", "false"]
+    cli.evaluate([str(word) for word in [*later, "--output_dir", tmp_path / "later"]])
+    assert re.findall(said, caplog.text) == [("test", "patients")]
     for flag, value in (("train_fraction", 0.5), ("max_train_records", 5), ("evaluate_test", "false")):
         with pytest.raises(ValueError, match=f"`--{flag}` is for training: leave it out"):
             cli.evaluate([str(word) for word in [*judged, f"--{flag}", value, "--output_dir", tmp_path / "no"]])

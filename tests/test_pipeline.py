@@ -269,6 +269,8 @@ def test_swapped_axes_are_called_so_and_not_a_short_record(classifier, signal):
     for record in (signal.T, pd.DataFrame(signal.T, columns=LEAD_NAMES), {"signal": signal.T.tolist()}):
         with pytest.raises(ValueError, match=r"got \(5000, 12\): are the axes swapped"):
             classifier(record, **RECORDING)
+    with pytest.raises(ValueError, match=r"got \(5000, 1\): are the axes swapped"):
+        classifier(signal[:1].T, sampling_rate=500, lead_names=["I"])
 
 
 @pytest.mark.parametrize("rows", [list, tuple, np.ndarray.tolist], ids=["list", "tuple", "numbers"])

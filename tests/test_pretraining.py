@@ -579,8 +579,12 @@ def test_a_collapse_stops_the_run_and_says_what_to_change(records, tmp_path):
 
 
 def test_a_folder_without_records_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="There is no record"):
+    (tmp_path / "lead.csv").write_text("I\n0.1\n0.2\n")
+    missing = r"There is no record .*\.csv or \.txt with a `NAME\.json` .*`--table`"
+    with pytest.raises(ValueError, match=missing):
         load_records(folder_files(tmp_path), 2.5, tmp_path)
+    with pytest.raises(ValueError, match=missing):
+        cli.prepare(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "to")])
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         folder_files(tmp_path / "absent")
 

@@ -56,7 +56,7 @@ def test_other_signals_or_labels_of_the_same_records_are_not_mixed_in(simulated_
         trainer.post_train()
     for column in ("signal", "labels"):
         splits = {**simulated_splits, split: altered(simulated_splits[split], column)}
-        with pytest.raises(ValueError, match=f"`data.{split}` was .*, now"):
+        with pytest.raises(ValueError, match=f"`data.{split}` was .*, now .*; the {split} records, or"):
             make_tuner(splits, tmp_path / "run").post_train(resume_from_checkpoint=True)
 
 

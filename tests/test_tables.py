@@ -214,6 +214,31 @@ def test_arrays_are_stored_to_the_nearest_microvolt(tmp_path, cache):
         load_ecg_dataset(table, **options, units="mV", lead_names=LEAD_NAMES)  # no rate
 
 
+def test_columns_beside_arguments_name_the_channels_and_must_not_contradict(tmp_path, cache):
+    """The leads of the argument are those to take, as of files that name them themselves."""
+    signals = np.random.default_rng(0).integers(-900, 900, (20, 2, 300))
+    for index, (first, second) in enumerate(signals):
+        header = ["time,a,b"] if index % 2 else []  # a time is no lead, whatever the number of names
+        times = [f"{row / 100}," if header else "" for row in range(300)]
+        rows = [f"{time}{one},{two}" for time, one, two in zip(times, first, second, strict=True)]
+        (tmp_path / f"r{index}.csv").write_text("\n".join(header + rows))
+    table = pd.DataFrame({"path": [f"r{index}.csv" for index in range(20)], "AF": [0, 1] * 10})
+    table = table.assign(sampling_rate=100, units="uV", lead_names="I V1")
+    options = {"label_columns": ["AF"], "data_dir": tmp_path, "cache_dir": cache}
+    splits = load_ecg_dataset(table, **options, lead_names=["V1"], sampling_rate=100.0, units="µV")
+    for row in (row for dataset in splits.values() for row in dataset):
+        assert row["lead_names"] == ["V1"]
+        assert row["signal"] == signals[int(row["ecg_id"][1:-4]), 1].tolist()
+    with pytest.raises(ValueError, match="r0.csv: it has no lead II; it has I, V1"):
+        load_ecg_dataset(table, **options, lead_names=["II", "I"])
+    for name, value in {"sampling_rate": 250, "units": "mV"}.items():
+        with pytest.raises(ValueError, match=f"The column `{name}` of the frame contradicts .*{value} .* in row 1 "):
+            load_ecg_dataset(table, **options, **{name: value})
+    said = {"sampling_rate": 100, "units": "uV", "lead_names": ["I", "II", "V1"]}
+    with pytest.raises(ValueError, match="r1.csv: it has 300 x 2 values, expected"):
+        load_ecg_dataset(table[["path", "AF"]][1::2], **options, **said)
+
+
 # ---- Labels ----
 
 
@@ -240,6 +265,10 @@ def test_labels_that_are_asked_for_alone_and_in_order(folder, cache, caplog):
     splits = load_ecg_dataset(table, label_column="dx", labels=["RBBB"], data_dir=folder, cache_dir=cache)
     assert label_names_of(splits["train"]) == ["RBBB"]
     assert "1 labels beside those asked for: 'AF' (10 rows)" in caplog.text
+    assert "`dx` of the frame is empty in 10 of 40 rows: their labels are unknown" in caplog.text
+    assert "upper and lower case" not in caplog.text
+    load_ecg_dataset(table, label_column="dx", labels=["RBBB", "af"], data_dir=folder, cache_dir=cache)
+    assert "differ in upper and lower case alone: 'af' and 'AF'" in caplog.text
     with pytest.raises(ValueError, match=r"2 labels beside .* and none of those: 'afib', 'sr'\. Write them in the"):
         load_ecg_dataset(table, label_column="dx", labels=["afib", "sr"], data_dir=folder, cache_dir=cache)
 

@@ -125,20 +125,19 @@ class ECGRecordPipeline(ChunkPipeline):
         name = _name_of(record)
         try:
             recording = {**recording, "signal": by_leads(as_array(recording["signal"]), recording["lead_names"])}
-            self._check_length(recording)
-            values = np.asarray(recording["signal"], dtype=np.float64)
-            if values.size and np.ptp(values, axis=-1).max() == 0:
-                raise ValueError("the record is flat in all leads: there is nothing to classify.")
+            self._check_content(recording)
             return self.feature_extractor(**recording, **options)
         except ValueError as error:
             raise ValueError(str(error) if name is None else f"{name}: {error}") from error
 
-    def _check_length(self, recording: dict[str, Any]) -> None:
-        """`ValueError` for a record of which the model would see little but padding."""
+    def _check_content(self, recording: dict[str, Any]) -> None:
+        """`ValueError` for a record that is flat, or of which the model would see little but padding."""
         rate, (num_rows, samples) = recording.get("sampling_rate"), recording["signal"].shape
         is_transposed = num_rows != len(recording["lead_names"] or ())
         if is_transposed or not samples or not isinstance(rate, numbers.Real) or not rate > 0:
             return  # refused by the feature extractor
+        if np.ptp(np.asarray(recording["signal"], dtype=np.float64), axis=-1).max() == 0:
+            raise ValueError("the record is flat in all leads: there is nothing to classify.")
         config = self.model.config
         window, token = (count / config.sampling_rate for count in (config.num_samples, config.patch_size))
         if samples / rate < max(token, MIN_SHARE_OF_WINDOW * window):

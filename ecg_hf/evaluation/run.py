@@ -7,7 +7,6 @@ import logging
 import pathlib
 
 import datasets
-import pandas as pd
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
@@ -15,7 +14,7 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..files import json_text, write_atomic
 from ..model_folder import checkpoint_of
 from ..post_training import PostTrainingArguments
-from ..post_training.checks import check_labels, check_something_is_known
+from ..post_training.checks import check_labels, check_something_is_known, warn_of_learned
 from ..post_training.data import TaskArguments, check_splits, data_folder, load_splits, refuse_flags_of_training
 from ..post_training.reports import results_table
 from ..post_training.targets import target_of
@@ -126,27 +125,11 @@ def _load_records(
             "`--validation_table` or `--split_fractions`."
         )
     if args.split != "train":
-        _warn_of_training_records(args, args.split, judged, "their figures are too good")
+        warn_of_learned(args.model_name_or_path, args.split, judged, "their figures are too good")
     if validation is not None and args.split != "validation":
         chosen = "thresholds and temperature fit records that the model knows, not new ones"
-        _warn_of_training_records(args, "validation", validation, chosen)
+        warn_of_learned(args.model_name_or_path, "validation", validation, chosen)
     return dataset, validation
-
-
-def _warn_of_training_records(args: EvaluationArguments, split: str, dataset: datasets.Dataset, effect: str) -> None:
-    """A warning where the run that is judged has learned from records of these names: another draw of the split."""
-    splits = pathlib.Path(args.model_name_or_path) / "splits.csv"
-    if not splits.is_file():
-        return
-    table = pd.read_csv(splits, dtype=str, keep_default_na=False)
-    learned = set(table["ecg_id"][table["split"] == "train"])
-    if count := sum(str(name) in learned for name in dataset["ecg_id"]):
-        logger.warning(
-            f"{count} of the {len(dataset)} {split} records have the names of records that `{splits.parent}` has "
-            f"learned from. If they are the same, {effect}: give the flags of that run's split, as its recipe.yaml "
-            "has them (`--split_seed`, `--split_fractions`, `--patient_column`), or, beside a `--test_table`, the "
-            "records that its splits.csv names as validation (`--validation_table`)."
-        )
 
 
 def _judge(args: EvaluationArguments, model: ECGTransformerForMultiLabel) -> Judge:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..pipelines import read_for_model
 from ..readers.channels import whole_microvolts
-from ..readers.folders import FOLDER_ENDINGS
+from ..readers.folders import RECORDS_IN_FOLDERS
 from ..readers.reading import said_of_all
 
 RECORD_COLUMN = "path"
@@ -106,8 +106,10 @@ def _of_folder(folder: str, facts: Facts) -> list[Item]:
 
 
 def _refuse_folder(folder: str, wanted: Sequence[str]) -> Record:
-    endings = ", ".join((".hea", *FOLDER_ENDINGS))
-    raise RecordError(f"The folder {folder} has no ECG file ({endings}) in it or below: name the files.")
+    raise RecordError(
+        f"The folder {folder} has no ECG file ({RECORDS_IN_FOLDERS}) in it or below: name the files, or give a table "
+        "with a column of their paths."
+    )
 
 
 def _may_be_table(path: str) -> bool:
@@ -147,7 +149,8 @@ def _of_table(path: str, facts: Facts, record_column: str, data_dir: str | None)
             if isinstance(source, Files):
                 said = source.said[index]
                 of_row = Facts(said.sampling_rate, said.units, said.lead_names)
-                yield _of_file(source.paths[index], of_row.as_dict())._replace(name=name)
+                named = of_row.as_dict() | ({} if said.channels is None else {"channels": said.channels})
+                yield _of_file(source.paths[index], named)._replace(name=name)
             else:
                 yield Item(name, functools.partial(_read_row, source, index))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 from transformers.utils import logging
 
@@ -202,6 +204,30 @@ def warn_of_leaks(splits: Mapping[str, datasets.Dataset], label_names: Sequence[
         logger.warning(message)
 
 
+def warn_of_learned(checkpoint: str, split: str, dataset: datasets.Dataset, effect: str) -> None:
+    """Warns where the run of a checkpoint has learned from records, or patients, of these names: its split was another
+    one. `effect` says what that does."""
+    table_of_splits = pathlib.Path(checkpoint) / "splits.csv"
+    if not table_of_splits.is_file():
+        return
+    table = pd.read_csv(table_of_splits, dtype=str, keep_default_na=False)
+    learned = table[table["split"] == "train"]
+    records, patients = set(learned["ecg_id"]), set(learned["patient_id"]) - {""}
+    is_record = np.array([str(name) in records for name in dataset["ecg_id"]])
+    is_patient = np.zeros(len(is_record), dtype=bool)
+    if patients and "patient_id" in dataset.column_names:
+        is_patient = np.array([str(name) in patients for name in dataset["patient_id"]]) & ~is_record
+    names = {"records": int(is_record.sum()), "patients": int(is_patient.sum())}
+    if found := [f"{count} have the names of {what}" for what, count in names.items() if count]:
+        logger.warning(
+            f"Of the {len(dataset)} {split} records {' and '.join(found)} that `{checkpoint}` has learned from. If "
+            f"they are the same, {effect}: give the flags of that run's split, as its recipe.yaml has them "
+            "(`--split_seed`, `--split_fractions`, `--patient_column`), or, where the table has changed since, or "
+            "beside a `--test_table`, tables of the records that its splits.csv names (`--validation_table`, "
+            "`--test_table`)."
+        )
+
+
 __all__ = [
     "OrderedLabels",
     "check_can_choose",
@@ -215,5 +241,6 @@ __all__ = [
     "labels_of",
     "unlearnable_labels",
     "warn_of_leaks",
+    "warn_of_learned",
     "warn_of_unlearnable",
 ]

@@ -22,6 +22,7 @@ from ..runs.statistics import lead_statistics, window_statistics, without_normal
 from ..runs.windows import TrainingWindows
 from ..tables.guards import were_guarded
 from .arguments import PostTrainingArguments
+from .checks import warn_of_learned
 from .data import TaskArguments, check_splits, data_folder, label_names_in_words, load_splits, most_common_rate
 from .trainer import PostTrainer
 
@@ -47,7 +48,12 @@ def make_trainer(model_args: ModelArguments, data_args: TaskArguments, args: Pos
         pretrained_feature_extractor(model_args)  # a wrong name is found before the records are read
     with args.main_process_first(desc="reading the records"):
         splits = load_splits(data_folder(data_args, args.output_dir), data_args, args.seed)
-    check_splits(splits, FOLDS if data_args.evaluate_test else ("train", "validation"), data_args)
+    given = [split for split in FOLDS if data_args.evaluate_test or split != "test"]
+    check_splits(splits, given, data_args)
+    if model_args.model_name_or_path is not None:
+        effects = {"validation": "they choose the epoch by what the model knows", "test": "their figures are too good"}
+        for split in given[1:]:
+            warn_of_learned(model_args.model_name_or_path, split, splits[split], effects[split])
     set_seed(args.seed)
     model, feature_extractor = load_model(model_args, data_args, splits["train"])
     set_attention(model, model_args.attn_implementation, args)

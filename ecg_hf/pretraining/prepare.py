@@ -24,6 +24,7 @@ from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from ..files import whole_file, write_atomic
 from ..memory import release_unused
 from ..ptbxl.table import FOLDS, read_table
+from ..readers.folders import RECORDS_IN_FOLDERS
 from ..runs.shard_writing import (
     ENCODING,
     RECORDS_PER_ROW_GROUP,
@@ -110,7 +111,8 @@ def _files_of_splits(record_args: RecordArguments, split_column: str | None) -> 
         found = {"train": files}
     if not len(found["train"]):
         raise ValueError(
-            "There is no record to prepare for training: no ECG file (for WFDB a header, .hea) was found."
+            f"There is no record to prepare for training: no ECG file ({RECORDS_IN_FOLDERS}) was found. Other files "
+            "need a table with a column of their paths (`--table`)."
         )
     return {split: files for split, files in found.items() if len(files)}
 

@@ -21,7 +21,7 @@ from ..arrow import texts_of
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError, record_files
 from ..ptbxl.table import TABLE_NAME, read_table
 from ..readers.channels import Said
-from ..readers.folders import records_below
+from ..readers.folders import RECORDS_IN_FOLDERS, records_below
 from ..tables.store import Files, PathsBelow, Same, Stored, check_skipped, report, store_columns, store_records
 from ..tables.table import Table, is_empty, names_of_patients, open_table, source_of
 
@@ -209,7 +209,10 @@ def load_records(
             warning that names them. Another one counts the channels that are none of the twelve leads.
     """
     if not len(files):
-        raise ValueError("There is no record to pre-train on: no ECG file (for WFDB a header, .hea) was found.")
+        raise ValueError(
+            f"There is no record to pre-train on: no ECG file ({RECORDS_IN_FOLDERS}) was found. Other files need a "
+            "table with a column of their paths (`--table`)."
+        )
     stored = store_records(files.source, cache_dir, max_skipped=max_skipped, num_proc=num_proc)
     seconds = _seconds(stored.records)
     is_long = seconds >= min_seconds

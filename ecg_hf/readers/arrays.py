@@ -60,7 +60,7 @@ def record_of_array(
                 for name, own, public in zip(Stated._fields, stated, published, strict=True)
             )
         )
-    names = stated.lead_names or said.lead_names
+    names = stated.lead_names or said.channel_names
     needed = {
         "sampling_rate": said.sampling_rate if stated.sampling_rate is None else stated.sampling_rate,
         "units": said.units if stated.units is None else stated.units,

@@ -59,16 +59,25 @@ class Said:
         lead_names: the leads in order: the names of the channels of a file that does not name them, or calls them
             ECG, and those to take from a file that does.
         wanted: the leads to take, of those that the file has; others may be damaged.
+        channels: the names of the channels of a file that does not name them, where `lead_names` are but those to
+            take.
     """
 
     sampling_rate: float | None = None
     units: str | None = None
     lead_names: tuple[str, ...] | None = None
     wanted: frozenset[str] = _ALL_LEADS
+    channels: tuple[str, ...] | None = None
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        """Those of a file that does not name its channels."""
+        return self.channels or self.lead_names
 
     def text(self) -> str:
         """The same text for the same content."""
-        return f"{self.sampling_rate} {self.units} {self.lead_names} {sorted(self.wanted)}"
+        channels = "" if self.channels is None else f" {self.channels}"
+        return f"{self.sampling_rate} {self.units} {self.lead_names} {sorted(self.wanted)}{channels}"
 
 
 def canonical_leads(lead_names: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -145,7 +154,7 @@ def _leads_of(channels: Sequence[Channel], said: Said) -> tuple[dict[str, Channe
     found: dict[str, Channel] = {}
     others = []
     taken = said.wanted if said.lead_names is None else said.lead_names
-    names = named_channels([channel.name for channel in channels], said.lead_names)
+    names = named_channels([channel.name for channel in channels], said.channel_names)
     for channel, name in zip(channels, map(canonical_lead, names), strict=True):
         if name is None:
             others.append(channel.name.strip())

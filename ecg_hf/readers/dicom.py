@@ -44,7 +44,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     groups = _rhythms(_waveforms(pydicom, path, data))
     definitions_of = [_items(group, "ChannelDefinitionSequence") for group in groups]
     all_names = [_channel_name(definition) for definitions in definitions_of for definition in definitions]
-    all_names = iter(named_channels(all_names, said.lead_names))
+    all_names = iter(named_channels(all_names, said.channel_names))
     rates, starts, channels = {}, {}, []
     for group, definitions in zip(groups, definitions_of, strict=True):
         names = list(itertools.islice(all_names, len(definitions)))

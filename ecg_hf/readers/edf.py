@@ -73,7 +73,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     # edfio leaves out the annotations of its format.
     dropped = _ANNOTATIONS[header.sample_bytes == 3]
     stored = open_file(data, header_encoding="latin-1").signals
-    names = named_channels([signal.label for signal in header.signals], said.lead_names)
+    names = named_channels([signal.label for signal in header.signals], said.channel_names)
     signals = [signal._replace(label=name) for signal, name in zip(header.signals, names, strict=True)]
     signals = [signal for signal in signals if signal.label.rstrip() != dropped]
     rates, channels, filled = {}, [], []

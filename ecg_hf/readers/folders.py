@@ -9,6 +9,11 @@ FOLDER_ENDINGS = (".edf", ".bdf", ".dcm", ".xml", ".h5", ".hdf5", ".npy", ".mat"
 """Of the files that are records in a folder, beside WFDB headers."""
 TEXT_ENDINGS = (".csv", ".txt")
 """Such a file in a folder may be anything: it is a record where a JSON of its name states rate, unit and leads."""
+RECORDS_IN_FOLDERS = (
+    f"{', '.join(('.hea', *FOLDER_ENDINGS))}; {' or '.join(TEXT_ENDINGS)} with a `NAME.json` beside it that states "
+    "rate, unit and leads"
+)
+"""What counts as a record in a folder, in words."""
 
 
 def headers_below(folder: str | os.PathLike) -> Iterator[str]:
@@ -61,4 +66,4 @@ def _is_record(entry: os.DirEntry) -> bool:
     return ending.lower() in FOLDER_ENDINGS and not os.path.exists(f"{stem}.hea") and not entry.is_dir()
 
 
-__all__ = ["FOLDER_ENDINGS", "TEXT_ENDINGS", "headers_below", "records_below"]
+__all__ = ["FOLDER_ENDINGS", "RECORDS_IN_FOLDERS", "TEXT_ENDINGS", "headers_below", "records_below"]

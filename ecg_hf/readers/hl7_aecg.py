@@ -41,7 +41,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
         else:
             names.append(name)
             values.append(value)
-    for name, value in zip(named_channels(names, said.lead_names), values, strict=True):
+    for name, value in zip(named_channels(names, said.channel_names), values, strict=True):
         if is_taken(name, said):
             channels.append(_channel(name, value))
         else:

@@ -29,7 +29,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     root = root_of(path, part, "GE MUSE XML")
     waveform = _rhythm(root)
     leads = list(children(waveform, "LeadData"))
-    names = named_channels([(text_of(lead, "LeadID") or "?")[:32] for lead in leads], said.lead_names)
+    names = named_channels([(text_of(lead, "LeadID") or "?")[:32] for lead in leads], said.channel_names)
     taken = [lead for lead, name in zip(leads, names, strict=True) if is_taken(name, said)]
     _check_starts(taken)
     channels = [

@@ -35,11 +35,12 @@ _SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e
 
 class _Table(NamedTuple):
     """`names` are those of a header with leads, or with channels that the caller names; `units` what stands with them;
-    `values` is (rows, columns)."""
+    `values` is (rows, columns); `time` is the column that a header without such names calls so."""
 
     names: tuple[str, ...] | None
     units: tuple[str | None, ...]
     values: np.ndarray
+    time: int | None
 
 
 def read(path: str, part: str | None, said: Said) -> Record:
@@ -57,7 +58,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     """
     check_no_part(part)
     beside = read_sidecar(path)
-    table = _parse(*_lines(path), beside.lead_names or said.lead_names)
+    table = _parse(*_lines(path), beside.lead_names or said.channel_names)
     return (_unnamed if table.names is None else _named)(table, path, beside, said)
 
 
@@ -119,7 +120,8 @@ def _parse(comments: list[str], lines: list[tuple[int, str]], lead_names: Sequen
     values = _numbers(lines[start:], width, separator, others)
     if not header and width > 2 and values[0][0] in (0, 1) and (np.diff(values[0]) == 1).all():
         raise RecordError(f"line {lines[start][0]} only counts the columns: put the names of the leads there.")
-    return _Table(names, units, values)
+    is_time = [place for cells in header for place, cell in enumerate(cells) if _bare(cell)[0].casefold() in _TIME]
+    return _Table(names, units, values, is_time[0] if is_time and names is None else None)
 
 
 def _first_row(lines: list[tuple[int, str]], separator: str | None, width: int) -> int | None:
@@ -335,8 +337,11 @@ def _check_header(table: _Table, beside: Stated) -> None:
 
 
 def _unnamed(table: _Table, path: str, beside: Stated, said: Said) -> Record:
-    names = beside.lead_names or said.lead_names or ()
+    names = beside.lead_names or said.channel_names or ()
     values = table.values
+    if table.time is not None and _grows(values[:, table.time]):
+        _check_time(values[:, table.time], None, beside.sampling_rate or said.sampling_rate)
+        values = np.delete(values, table.time, axis=1)
     if values.shape[1] == len(names) + 1 and len(names) not in values.shape:
         # One column more than leads is that of time, or stands behind a separator that ends each line.
         if _grows(values[:, 0]):
@@ -350,7 +355,7 @@ def _unnamed(table: _Table, path: str, beside: Stated, said: Said) -> Record:
         kept = tuple(name for name, there in zip(names, is_there, strict=True) if there)
         if kept and len(kept) < len(names):
             values = values[is_there] if axis == 0 else values[:, is_there]
-            said = said if beside.lead_names else dataclasses.replace(said, lead_names=kept)
+            said = said if beside.lead_names or said.channels else dataclasses.replace(said, lead_names=kept)
             beside = beside._replace(lead_names=kept)
     if values.shape[1] == 2 * len(names) and (values % 1 == 0).all():
         raise RecordError(

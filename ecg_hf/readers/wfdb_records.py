@@ -21,7 +21,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
             wanted,
             sampling_rate=said.sampling_rate,
             microvolts=microvolts,
-            lead_names=said.lead_names,
+            lead_names=said.channel_names,
             keep_fractions=True,
         )
     except ImportError as error:

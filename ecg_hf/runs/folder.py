@@ -181,9 +181,14 @@ class RunFolder:
                 "`output_dir`."
             )
         if changes := list(differences(stored, facts)):
+            old, new = stored.get("data", {}), facts.get("data", {})
+            others = [split for split in ("train", "validation") if old.get(split) != new.get(split)]
+            if others:
+                changes.append(f"the {' and '.join(others)} records, or their labels, are not those it began with")
             raise ValueError(
                 f"The run in `{self.path}` cannot be resumed with other settings: {'; '.join(changes)}. Use its own "
-                "settings, or start from its checkpoint by `--model_name_or_path`, in another `output_dir`."
+                "settings and records, or start from its checkpoint by `--model_name_or_path`, in another "
+                "`output_dir`."
             )
 
     def publish(self, folder: pathlib.Path) -> None:

@@ -316,12 +316,19 @@ def _matrix(
         _report_others(table, name, others, names, problem_type, has_names=not counts.keys().isdisjoint(names))
     index = {code: place for place, code in enumerate(names)}
     matrix = np.zeros((len(cells), len(names)), dtype=np.float32)
+    num_empty = 0
     for row, codes in enumerate(cells):
         if codes is None:
+            num_empty += 1
             matrix[row] = UNKNOWN_LABEL
         for code in codes or ():
             if code in index:
                 matrix[row, index[code]] = 1
+    if num_empty and problem_type == MULTI_LABEL:
+        logger.warning(
+            f"The label column `{name}` of {table.name} is empty in {num_empty} of {len(cells)} rows: their labels "
+            "are unknown, neither learned nor judged. Write `[]` where a record has none."
+        )
     return names, matrix
 
 
@@ -340,6 +347,8 @@ def _report_others(
             "judged asks for its own), and `[]` where a record has none."
         )
     logger.warning(f"{text}. They are not learned or judged.")
+    asked_for = {label.casefold() for label in names}
+    warn_of_spellings(name, [*names, *(code for code in others if code.casefold() in asked_for)])
 
 
 __all__ = ["matching_columns", "table_labels", "warn_of_spellings"]

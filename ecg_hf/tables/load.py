@@ -96,7 +96,7 @@ def load_ecg_dataset(
         problem_type: ``multi_label_classification``, ``single_label_classification`` or ``regression``.
         labels: of one column of codes or classes the names and their order; by default all that occur, sorted.
         sampling_rate, units, lead_names: of files that do not state them, as for `read_ecg`; else from columns of
-            these names.
+            these names, which must agree. Beside a column of leads, which names channels, those to take of them.
         data_dir: where paths begin.
         split_fractions, seed: without `split_column` or tables, a split by patient, stratified over the labels.
         max_skipped: the share of records that may be skipped since they cannot be read or are flat in all leads. Those

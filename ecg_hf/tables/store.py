@@ -158,7 +158,7 @@ class Rows:
 
 
 def _record_of_array(signal: np.ndarray, said: Said) -> Record:
-    names = said.lead_names
+    names = said.channel_names
     if names is None:
         raise RecordError("nothing names its leads: give `lead_names`, or a column of this name.")
     if signal.ndim == 1 and len(signal) and len(signal) % len(names) == 0:

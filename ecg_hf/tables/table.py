@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ import pyarrow.parquet
 from ..arrow import texts_of
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
 from ..ptbxl.table import NOTHING
-from ..readers.channels import Said, canonical_lead, microvolts_of
+from ..readers.channels import Said, canonical_lead, microvolts_in, microvolts_of
 from ..readers.checks import marks_thousands
 from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Rows, Same, Source
 
@@ -394,8 +395,9 @@ def source_of(
 ) -> tuple[Source, pa.Array]:
     """The records of a table, and their ids: the cells of `record_column`, or the row numbers of signals.
 
-    What the arguments leave open is taken from columns `sampling_rate`, `units` and `lead_names`, where there are any.
-    With `once` no record may have several rows.
+    What the arguments leave open is taken from columns `sampling_rate`, `units` and `lead_names`, where there are any;
+    a column of leads names channels, and the argument says which of them to take. With `once` no record may have
+    several rows.
 
     Raises `ValueError` for a path that is empty, there twice, or outside the table's folder; for signals in the cells
     of a frame; and for an empty id of signals (`ecg_id`).
@@ -468,7 +470,10 @@ def _bare(base: str, path: str) -> str:
 
 
 def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> Sequence[Said]:
-    given = {"sampling_rate": sampling_rate, "units": units, "lead_names": lead_names}
+    rate_of_cell = functools.partial(number_of_cell, has_decimal_commas=table.has_decimal_commas)
+    _refuse_other_cells(table, "sampling_rate", sampling_rate, rate_of_cell)
+    _refuse_other_cells(table, "units", units, lambda cell: microvolts_in(str(cell)))
+    given = {"sampling_rate": sampling_rate, "units": units, "lead_names": None}
     if all(value is not None or name not in table.cells.columns for name, value in given.items()):
         return Same(
             Said(_rate(sampling_rate, table, 0), _unit(units, table, 0), _names(lead_names, table, 0)), len(table)
@@ -483,11 +488,29 @@ def _said_of_rows(table: Table, sampling_rate, units, lead_names) -> Sequence[Sa
             columns.append(itertools.repeat(value, len(table)))
     rows = zip(*columns, strict=True)
     said = (
-        Said(_rate(rate, table, row), _unit(unit, table, row), _names(names, table, row))
+        Said(_rate(rate, table, row), _unit(unit, table, row), **_leads(lead_names, names, table, row))
         for row, (rate, unit, names) in enumerate(rows)
     )
     known: dict[Said, Said] = {}  # each once, whatever the number of rows of which it is said
     return [known.setdefault(each, each) for each in said]
+
+
+def _refuse_other_cells(table: Table, name: str, value: object, read: Callable[[object], float | None]) -> None:
+    """`ValueError` where a column says something else than the argument of its name."""
+    if value is None or name not in table.cells.columns or (given := read(value)) is None:
+        return
+    column = table.classes(name, name)
+    wrong = [not is_empty(cell) and read(cell) not in (None, given) for cell in column]
+    _refuse_rows(table, name, column, wrong, f"contradicts `{name}` as it is given, {value} (leave one of them out),")
+
+
+def _leads(taken: Sequence[str] | None, cell: object, table: Table, row: int) -> dict[str, tuple[str, ...] | None]:
+    """What `Said` has of the leads: those of the cell, or `taken` and the channels that the cell names."""
+    lead_names = _names(cell if taken is None else taken, table, row)
+    if taken is None or cell is None:
+        return {"lead_names": lead_names}
+    channels = _names(cell, table, row)
+    return {"lead_names": lead_names, "channels": None if channels == lead_names else channels}
 
 
 def _rate(cell: object, table: Table, row: int) -> float | None:
