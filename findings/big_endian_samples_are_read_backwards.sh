@@ -1,7 +1,8 @@
 #!/bin/sh
 # onnxruntime, xgboost and soundfile take the bytes of big endian samples backwards.
 #
-# Versions: onnxruntime 1.32.0, onnx 1.23.2, xgboost 3.2.0, soundfile 0.14.0, h5py 3.16.0, numpy 2.4.6; Python 3.11.
+# Versions: onnxruntime 1.32.0, onnx 1.23.2, xgboost 3.2.0, scikit-learn 1.9.1, soundfile 0.14.0, h5py 3.16.0, numpy
+# 2.4.6; Python 3.11.
 #
 # HDF5 and NetCDF files, MATLAB files and `.npy` files may be big endian, and MFER and the format 61 of WFDB are. Their
 # readers give numpy arrays with the type ">f4" or ">i2", which hold and print the right voltages, and with which numpy,
@@ -27,7 +28,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check onnxruntime==1.32.0 onnx==1.23.2 xgboost==3.2.0 \
-    soundfile==0.14.0 h5py==3.16.0 numpy==2.4.6
+    scikit-learn==1.9.1 soundfile==0.14.0 h5py==3.16.0 numpy==2.4.6
 cd "$folder"
 OMP_NUM_THREADS=1 venv/bin/python -W error - <<'END'
 import sys
