@@ -151,9 +151,11 @@ def test_lead_tokens_keep_exactly_the_leads_given():
 def test_units_give_the_same_bits(extractor):
     signal = template(100, 10)
     expected = extract(extractor, signal)
-    assert torch.equal(extract(extractor, signal.astype(np.float32)), expected)
+    for dtype in ("<f4", ">f4"):
+        assert torch.equal(extract(extractor, signal.astype(dtype)), expected)
     assert torch.equal(extract(extractor, in_microvolts(signal), units="uV"), expected)
-    assert torch.equal(extract(extractor, in_microvolts(signal).astype(np.int64), units="uV"), expected)
+    for dtype in (np.int64, ">i2", ">f4"):
+        assert torch.equal(extract(extractor, in_microvolts(signal).astype(dtype), units="uV"), expected)
     torch.testing.assert_close(extract(extractor, signal * 1000, units="uV"), expected, rtol=0, atol=5e-6)
 
 

@@ -178,6 +178,17 @@ def test_a_number_alone_in_a_list_is_a_class(options):
     assert label_names_of(splits["train"]) == ["0", "1"] and labels_of(splits)["r02"] == [0, 0]
 
 
+@pytest.mark.parametrize("codes", [["1", "22", "50"], [1, 22, 50]])
+def test_a_code_that_is_not_asked_for_is_no_place_among_those_that_are(codes, options, caplog):
+    """`ClassLabel` of `datasets` takes the code 1 for the second of its names."""
+    given = {"label_column": "code", "labels": ["21", "22", "50"], **options}
+    with pytest.raises(ValueError, match=r"has 1 labels beside those asked for: '1' \(10 rows\)"):
+        load_ecg_dataset(frame(code=codes * 10), problem_type="single_label_classification", **given)
+    found = labels_of(load_ecg_dataset(frame(code=codes * 10), **given))
+    assert [found[name] for name in ("r00", "r01", "r02")] == [[0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert "1 labels beside those asked for: '1' (10 rows)" in caplog.text
+
+
 def test_columns_may_be_numbered(options):
     table = frame().set_axis(["path", 7], axis=1)
     for given in ([7], ["7"], "[7]"):
