@@ -793,6 +793,14 @@ def test_a_column_of_time_checks_the_rate(tmp_path, millivolts, name, per_second
     refused(write(path, table_text(values, header=[name, *LEAD_NAMES])), "of time", sampling_rate=250, units="mV")
 
 
+@pytest.mark.parametrize("header", [None, ["timestamp", "ecg"], ["sample", "ch1"]])
+def test_numbers_of_samples_are_no_lead(tmp_path, millivolts, header):
+    values = np.vstack([np.arange(NUM_SAMPLES), millivolts[1]])
+    path = write(tmp_path / "rec.csv", table_text(values, header=header))
+    refused(path, "first column grows", "lead I:", **SAID | {"lead_names": ["I", "II"]})
+    assert read(path, **SAID | {"lead_names": ["II"]}).lead_names == ("II",)
+
+
 def test_a_lead_without_values_is_missing(tmp_path, millivolts):
     text = table_text(np.where(np.arange(12)[:, None] == 3, np.nan, millivolts)).replace("nan", "")
     names = tuple(name for name in LEAD_NAMES if name != "aVR")
