@@ -351,8 +351,8 @@ def _unnamed(table: _Table, path: str, beside: Stated, said: Said) -> Record:
             values = values[:, :-1]
     elif 1 < len(names) == values.shape[1] < len(values) and _grows(values[:, 0]):
         raise RecordError(
-            f"its first column grows from row to row, from {values[0, 0]:g} to {values[-1, 0]:g}, as times and numbers "
-            f"of samples do, and would be lead {names[0]}: call it `time` in a header, or leave it out."
+            f"its first column grows from row to row, from {values[0, 0]:g} to {values[-1, 0]:g}, as times and "
+            f"numbers of samples do, and would be lead {names[0]}: call it `time` in a header, or leave it out."
         )
     if len(names) in values.shape:
         axis = values.shape.index(len(names))
