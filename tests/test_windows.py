@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import datasets
 import numpy as np
@@ -71,6 +72,24 @@ def test_units_may_differ_by_row_and_an_argument_decides_over_all(simulated_spli
     assert torch.equal(batch["input_values"], batches[0]["input_values"])
     with pytest.raises(ValueError, match="`units` must be one of mV, uV, got `kV`"):
         EvaluationWindows(doubtful, small_extractor(), units="kV")
+
+
+@pytest.mark.parametrize("kind", [TrainingWindows, EvaluationWindows, Crops])
+def test_a_warning_of_records_is_given_once_and_names_the_first(simulated_splits, kind):
+    own = with_signal(simulated_splits["train"].select(range(12)), "float32", 1000)
+    shift = {5: 2.5, 9: 0.5}  # mV
+    rows = [{**row, "signal": (np.array(row["signal"]) + shift.get(n, 0)).tolist()} for n, row in enumerate(own)]
+    own = datasets.Dataset.from_list(rows, features=own.features)
+    more = {EvaluationWindows: {}, TrainingWindows: {"seed": 3}, Crops: {"augmentation": Augmentation(), "seed": 3}}
+    windows = kind(own, small_extractor(), **more[kind])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch in range(3):
+            for first in range(0, 12, 4):
+                rows = range(first, first + 4)
+                windows.__getitems__(rows if kind is EvaluationWindows else [(epoch, row) for row in rows])
+    (warning,) = [str(each.message) for each in caught]
+    assert warning.startswith(f"1 of 4 records (first: {own[5]['ecg_id']}) stay above or below 0 mV")
 
 
 def test_integers_without_a_unit_are_refused(simulated_splits, tmp_path):

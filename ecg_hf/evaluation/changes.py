@@ -112,7 +112,7 @@ class ChangedWindows(EvaluationWindows):
             sampling_rate=[record.sampling_rate for record in records],
             lead_names=[list(record.lead_names) for record in records],
             units="mV",
-            **self.keywords,
+            check_leads=False,
             **kwargs,
         )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 
 import datasets
@@ -14,10 +17,13 @@ from transformers.feature_extraction_utils import BatchFeature
 from .columns import check_columns, label_matrix, number_of, signals_of, units_of
 from .prepared import named_records, prepare
 
+_FIRST = re.compile(r"\(first: (\d+)\)")
+_NUMBERS = re.compile(r"\d[\d.]*")
+
 
 def _windows_of(table: pa.Table, feature_extractor, units: str | None, **kwargs) -> BatchFeature:
     signals, units = signals_of(table, units)
-    with named_records(table):
+    with named_records(table), _warnings_of(table):
         return feature_extractor(
             signals,
             sampling_rate=table["sampling_rate"].to_pylist(),
@@ -25,6 +31,26 @@ def _windows_of(table: pa.Table, feature_extractor, units: str | None, **kwargs)
             units=units,
             **kwargs,
         )
+
+
+@contextlib.contextmanager
+def _warnings_of(table: pa.Table) -> Iterator[None]:
+    """A block whose warnings name the first of their records, which it knows by its place among the rows alone."""
+    with _caught_warnings() as caught:
+        yield
+    for warning in caught:
+        _warn(warning, _FIRST.sub(lambda found: f"(first: {table['ecg_id'][int(found[1])]})", str(warning.message)))
+
+
+@contextlib.contextmanager
+def _caught_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def _warn(warning: warnings.WarningMessage, message: str) -> None:
+    warnings.warn_explicit(message, warning.category, warning.filename, warning.lineno)
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -53,8 +79,9 @@ class RecordWindows(torch.utils.data.Dataset):
     """Base: reads rows as Arrow, without Python lists, and hands a whole batch at once to the extractor.
 
     `units` is `"mV"` or `"uV"`, of all signals; by default [`units_of`] decides. With `cache_dir` records that must be
-    resampled or filtered are so once, and kept there: see [`prepare`], whose values are within 1e-3 mV. Of records
-    whose leads were checked before, `check_leads` False keeps the extractor from warning of each batch again.
+    resampled or filtered are so once, and kept there: see [`prepare`], whose values are within 1e-3 mV. The leads of a
+    record are checked when it is read for the first time, and a warning is given once, for the first batch that has
+    reason to; with `check_leads` False, of records that were checked before, not at all.
     """
 
     columns = ("ecg_id", "signal", "sampling_rate", "lead_names", "labels")
@@ -74,8 +101,8 @@ class RecordWindows(torch.utils.data.Dataset):
         self.dataset = dataset.with_format("arrow")
         self.feature_extractor = feature_extractor
         self.units = units
-        # Extractors of older checkpoints do not know the argument.
-        self.keywords = {} if check_leads else {"check_leads": False}
+        self._is_checked = np.full(len(dataset), not check_leads)
+        self._said: set[str] = set()
         units_of(self.dataset[:1], units)  # a unit that is missing is found before training
         self.prepared = None if cache_dir is None else prepare(dataset, feature_extractor, units, cache_dir, silent)
         # What batches need beside a prepared record.
@@ -97,20 +124,34 @@ class RecordWindows(torch.utils.data.Dataset):
         return (self.dataset if (self._kept(indices) < 0).any() else self._facts)[list(indices)]
 
     def _extract(self, table: pa.Table, indices: Sequence[int], **kwargs) -> BatchFeature:
+        indices = np.asarray(indices)
+        if self._is_checked[indices].all():
+            return self._extract_all(table, indices, check_leads=False, **kwargs)
+        with _caught_warnings() as caught:
+            features = self._extract_all(table, indices, **kwargs)
+        self._is_checked[indices] = True
+        for warning in caught:
+            message = str(warning.message)
+            if (kind := _NUMBERS.sub("", message)) not in self._said:
+                self._said.add(kind)
+                _warn(warning, message)
+        return features
+
+    def _extract_all(self, table: pa.Table, indices: np.ndarray, **kwargs) -> BatchFeature:
         kept = self._kept(indices)
         if (kept < 0).all():
-            return _windows_of(table, self.feature_extractor, self.units, **self.keywords, **kwargs)
+            return _windows_of(table, self.feature_extractor, self.units, **kwargs)
         if (kept >= 0).all():
             prepared = self.prepared.table(kept, table["ecg_id"])
-            return _windows_of(prepared, self.prepared.extractor, self.prepared.units, **self.keywords, **kwargs)
-        return self._extract_both(table, np.asarray(indices), kept, **kwargs)
+            return _windows_of(prepared, self.prepared.extractor, self.prepared.units, **kwargs)
+        return self._extract_both(table, indices, kept, **kwargs)
 
     def _extract_both(self, table, indices, kept, crop_positions=None, return_record_index=False, **kwargs):
         """The windows of a batch with prepared and other records, in their order."""
         parts, of_records = [], []
         for places in (np.flatnonzero(kept >= 0), np.flatnonzero(kept < 0)):
             crops = None if crop_positions is None else [crop_positions[place] for place in places]
-            part = self._extract(
+            part = self._extract_all(
                 table.take(pa.array(places)),
                 indices[places],
                 crop_positions=crops,
