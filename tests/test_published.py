@@ -19,7 +19,7 @@ def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep):
     assert same_weights(weights_of(folder), weights_of(folder / "_stages/probe")) == keep
     before, after = results["probe_eval_macro_auroc"], results["finetune_eval_macro_auroc"]
     assert after < before and f"validation macro AUROC {after:.4f} after {before:.4f}" in caplog.text
-    assert "Fine-tuning ended below the probe that it began with" in caplog.text
+    assert "Fine-tuning ended worse than the probe that it began with" in caplog.text
     kept = "probe" if keep else "finetune"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert results["kept_stage"] == metrics["kept_stage"] == kept

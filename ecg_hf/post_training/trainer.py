@@ -504,7 +504,7 @@ class PostTrainer(RunTrainer):
             return False
         title, field = STAGE_TITLES[last], _RATES[last]
         logger.warning(
-            f"{title} ended below the probe that it began with: validation {METRIC_NAMES[metric]} {after:.4f} "
+            f"{title} ended worse than the probe that it began with: validation {METRIC_NAMES[metric]} {after:.4f} "
             f"after {before:.4f}. "
             + ("The probe is kept" if self.args.keep_best_stage else "It is kept all the same (`keep_best_stage`)")
             + f"; a lower `{field}` may help."
