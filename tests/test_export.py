@@ -240,7 +240,7 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path, simulated_folder):
         export(folder, tmp_path / "absent" / "m.onnx")
     with pytest.raises(ValueError, match="`split` must be one of train, validation, test, got `dev`"):
         export(folder, tmp_path / "m.onnx", "--split", "dev")
-    for flag, value in {"split": "test", "task": "form", "label_columns": "AF", "cache_dir": "cache"}.items():
+    for flag, value in {"split": "test", "task": "form", "cache_dir": "cache"}.items():
         with pytest.raises(ValueError, match=f"`--{flag}` is of records, and none are given"):
             export(folder, tmp_path / "m.onnx", f"--{flag}", value)
     with pytest.raises(ValueError, match="The records have no label|have the labels"):
