@@ -213,9 +213,8 @@ def test_the_better_stage_is_kept(peft, simulated_splits, tmp_path, caplog, keep
     fields = {"lora_learning_rate": 10.0, "num_train_epochs": 1, "keep_best_stage": keep}
     results = lora_trainer(simulated_splits, folder, **fields).post_train()
     assert results["lora_eval_macro_auroc"] < results["probe_eval_macro_auroc"]
-    assert (
-        "LoRA ended worse than the probe that it began with" in caplog.text and "lower `lora_learning_rate`" in caplog.text
-    )
+    assert "LoRA ended worse than the probe that it began with" in caplog.text
+    assert "lower `lora_learning_rate`" in caplog.text
     assert results["kept_stage"] == ("probe" if keep else "lora")
     assert same_weights(weights_of(folder), weights_of(folder / "_stages/probe")) == keep
     # The adapter is of the weights that are published.
