@@ -13,6 +13,7 @@ from small_models import LABELS, small_extractor
 from test_post_training import make_trainer
 
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
+from ecg_hf.ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ecg_hf.post_training.evaluation import split_metrics
 from ecg_hf.pretraining.crops import Augmentation, Crops, crop_statistics
 from ecg_hf.runs.columns import number_of
@@ -90,6 +91,20 @@ def test_a_warning_of_records_is_given_once_and_names_the_first(simulated_splits
                 windows.__getitems__(rows if kind is EvaluationWindows else [(epoch, row) for row in rows])
     (warning,) = [str(each.message) for each in caught]
     assert warning.startswith(f"1 of 4 records (first: {own[5]['ecg_id']}) stay above or below 0 mV")
+
+
+def test_an_extractor_of_an_older_checkpoint_trains_more_than_an_epoch(simulated_splits):
+    class Older(ECGTransformerFeatureExtractor):
+        def __call__(self, signal, sampling_rate, lead_names, units, crop_positions):
+            known = {"sampling_rate": sampling_rate, "lead_names": lead_names, "units": units}
+            return super().__call__(signal, crop_positions=crop_positions, **known)
+
+    older = Older.from_dict(small_extractor().to_dict())
+    records = simulated_splits["train"].select(range(4))
+    batches = [TrainingWindows(records, extractor, seed=3) for extractor in (small_extractor(), older)]
+    for epoch in range(2):
+        expected, found = (windows.__getitems__([(epoch, 0), (epoch, 2)])["input_values"] for windows in batches)
+        assert torch.equal(found, expected)
 
 
 def test_integers_without_a_unit_are_refused(simulated_splits, tmp_path):

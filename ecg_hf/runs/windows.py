@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import warnings
@@ -101,6 +102,9 @@ class RecordWindows(torch.utils.data.Dataset):
         self.dataset = dataset.with_format("arrow")
         self.feature_extractor = feature_extractor
         self.units = units
+        # Extractors of older checkpoints do not know the argument.
+        knows_checks = "check_leads" in inspect.signature(feature_extractor.__call__).parameters
+        self._unchecked = {"check_leads": False} if knows_checks else {}
         self._is_checked = np.full(len(dataset), not check_leads)
         self._said: set[str] = set()
         units_of(self.dataset[:1], units)  # a unit that is missing is found before training
@@ -126,7 +130,7 @@ class RecordWindows(torch.utils.data.Dataset):
     def _extract(self, table: pa.Table, indices: Sequence[int], **kwargs) -> BatchFeature:
         indices = np.asarray(indices)
         if self._is_checked[indices].all():
-            return self._extract_all(table, indices, check_leads=False, **kwargs)
+            return self._extract_all(table, indices, **self._unchecked, **kwargs)
         with _caught_warnings() as caught:
             features = self._extract_all(table, indices, **kwargs)
         self._is_checked[indices] = True
