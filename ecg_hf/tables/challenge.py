@@ -333,7 +333,8 @@ def _chosen_labels(labels: str | Sequence[str], join_equivalent: bool) -> list[s
         raise ValueError(
             f"`labels`: {', '.join(map(repr, unknown[:NAMED_IN_A_MESSAGE]))} "
             "must be SNOMED CT codes or abbreviations of the PhysioNet/CinC Challenges, such as 164889003 or AF "
-            "(ecg_hf/tables/snomed.csv)."
+            "(ecg_hf/tables/snomed.csv). A model whose labels have other names is judged by pairs of names, as "
+            "training/guides/evaluation.md shows."
         )
     names = [label_of(code, join_equivalent) for code in codes.values()]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
