@@ -12,10 +12,12 @@ from test_scripts import QUICK, flags
 
 from ecg_hf import PostTrainer, cli
 from ecg_hf.evaluation import EvaluationArguments
+from ecg_hf.plotting import plot_learning_curves
 from ecg_hf.post_training.checks import warn_of_leaks
 from ecg_hf.post_training.evaluation import splits_table
 from ecg_hf.post_training.run import TaskArguments
 from ecg_hf.ptbxl.label_order import label_names_of
+from ecg_hf.runs import trainer
 from ecg_hf.runs.columns import is_unknown
 from ecg_hf.synthetic import simulate_ptbxl
 
@@ -97,14 +99,18 @@ def test_labels_of_other_values_are_refused_with_record_and_label(simulated_spli
     assert not (tmp_path / "run" / "_stages").exists()
 
 
-def test_validation_records_that_cannot_choose_are_refused_before_training(simulated_splits, tmp_path):
+def test_validation_records_that_cannot_choose_are_refused_before_training(simulated_splits, tmp_path, monkeypatch):
     labels = simulated_splits["validation"]["labels"]
     same = [index for index, value in enumerate(labels) if value == labels[0]]
     splits = {**simulated_splits, "validation": simulated_splits["validation"].select(same)}
     with pytest.raises(ValueError, match=f"no label of the {len(same)} validation records has both"):
         make_trainer(splits, tmp_path / "run").post_train()
     assert not (tmp_path / "run" / "_stages").exists()
-    make_trainer(splits, tmp_path / "run", metric_for_best_model="loss", stages=["probe"]).post_train()
+    figures = []
+    monkeypatch.setattr(trainer, "plot_learning_curves", lambda *args: figures.append(plot_learning_curves(*args)))
+    chosen_by_loss = make_trainer(splits, tmp_path / "run", metric_for_best_model="loss", stages=["probe"])
+    results = chosen_by_loss.post_train()
+    assert figures[0].axes[0].get_title().endswith(f": loss {results['probe_eval_loss']:.4g}")
 
 
 def test_a_batch_that_is_never_full_is_refused(simulated_splits, tmp_path):
