@@ -133,9 +133,7 @@ def splits_table(splits: Mapping[str, datasets.Dataset]) -> pd.DataFrame:
     )
 
 
-def choosing_metric(
-    metrics: dict[str, float], name: str, undefined: str = "no label has both a positive and a negative"
-) -> float:
+def choosing_metric(metrics: dict[str, float], name: str, undefined: str) -> float:
     """The metric `name` that chooses the epoch; `ValueError` if it is NaN, which would never be the best.
 
     `undefined` says of what records that is so.
