@@ -28,7 +28,9 @@ def draw_curves(folder: Path, split: str, labels: Sequence[str]) -> list[str]:
     """
     predictions = folder / f"{split}_predictions.csv"
     if predictions.is_file():
-        save_curves(curve_figures(pd.read_csv(predictions), split, labels), folder)
+        # Of the names of classes only an empty cell is unknown: `None`, `NA` and `01` are names.
+        table = pd.read_csv(predictions, dtype={"true_class": str}, keep_default_na=False, na_values=[""])
+        save_curves(curve_figures(table, split, labels), folder)
     return [name for name in CURVES if all((folder / f"{name}{ending}").is_file() for ending in FORMATS)]
 
 

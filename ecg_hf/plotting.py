@@ -87,6 +87,9 @@ LEARNING_CURVES = {
     ),
     "macro AUPRC": (("eval_macro_auprc", "validation", VALIDATION_COLOR),),
 }
+# Of the metrics that choose an epoch.
+LOWER_IS_BETTER = ("eval_loss", "eval_mae")
+METRIC_NAMES = {"eval_macro_auprc": "AUPRC", "eval_f_max": "F max", "eval_mae": "MAE", "eval_r2": "R²"}
 
 
 def plot_ecg(
@@ -153,17 +156,18 @@ def plot_ecg(
     return figure
 
 
-def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -> Figure:
+def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike, metric: str | None = None) -> Figure:
     """Draw and save loss and metrics over the epochs of each stage, with the stages side by side.
 
-    The best epoch of a stage (the first one with the highest validation macro AUROC, or, of a regression, the lowest
-    mean absolute error) is marked and given in its title.
+    The best epoch of a stage (the first one with the best validation `metric`) is marked and given in its title.
 
     Args:
         log_history: the entries of `PostTrainer.state.log_history`: `stage`, `epoch`, and `loss` or `eval_loss`,
             `eval_macro_auroc`, `eval_macro_auprc`, `eval_accuracy`, `eval_mae`, `eval_r2`; or those of `PreTrainer`:
             `accuracy`, `feature_std`, `probe_macro_auroc`. Entries with none of them are skipped.
         path: file of the figure; its suffix selects the format.
+        metric: by which epochs were chosen, as `metric_for_best_model` of [`PostTrainingArguments`]; by default macro
+            AUROC, or, of a regression, the mean absolute error.
 
     Raises:
         ValueError: there is nothing to draw, or an entry lacks its stage or epoch.
@@ -171,6 +175,9 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -
     from matplotlib.figure import Figure
 
     stages = _entries_by_stage(log_history)
+    if metric is None:
+        metric = "mae" if any("eval_mae" in entry for entry in log_history) else "macro_auroc"
+    chosen_by = f"eval_{metric.removeprefix('eval_')}"
     rows = {
         name: curves
         for name, curves in LEARNING_CURVES.items()
@@ -179,10 +186,11 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | os.PathLike) -
     figure = Figure(figsize=(1 + 4.5 * len(stages), 1.2 + 2.2 * len(rows)), dpi=DOTS_PER_INCH, layout="constrained")
     grid = figure.subplots(len(rows), len(stages), sharex="col", sharey="row", squeeze=False)
     for column, (stage, entries) in zip(grid.T, stages.items(), strict=True):
-        column[0].set_title(_stage_title(stage, entries), fontsize=10)
+        best = _best_entry(entries, chosen_by)
+        column[0].set_title(_stage_title(stage, best, chosen_by), fontsize=10)
         column[-1].set_xlabel("epoch")
         for axes, curves in zip(column, rows.values(), strict=True):
-            _draw_curves(axes, entries, curves)
+            _draw_curves(axes, entries, curves, best)
     for axes, name in zip(grid[:, 0], rows, strict=True):
         axes.set_ylabel(name)
     handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]}
@@ -436,36 +444,36 @@ def _entries_by_stage(log_history: Sequence[dict]) -> dict[str, list[dict]]:
     return stages
 
 
-def _draw_curves(axes: Axes, entries: list[dict], curves: Sequence[tuple[str, str, str]]) -> None:
+def _draw_curves(axes: Axes, entries: list[dict], curves: Sequence[tuple[str, str, str]], best: dict | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for key, label, color in curves:
         if points := [(entry["epoch"], entry[key]) for entry in entries if key in entry]:
             marker = "o" if len(points) <= MAX_MARKERS else None
             axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3.5)
-    if best := _best_entry(entries):
+    if best is not None:
         axes.axvline(best["epoch"], color=BEST_EPOCH_COLOR, linestyle=":", label="best epoch", zorder=1)
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.grid(color=AXES_GRID_COLOR, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _best_entry(entries: list[dict]) -> dict | None:
-    if errors := [entry for entry in entries if "eval_mae" in entry]:
-        return min(errors, key=lambda entry: entry["eval_mae"])
-    evaluations = [entry for entry in entries if "eval_macro_auroc" in entry]
-    return max(evaluations, key=lambda entry: entry["eval_macro_auroc"], default=None)
+def _best_entry(entries: list[dict], chosen_by: str) -> dict | None:
+    best = min if chosen_by in LOWER_IS_BETTER else max
+    known = [entry for entry in entries if chosen_by in entry and not np.isnan(entry[chosen_by])]
+    return best(known, key=lambda entry: entry[chosen_by], default=None)
 
 
-def _stage_title(stage: str, entries: list[dict]) -> str:
+def _stage_title(stage: str, best: dict | None, chosen_by: str) -> str:
     title = STAGE_TITLES.get(stage, stage)
-    if best := _best_entry(entries):
-        title += f"\nbest epoch {best['epoch']:g}: "
-        if "eval_mae" in best:
-            return f"{title}MAE {best['eval_mae']:.4g}"
-        title += f"AUROC {best['eval_macro_auroc']:.3f}"
-        if "eval_macro_auprc" in best:
-            title += f", AUPRC {best['eval_macro_auprc']:.3f}"
+    if best is None:
+        return title
+    title += f"\nbest epoch {best['epoch']:g}: "
+    if chosen_by != "eval_macro_auroc":
+        return f"{title}{METRIC_NAMES.get(chosen_by, chosen_by.removeprefix('eval_'))} {best[chosen_by]:.4g}"
+    title += f"AUROC {best['eval_macro_auroc']:.3f}"
+    if "eval_macro_auprc" in best:
+        title += f", AUPRC {best['eval_macro_auprc']:.3f}"
     return title
 
 

@@ -1,5 +1,7 @@
 """What is wrong with the records or arguments of a run is said before it begins, once."""
 
+import io
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -10,7 +12,13 @@ from test_scripts import QUICK, flags
 
 from ecg_hf import PostTrainer, cli
 from ecg_hf.evaluation import EvaluationArguments
+from ecg_hf.plotting import plot_learning_curves
+from ecg_hf.post_training.checks import warn_of_leaks
+from ecg_hf.post_training.evaluation import splits_table
 from ecg_hf.post_training.run import TaskArguments
+from ecg_hf.ptbxl.label_order import label_names_of
+from ecg_hf.runs import trainer
+from ecg_hf.runs.columns import is_unknown
 from ecg_hf.synthetic import simulate_ptbxl
 
 pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
@@ -91,14 +99,18 @@ def test_labels_of_other_values_are_refused_with_record_and_label(simulated_spli
     assert not (tmp_path / "run" / "_stages").exists()
 
 
-def test_validation_records_that_cannot_choose_are_refused_before_training(simulated_splits, tmp_path):
+def test_validation_records_that_cannot_choose_are_refused_before_training(simulated_splits, tmp_path, monkeypatch):
     labels = simulated_splits["validation"]["labels"]
     same = [index for index, value in enumerate(labels) if value == labels[0]]
     splits = {**simulated_splits, "validation": simulated_splits["validation"].select(same)}
     with pytest.raises(ValueError, match=f"no label of the {len(same)} validation records has both"):
         make_trainer(splits, tmp_path / "run").post_train()
     assert not (tmp_path / "run" / "_stages").exists()
-    make_trainer(splits, tmp_path / "run", metric_for_best_model="loss", stages=["probe"]).post_train()
+    figures = []
+    monkeypatch.setattr(trainer, "plot_learning_curves", lambda *args: figures.append(plot_learning_curves(*args)))
+    chosen_by_loss = make_trainer(splits, tmp_path / "run", metric_for_best_model="loss", stages=["probe"])
+    results = chosen_by_loss.post_train()
+    assert figures[0].axes[0].get_title().endswith(f": loss {results['probe_eval_loss']:.4g}")
 
 
 def test_a_batch_that_is_never_full_is_refused(simulated_splits, tmp_path):
@@ -119,3 +131,24 @@ def test_patients_on_both_sides_and_doubled_recordings_are_counted(simulated_spl
     assert f"{patients} patients are in train and in validation (such as " in caplog.text
     assert "2 recordings are there under more than one id, such as " in caplog.text
     assert f"{train[0]['ecg_id']} (train) and 900001 (validation)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("known", "others", "shared"),
+    [
+        (["7", "x", ""], [8, None, 7], ["7"]),
+        ([7, None, None], ["y", " ", "7"], ["7"]),
+        ([7.0, float("nan"), 5.5], [float("nan"), 7.0, 9.5], ["7"]),
+        (["7", "x", "y"], [None] * 3, []),
+    ],
+)
+def test_patients_are_compared_whatever_the_types_of_their_columns(simulated_splits, caplog, known, others, shared):
+    splits = {
+        name: simulated_splits[name].select(range(3)).remove_columns("patient_id").add_column("patient_id", patients)
+        for name, patients in {"train": known, "test": others}.items()
+    }
+    warn_of_leaks(splits, label_names_of(splits["train"]))
+    found = [text.partition(":")[0] for text in caplog.messages if "patients are in" in text]
+    assert found == [f"1 patients are in train and in test (such as {patient})" for patient in shared]
+    written = pd.read_csv(io.StringIO(splits_table(splits).to_csv()), dtype=str, keep_default_na=False)["patient_id"]
+    assert written.tolist() == ["" if is_unknown(patient) else str(patient) for patient in [*known, *others]]

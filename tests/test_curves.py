@@ -1,12 +1,14 @@
 """Reliability and precision-recall curves, against scikit-learn, and what their figures show."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 from scipy.spatial import KDTree
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from ecg_hf import card_curves
 from ecg_hf.curves import (
     ReliabilityCurve,
     plot_precision_recall,
@@ -81,6 +83,18 @@ def test_figures_say_what_they_show(tmp_path, suffix):
     known = int((labels[:, 0] != -100).sum())
     assert any(text.endswith(f"({int((labels[:, 0] == 1).sum())} of {known})") for text in legend)
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_curves_of_a_run_know_classes_as_they_are_written(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(card_curves, "save_curves", lambda figures, folder: drawn.update(figures))
+    classes = ["01", "1", "None"]
+    scores = {f"prob_{name}": np.full(7, 1 / 3) for name in classes}
+    table = pd.DataFrame({"ecg_id": range(7), **scores, "true_class": [*classes, *classes, None]})
+    table.to_csv(tmp_path / "test_predictions.csv", index=False)
+    card_curves.draw_curves(tmp_path, "test", classes)
+    legend = [text.get_text() for text in drawn["precision_recall"].axes[0].get_legend().get_texts()]
+    assert len(legend) == 3 and all(text.endswith("(2 of 6)") for text in legend)
 
 
 @pytest.mark.parametrize("counts", [(6200, 950, 270), (150_000, 900, 470), (9, 3, 1), (40, 38, 33), (1, 1, 1)])

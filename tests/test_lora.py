@@ -648,6 +648,30 @@ def test_a_stop_while_features_are_written_leaves_none(simulated_splits, tmp_pat
     assert passes.taken() == ALL_SPLITS
 
 
+def test_features_are_those_without_dropout_where_a_run_is_resumed_after_the_probe(
+    simulated_splits, tmp_path, monkeypatch
+):
+    compute = features_module._feature_batches
+
+    def stop(trainer, split, dataset):
+        if split == "test":
+            raise KeyboardInterrupt
+        return compute(trainer, split, dataset)
+
+    def trainer(name):
+        fields = {"stages": ["probe"], "feature_cache": str(tmp_path / f"features of {name}")}
+        return make_trainer(simulated_splits, tmp_path / name, small_model(hidden_dropout_prob=0.5), **fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features_module, "_feature_batches", stop)
+        with pytest.raises(KeyboardInterrupt):
+            trainer("stopped").post_train()
+    trainer("stopped").post_train(resume_from_checkpoint=True)
+    trainer("whole").post_train()
+    predictions = [(tmp_path / name / "test_predictions.csv").read_text() for name in ("stopped", "whole")]
+    assert predictions[0] == predictions[1]
+
+
 def test_the_command_shares_features_in_the_folder_of_the_cache(records_200, encoder, tmp_path, passes):
     flags = {"stages": ["probe"], "cache_dir": tmp_path / "cache"}
     train(tmp_path / "first", records_200, encoder, **flags)

@@ -178,10 +178,20 @@ def test_learning_curves_show_both_stages_side_by_side(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "validation", "best epoch"]
 
 
-def test_learning_curves_of_one_stage(tmp_path):
-    figure = plot_learning_curves(list(log_of("finetune", [0.85, 0.9])), tmp_path / "curves.png")
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        (None, "best epoch 2: AUROC 0.900, AUPRC 0.450"),
+        ("eval_macro_auprc", "best epoch 2: AUPRC 0.45"),
+        ("loss", "best epoch 3: loss 0.2"),
+        ("f_max", None),
+    ],
+)
+def test_learning_curves_of_one_stage_mark_the_epoch_that_the_metric_chooses(tmp_path, metric, title):
+    log = list(log_of("finetune", [float("nan"), 0.9, 0.8]))
+    figure = plot_learning_curves(log, tmp_path / "curves.png", metric)
     assert len(figure.axes) == 3
-    assert figure.axes[0].get_title().startswith("Fine-tuning\nbest epoch 2")
+    assert figure.axes[0].get_title() == ("Fine-tuning" if title is None else f"Fine-tuning\n{title}")
 
 
 def test_learning_curves_without_validation_have_the_loss_only(tmp_path):

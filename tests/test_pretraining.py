@@ -7,6 +7,7 @@ import pathlib
 import resource
 import shutil
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -599,9 +600,14 @@ def test_one_record_or_one_patient_is_refused(records, tmp_path):
         make_trainer(records.select([0]), tmp_path / "run")
     with pytest.raises(ValueError, match="`per_device_train_batch_size` to 2 or more"):
         arguments(tmp_path, per_device_train_batch_size=1)
-    one = records.remove_columns("patient_id").add_column("patient_id", [7] * len(records))
-    with pytest.raises(ValueError, match="All 128 records are of one patient"):
-        make_trainer(one, tmp_path / "run")
+    without = records.remove_columns("patient_id")
+    one = without.add_column("patient_id", [7] * len(records))
+    several = datasets.concatenate_datasets([without.add_column("patient_id", [8] * len(records)), one])
+    for dataset in (one, several.select(range(255, 127, -1))):
+        with pytest.raises(ValueError, match="All 128 records are of one patient"):
+            make_trainer(dataset, tmp_path / "run")
+    for unknown in (None, float("nan"), " "):
+        make_trainer(without.add_column("patient_id", [unknown] * len(records)), tmp_path / "run")
 
 
 def test_a_batch_of_one_patient_stops_with_a_message(records, tmp_path):

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from small_models import LABELS, small_extractor, small_model, stopped_at
 from transformers import TrainerCallback
 
-from ecg_hf import PostTrainer, PostTrainingArguments
+from ecg_hf import PostTrainer, PostTrainingArguments, name_labels
+from ecg_hf.runs.timing import passing_cache, step_seconds
 from ecg_hf.runs.windows import TrainingWindows
 
 pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
@@ -176,6 +177,15 @@ def test_mixed_windows_are_means_of_two_with_their_targets_and_unknown_stays_unk
         assert torch.equal(batch["labels"][row] == -100, unknown)
         torch.testing.assert_close(batch["labels"][row][~unknown].double(), expected[~unknown], atol=1e-3, rtol=0)
     assert num_mixed >= 6
+
+
+def test_a_dry_run_counts_the_preparation_of_mixed_records(simulated_splits, tmp_path):
+    splits = {name: name_labels(dataset, LABELS[::-1]) for name, dataset in simulated_splits.items()}
+    trainer = make_trainer(splits, tmp_path / "run", mixup_alpha=0.5)
+    trainer.processing_class = small_extractor(bandpass=[0.5, 40])
+    with passing_cache(trainer):
+        _, preparing = step_seconds(trainer)
+    assert preparing > 0
 
 
 @pytest.mark.parametrize(

@@ -370,8 +370,8 @@ class ECGTransformerForMultiLabel(ECGTransformerPreTrainedModel):
         config.problem_type = problem_type or config.problem_type
         config.id2label = id2label
         config.label2id = {name: index for index, name in config.id2label.items()}
-        config.label_names, config.thresholds = label_names, None
-        config.temperature, config.window_aggregation = 1.0, "mean_logit"
+        config.label_names = label_names
+        forget_head_settings(config, None)
         config.target_mean = config.target_std = None
         self.num_labels = len(id2label)
         self._put_linear_head()

@@ -16,7 +16,7 @@ from ..ptbxl.label_order import label_names_of
 from ..runs.columns import check_columns, check_is_dataset, label_matrix, unformatted
 from ..runs.labelled_shards import LabelledShards
 from ..runs.parts import check_extractor
-from ..runs.windows import RecordWindows
+from ..runs.windows import RecordWindows, WrappedWindows
 from ..tables.guards import were_guarded
 from ..tables.leaks import identities_of, leaks_in_words
 from .targets import MultiLabel
@@ -83,18 +83,12 @@ def _differing(names: Sequence[str], labels: Sequence[str]) -> str:
     return f" ({'; '.join(parts)})"
 
 
-class OrderedLabels(torch.utils.data.Dataset):
+class OrderedLabels(WrappedWindows):
     """Windows whose `labels` are brought into the order of the model."""
 
     def __init__(self, windows: RecordWindows, order: Sequence[int]):
-        self.windows = windows
+        super().__init__(windows)
         self.order = list(order)
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, key):
-        return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence) -> dict[str, torch.Tensor]:
         batch = self.windows.__getitems__(keys)

@@ -127,17 +127,13 @@ def predictions_table(dataset: datasets.Dataset, labels: Sequence[str], output: 
 
 def splits_table(splits: Mapping[str, datasets.Dataset]) -> pd.DataFrame:
     """Which record was in which split: `ecg_id`, `patient_id` (empty where unknown) and `split`."""
-    tables = []
-    for name, dataset in splits.items():
-        unknown = [None] * len(dataset)
-        patients = list(dataset["patient_id"]) if "patient_id" in dataset.column_names else unknown
-        tables.append(pd.DataFrame({"ecg_id": list(dataset["ecg_id"]), "patient_id": patients, "split": name}))
-    return pd.concat(tables)
+    return pd.concat(
+        pd.DataFrame({"ecg_id": list(dataset["ecg_id"]), "patient_id": patients_of(dataset), "split": name})
+        for name, dataset in splits.items()
+    )
 
 
-def choosing_metric(
-    metrics: dict[str, float], name: str, undefined: str = "no label has both a positive and a negative"
-) -> float:
+def choosing_metric(metrics: dict[str, float], name: str, undefined: str) -> float:
     """The metric `name` that chooses the epoch; `ValueError` if it is NaN, which would never be the best.
 
     `undefined` says of what records that is so.

@@ -90,6 +90,7 @@ def cache_features(trainer: RunTrainer, split: str, dataset: datasets.Dataset, r
 
     They are there in the cache of `args.feature_cache`, or, of a run that is resumed, in its own folder.
     """
+    trainer.model.to(trainer.args.device).eval()
     found = None
     if trainer.is_world_process_zero():
         found = _place(trainer, split, dataset, resume)

@@ -14,6 +14,7 @@ import torch
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, UNKNOWN_LABEL
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
+from ..runs.windows import WrappedWindows
 from .arguments import PostTrainingArguments
 
 MIXED_INPUTS = ("input_values", "attention_mask", "labels")
@@ -43,7 +44,7 @@ def soft_windows(
     return windows
 
 
-class TaughtWindows(torch.utils.data.Dataset):
+class TaughtWindows(WrappedWindows):
     """Windows whose targets are a mean of the record's labels and its probabilities by the teachers.
 
     Binary cross-entropy against it is that against the labels and that against the teachers, weighted alike: a
@@ -53,14 +54,9 @@ class TaughtWindows(torch.utils.data.Dataset):
     """
 
     def __init__(self, windows: torch.utils.data.Dataset, teachers: np.ndarray, weight: float):
-        self.windows, self.weight = windows, weight
+        super().__init__(windows)
+        self.weight = weight
         self.teachers = torch.from_numpy(teachers)
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, key):
-        return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         batch = self.windows.__getitems__(keys)
@@ -70,7 +66,7 @@ class TaughtWindows(torch.utils.data.Dataset):
         return batch
 
 
-class MixedWindows(torch.utils.data.Dataset):
+class MixedWindows(WrappedWindows):
     """Mixup (Zhang et al. 2018): each window is a mean of itself and of another of its batch, and so are its targets.
 
     The share of the other is drawn from Beta(alpha, alpha), one for each window, by (seed, first key of the batch), so
@@ -79,13 +75,8 @@ class MixedWindows(torch.utils.data.Dataset):
     """
 
     def __init__(self, windows: torch.utils.data.Dataset, alpha: float, seed: int):
-        self.windows, self.alpha, self.seed = windows, alpha, seed
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, key):
-        return self.__getitems__([key])
+        super().__init__(windows)
+        self.alpha, self.seed = alpha, seed
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         batch = self.windows.__getitems__(keys)

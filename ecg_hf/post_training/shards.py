@@ -21,7 +21,7 @@ from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL
 from ..files import whole_file
 from ..ptbxl.label_order import label_names_of
 from ..runs.arguments import check_at_least
-from ..runs.columns import is_unknown, rows_of
+from ..runs.columns import num_patients, rows_of
 from ..runs.labelled_shards import DIGEST, NOT_IN_FACTS, OF_SOURCE
 from ..runs.records import fingerprint_of_records
 from ..runs.shard_writing import (
@@ -72,7 +72,7 @@ def prepare_labelled(
     for name, entry in manifest["splits"].items():
         its = [number for number, shard in enumerate(shards) if shard.split == name]
         digests = [digest for number in its for digest in notes[number]["digests"]]
-        entry["num_patients"] = _num_patients(splits[name])
+        entry["num_patients"] = num_patients(splits[name])
         entry["facts"] = _write_facts(output_dir, name, splits[name], digests)
     finish(output_dir, manifest)
     return manifest
@@ -107,13 +107,6 @@ class _Writer:
                 digests += [digest_of(signal) for signal in rows_of(table["signal"])]
                 writer.write_table(table)
         return {"num_records": len(rows), "skipped": [], "digests": digests}
-
-
-def _num_patients(dataset: datasets.Dataset) -> int | None:
-    if "patient_id" not in dataset.column_names:
-        return None
-    patients = set(dataset.with_format("arrow")["patient_id"][:].to_pylist())
-    return None if any(map(is_unknown, patients)) else len(patients)
 
 
 def _write_facts(output_dir: Path, split: str, dataset: datasets.Dataset, digests: Sequence[int]) -> dict:

@@ -249,7 +249,6 @@ class PostTrainer(RunTrainer):
         self.model.use_linear_head()
         folder = self.run_folder.stage("probe")
         if not is_so_on_all(bool(resume) and (folder / "log.json").is_file(), self.args.world_size):
-            self.model.to(self.args.device).eval()
             train = self._cache_features("train", self.train_dataset, resume)
             validation = self._cache_features("validation", self.eval_dataset, resume)
             state, logs, best = self._fit_probe(train, validation)

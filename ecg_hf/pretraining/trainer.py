@@ -17,7 +17,7 @@ from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from ..ecg_transformer.feature_extraction_ecg_transformer import ECGTransformerFeatureExtractor
 from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForPreTraining
 from ..files import write_atomic
-from ..runs.columns import check_columns, check_is_dataset, unformatted
+from ..runs.columns import check_columns, check_is_dataset, num_patients, unformatted
 from ..runs.parts import check_extractor, check_is_of, check_model
 from ..runs.provenance import note_pretraining
 from ..runs.shards import ShardedRecords
@@ -331,16 +331,9 @@ def _check_records(dataset: datasets.Dataset | ShardedRecords, args: PreTraining
             f"{len(dataset)} records do not fill a batch of {batch_size}: set `per_device_train_batch_size` to "
             f"{len(dataset) // args.world_size} or less, or give more records. At least two are needed."
         )
-    if args.contrastive_weight and _num_patients(dataset) == 1:
+    patients = dataset.num_patients if isinstance(dataset, ShardedRecords) else num_patients(dataset)
+    if args.contrastive_weight and patients == 1:
         raise ValueError(f"All {len(dataset)} records are of one patient: there is no other to tell them from.")
-
-
-def _num_patients(dataset: datasets.Dataset | ShardedRecords) -> int | None:
-    """None where the patient of a record is unknown."""
-    if isinstance(dataset, ShardedRecords):
-        return dataset.num_patients
-    patients = dataset.data.column("patient_id")
-    return None if patients.null_count else len(patients.unique())
 
 
 __all__ = ["CollapseError", "PreTrainer"]

@@ -41,7 +41,7 @@ def read(path: str, part: str | None, said: Said) -> Record:
     try:
         with h5py.File(path, "r", locking=False) as file:
             data = _signals(h5py, file)
-            stated = _stated(h5py, file, data)
+            stated = _stated(file, data)
             values = _record_values(h5py, file, data, part)
             is_code15 = data.ndim == 3 and data.shape[1:] == _CODE15_SHAPE and "exam_id" in file
     except RecordError:
@@ -127,7 +127,7 @@ def _texts(ids) -> np.ndarray:
     return values.astype(str)
 
 
-def _stated(h5py, file, data) -> Stated:
+def _stated(file, data) -> Stated:
     fields = {}
     for name in Stated._fields:
         value = data.attrs.get(name, file.attrs.get(name))

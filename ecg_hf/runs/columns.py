@@ -205,12 +205,21 @@ def is_unknown(patient: object) -> bool:
     return patient is None or patient != patient or not str(patient).strip()
 
 
+def num_patients(dataset: datasets.Dataset) -> int | None:
+    """How many patients the records have; None where that of a record is unknown."""
+    if "patient_id" not in dataset.column_names:
+        return None
+    patients = set(dataset.with_format("arrow")["patient_id"][:].to_pylist())
+    return None if any(map(is_unknown, patients)) else len(patients)
+
+
 __all__ = [
     "check_columns",
     "check_is_dataset",
     "each_signal",
     "is_unknown",
     "label_matrix",
+    "num_patients",
     "number_of",
     "rows_of",
     "sampling_rates",

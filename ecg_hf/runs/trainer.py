@@ -522,7 +522,8 @@ class RunTrainer(RecordOrder, Trainer):
             write_atomic(folder / "metrics.json", json_text(metrics))
             write_atomic(folder / "recipe.yaml", yaml.safe_dump(self.recipe, sort_keys=False))
             write_atomic(folder / "log_history.json", json.dumps(self.state.log_history, indent=1))
-            plot_learning_curves(self.state.log_history, folder / "learning_curves.png")
+            metric = self.args.metric_for_best_model
+            plot_learning_curves(self.state.log_history, folder / "learning_curves.png", metric)
             write_model_card(folder, title=self.run_folder.path.absolute().name)
             self.run_folder.publish(folder)
         self.run_folder.stage(self.stage).joinpath(START_FILE).unlink(missing_ok=True)

@@ -212,9 +212,30 @@ class EvaluationWindows(RecordWindows):
         return batch
 
 
+class WrappedWindows(torch.utils.data.Dataset):
+    """Base: the batches of other windows, which `__getitems__` changes."""
+
+    def __init__(self, windows: RecordWindows | WrappedWindows):
+        self.windows = windows
+        self.prepared = windows.prepared
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, key):
+        return self.__getitems__([key])
+
+
 def identity_collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The window data sets return a batch, not a list of items: nothing is left to collate."""
     return batch
 
 
-__all__ = ["EpochSampler", "EvaluationWindows", "RecordWindows", "TrainingWindows", "identity_collate"]
+__all__ = [
+    "EpochSampler",
+    "EvaluationWindows",
+    "RecordWindows",
+    "TrainingWindows",
+    "WrappedWindows",
+    "identity_collate",
+]

@@ -14,13 +14,15 @@ import pyarrow.compute as pc
 from ..ecg_transformer.common_ecg_transformer import UNKNOWN_LABEL
 from .facts import digest_of
 from .store import NAMED_IN_A_MESSAGE
+from .table import patients_in
 
 
 class Identities(NamedTuple):
-    """Of each record of a split its id, patient (null where unknown) and digest, and (records, labels) its labels."""
+    """Of each record of a split its id, patient (text, null where unknown) and digest, and (records, labels) its
+    labels."""
 
     ids: pa.Array | pa.ChunkedArray
-    patients: pa.Array | pa.ChunkedArray
+    patients: pa.StringArray
     digests: Sequence[int]
     labels: np.ndarray
 
@@ -37,7 +39,9 @@ def identities_of(dataset: datasets.Dataset, labels: np.ndarray, digests: Sequen
     `digests` are those of the signals, where they are known.
     """
     rows = dataset.with_format("arrow")
-    patients = rows["patient_id"][:] if "patient_id" in dataset.column_names else pa.nulls(len(rows), pa.string())
+    patients = pa.nulls(len(rows), pa.string())
+    if "patient_id" in dataset.column_names:
+        patients = patients_in(rows["patient_id"][:].to_pylist())
     return Identities(rows["ecg_id"][:], patients, _digests(rows) if digests is None else digests, labels)
 
 
@@ -58,7 +62,7 @@ def leaks_in_words(splits: Mapping[str, Identities], label_names: Sequence[str])
     """A sentence for each pair of splits that share patients, and one on recordings that are there several times."""
     patients = {name: split.patients.unique().drop_null() for name, split in splits.items()}
     messages = [
-        f"{len(both)} patients are in {first} and in {second} (such as {listed(sorted(both, key=str))}): figures of "
+        f"{len(both)} patients are in {first} and in {second} (such as {listed(sorted(both))}): figures of "
         f"{second} are too good where patients were learned from."
         for first, second in combinations(splits, 2)
         if (both := patients[first].filter(pc.is_in(patients[first], patients[second])).to_pylist())

@@ -342,11 +342,16 @@ def refuse_thousands(table: Table, name: str, column: pd.Series) -> None:
 
 
 def names_of_patients(column: pd.Series) -> pa.StringArray:
-    """The patients of the rows as text: the same where their cells are, but for blanks around and a `.0` or `,0`
-    behind; an empty cell is a patient of its own, null. A warning names one who seems to stand for unknown ones."""
-    names = texts_of(None if is_empty(cell) else _patient(str(cell).strip()) for cell in column)
+    """As [`patients_in`]; a warning names a patient who seems to stand for unknown ones."""
+    names = patients_in(column)
     _warn_of_a_frequent_patient(str(column.name), names)
     return names
+
+
+def patients_in(cells: Iterable) -> pa.StringArray:
+    """The patients of the rows as text: the same where their cells are, but for blanks around and a `.0` or `,0`
+    behind; an empty cell is a patient of its own, null."""
+    return texts_of(None if is_empty(cell) else _patient(str(cell).strip()) for cell in cells)
 
 
 def _warn_of_a_frequent_patient(column: str, names: pa.StringArray) -> None:
@@ -551,6 +556,7 @@ __all__ = [
     "names_of_patients",
     "number_of_cell",
     "open_table",
+    "patients_in",
     "refuse_thousands",
     "source_of",
     "splits_of",
