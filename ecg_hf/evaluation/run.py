@@ -21,7 +21,13 @@ from ..post_training.targets import target_of
 from ..ptbxl.labels import task_labels
 from ..runs.folder import STAGES_FOLDER
 from .arguments import EvaluationArguments
-from .calibration import calibration_report, check_can_update, fit_temperature, update_checkpoint
+from .calibration import (
+    calibration_report,
+    check_can_update,
+    filled_thresholds,
+    fit_temperature,
+    update_checkpoint,
+)
 from .figures import FOLDER, draw_figures
 from .measures import measure_of
 from .operating_points import STORED, choose_points, judge_points
@@ -250,7 +256,8 @@ def _write(args: EvaluationArguments, report: dict, judge: Judge, judged: Predic
         thresholds = None
         if config.problem_type == MULTI_LABEL:
             found = report["operating_points"]["rules"]["max_f1"].values()
-            thresholds = [0.5 if of_label is None else of_label["threshold"] for of_label in found]
+            chosen = [None if of_label is None else of_label["threshold"] for of_label in found]
+            thresholds = filled_thresholds(config, chosen, report["calibration"]["curves"]["before"]["temperature"])
         update_checkpoint(args.model_name_or_path, report["calibration"]["fitted_temperature"], thresholds)
     write_atomic(folder / "report.json", json_text(report))
     write_atomic(folder / "report.md", report_text(report, measure, figures))
