@@ -446,20 +446,21 @@ def test_ages_that_tables_hide_are_in_bands_and_text_among_ages_is_refused(own, 
         evaluate(tmp_path / "other", **places, subgroup_columns=["age"])
 
 
-def test_a_report_of_classes_leaves_thresholds_out(own, tmp_path):
+def test_a_report_of_classes_leaves_thresholds_out(own, tmp_path, capsys):
     places, tables = own
     path = save(tmp_path / "model", labels=LABELS, problem_type="single_label_classification")
     places = {**places, "model_name_or_path": path, "table": tables / "ecgs.csv", "label_column": "class"}
-    metrics, report = evaluate(
-        tmp_path / "report", **places, split_column="split", split="validation", fit_temperature=True
-    )
+    places |= {"split_column": "split", "split": "validation", "fit_temperature": True, "update_model": True}
+    metrics, report = evaluate(tmp_path / "report", **places)
+    assert f"{path} has the fitted temperature.\n" in capsys.readouterr().out
     assert report["operating_points"] is None and report["metrics"]["accuracy"] == metrics["accuracy"]
     curves = report["calibration"]["curves"]
     assert curves["after"]["validation_loss"] < curves["before"]["validation_loss"]
     table = pd.read_csv(tmp_path / "report/predictions.csv")
     right = [row[f"prob_{row.true_class}"] for _, row in table.iterrows()]
     assert curves["after"]["validation_loss"] == pytest.approx(-np.log(right).mean(), abs=1e-5)
-    assert "the most probable class is the answer" in (tmp_path / "report/report.md").read_text()
+    text = (tmp_path / "report/report.md").read_text()
+    assert "the most probable class is the answer" in text and "It was written into the checkpoint.\n" in text
 
 
 def test_a_report_of_numbers_has_errors_by_group_and_under_faults(own, tmp_path, capsys):

@@ -266,11 +266,13 @@ def _write(args: EvaluationArguments, report: dict, judge: Judge, judged: Predic
 def summary(metrics: dict, args: EvaluationArguments) -> str:
     """What the command prints: the table of the metrics, and where the files are."""
     kinds = [kind for name, kind in (("mae", REGRESSION), ("accuracy", SINGLE_LABEL)) if name in metrics]
-    table = results_table(args.split, metrics, kinds[0] if kinds else MULTI_LABEL)
+    kind = kinds[0] if kinds else MULTI_LABEL
+    table = results_table(args.split, metrics, kind)
     folder = pathlib.Path(args.output_dir)
     if not args.report:
         return f"{table}\nmetrics.json and predictions.csv are in {folder}"
-    written = f"\n{args.model_name_or_path} has the fitted temperature, and thresholds." if args.update_model else ""
+    thresholds = ", and thresholds" if kind == MULTI_LABEL else ""
+    written = f"\n{args.model_name_or_path} has the fitted temperature{thresholds}." if args.update_model else ""
     return (
         f"{table}\nThe report is {folder / 'report.md'}; the figures, report.json, metrics.json and predictions.csv "
         f"are beside it.{written}"
