@@ -46,7 +46,11 @@ def checkpoint_of(name: str | os.PathLike) -> Iterator[str | os.PathLike]:
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", os.fspath(place)):
         raise FileNotFoundError(f"{ways}; an id of the Hub would be `owner/name`.")
     try:
-        _check_kind(place, read_object(cached_file(place, CONFIG)))
+        if (config := cached_file(place, CONFIG)) is None:  # the library raises for all other files alone
+            raise FileNotFoundError(
+                f"it has no {CONFIG}; `ecg-hf convert` makes a checkpoint of the files of other ECG projects"
+            )
+        _check_kind(place, read_object(config))
         yield place
     except OSError as error:
         reason = str(error).strip().partition("\n")[0]

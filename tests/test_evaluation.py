@@ -224,7 +224,7 @@ def test_the_fitted_temperature_is_written_on_request_and_the_model_then_has_it(
     assert {name for name in after if after[name] != before.get(name)} == {"temperature", "thresholds"}
     assert after["temperature"] == fitted
     points = report["operating_points"]["rules"]["max_f1"]
-    assert after["thresholds"] == [0.5 if of is None else of["threshold"] for of in points.values()]
+    assert after["thresholds"] == [of["threshold"] for of in points.values()]
     assert ECGTransformerForMultiLabel.from_pretrained(own).config.temperature == fitted
     # The thresholds that it had are judged at the temperature that it had, 1.
     called = expit(fitted * logit(scores)) >= 0.4
@@ -403,6 +403,29 @@ def test_own_columns_make_groups_and_without_validation_nothing_is_chosen(own, m
     assert not (tmp_path / "other").exists()
 
 
+def test_a_label_that_validation_cannot_judge_keeps_its_threshold_at_the_new_temperature(
+    own, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("ecg_hf.evaluation.run.draw_figures", lambda *arguments: [])
+    places, tables = own
+    data = pd.read_csv(tables / "ecgs.csv", sep=";", dtype=str)
+    data.loc[data["split"] == "validation", "MI"] = ""
+    data.to_csv(tmp_path / "ecgs.csv", index=False)
+    model = save(tmp_path / "model", thresholds=[0.1, 0.2, 0.9, 0.3, 0.4], temperature=3.0)
+    places = {**places, "table": tmp_path / "ecgs.csv", "label_columns": LABELS, "split_column": "split"}
+    places |= {"model_name_or_path": model, "split": "validation", "fit_temperature": True, "update_model": True}
+    _, report = evaluate(tmp_path / "report", **places)
+    config = json.loads((model / "config.json").read_text())
+    points = report["operating_points"]["rules"]["max_f1"]
+    assert points["MI"] is None and config["temperature"] not in (1, 3)
+    # A window whose logit is 3 logit(0.9) has that threshold as its probability before and after.
+    expected = {name: of["threshold"] for name, of in points.items() if of is not None}
+    expected["MI"] = expit(3 * logit(0.9) / config["temperature"])
+    assert config["thresholds"] == pytest.approx([expected[name] for name in LABELS])
+    assert "1 of 5 labels lack positive or negative validation records" in caplog.text
+    assert "MI (0.9, now" in caplog.text
+
+
 def test_ages_that_tables_hide_are_in_bands_and_text_among_ages_is_refused(own, model, tmp_path):
     places, tables = own
     data = pd.read_csv(tables / "others.csv", sep=";")
@@ -423,20 +446,21 @@ def test_ages_that_tables_hide_are_in_bands_and_text_among_ages_is_refused(own, 
         evaluate(tmp_path / "other", **places, subgroup_columns=["age"])
 
 
-def test_a_report_of_classes_leaves_thresholds_out(own, tmp_path):
+def test_a_report_of_classes_leaves_thresholds_out(own, tmp_path, capsys):
     places, tables = own
     path = save(tmp_path / "model", labels=LABELS, problem_type="single_label_classification")
     places = {**places, "model_name_or_path": path, "table": tables / "ecgs.csv", "label_column": "class"}
-    metrics, report = evaluate(
-        tmp_path / "report", **places, split_column="split", split="validation", fit_temperature=True
-    )
+    places |= {"split_column": "split", "split": "validation", "fit_temperature": True, "update_model": True}
+    metrics, report = evaluate(tmp_path / "report", **places)
+    assert f"{path} has the fitted temperature.\n" in capsys.readouterr().out
     assert report["operating_points"] is None and report["metrics"]["accuracy"] == metrics["accuracy"]
     curves = report["calibration"]["curves"]
     assert curves["after"]["validation_loss"] < curves["before"]["validation_loss"]
     table = pd.read_csv(tmp_path / "report/predictions.csv")
     right = [row[f"prob_{row.true_class}"] for _, row in table.iterrows()]
     assert curves["after"]["validation_loss"] == pytest.approx(-np.log(right).mean(), abs=1e-5)
-    assert "the most probable class is the answer" in (tmp_path / "report/report.md").read_text()
+    text = (tmp_path / "report/report.md").read_text()
+    assert "the most probable class is the answer" in text and "It was written into the checkpoint.\n" in text
 
 
 def test_a_report_of_numbers_has_errors_by_group_and_under_faults(own, tmp_path, capsys):

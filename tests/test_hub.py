@@ -753,6 +753,14 @@ def test_a_repository_that_holds_another_kind_of_model(hub, alice, pushing):
         )
 
 
+def test_a_repository_of_weights_alone_as_other_projects_have_it(hub, alice):
+    alice.run("from huggingface_hub import create_repo\ncreate_repo('org/weights')")
+    hub.repositories["model", "org/weights"].commit("main", "weights", {"base.pt": File(b"weights", False)})
+    for command in ("classify(['--model', 'org/weights', 'x'])", "train(['--model_name_or_path', 'org/weights'])"):
+        with pytest.raises(ClientError, match="FileNotFoundError: `org/weights` .* it has no config.json; `ecg-hf"):
+            alice.run(f"from ecg_hf import cli\ncli.{command}")
+
+
 def test_a_configuration_with_a_field_of_a_newer_version(hub, alice, published):
     repository = hub.repositories["model", published]
     files = dict(repository.resolve("main").files)

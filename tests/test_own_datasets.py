@@ -87,11 +87,16 @@ def test_what_cannot_be_read_as_it_is_stored_is_refused(splits, tmp_path, split)
         trainer_of({**splits, split: dataset.with_transform(lambda rows: rows)}, tmp_path / "run")
 
 
-def test_a_transform_is_refused_by_evaluation_too(splits, tmp_path):
-    trainer = trainer_of(splits, tmp_path / "run")
+def test_what_cannot_be_read_as_it_is_stored_is_refused_by_evaluation_too(splits, tmp_path):
+    trainer, dataset = trainer_of(splits, tmp_path / "run"), splits["test"]
     for use in (trainer.evaluate, trainer.predict):
         with pytest.raises(ValueError, match="has a transform .*which is not applied"):
-            use(splits["test"].with_transform(lambda rows: rows))
+            use(dataset.with_transform(lambda rows: rows))
+        for other in (dataset.to_iterable_dataset(), list(dataset), torch.utils.data.Subset(dataset, range(8))):
+            with pytest.raises(ValueError, match=f"must be a `datasets.Dataset`.* got {type(other).__name__}"):
+                use(other)
+    with pytest.raises(ValueError, match="one data set, got a dictionary of train, validation, test: give one"):
+        trainer.predict(splits)
 
 
 def test_several_sets_are_evaluated_at_once_and_undefined_metrics_are_nan(splits, tmp_path):

@@ -840,9 +840,22 @@ def test_the_recipe_has_the_batch_size_that_was_found_and_the_precision_of_the_l
         other.post_train(resume_from_checkpoint=True)
 
 
-def test_a_number_that_yaml_read_as_text_is_refused(tmp_path):
+def test_a_number_that_yaml_read_as_text_and_a_text_in_place_of_a_list_are_refused(tmp_path):
     with pytest.raises(TypeError, match="`learning_rate` is the string '1e-3'.*1.0e-3"):
         arguments(tmp_path, learning_rate="1e-3")
+    for name in ("stages", "teacher_predictions"):
+        with pytest.raises(TypeError, match=f"`{name}` is the text 'probe' where a list is expected"):
+            arguments(tmp_path, **{name: "probe"})
+
+
+def test_paths_and_numbers_of_numpy_stand_in_the_recipe_as_text_and_numbers(tmp_path):
+    values = {"learning_rate": np.float32(0.25), "num_train_epochs": np.int64(3), "drop_path_rate": np.float32(0.5)}
+    places = {"feature_cache": tmp_path / "features", "prepared_cache": tmp_path}
+    places["teacher_predictions"] = (tmp_path / "teacher.csv",)
+    args = arguments(tmp_path, **values, **places)
+    recipe = json.loads(json.dumps(args.recipe()))
+    assert {name: recipe[name] for name in values} == {name: value.item() for name, value in values.items()}
+    assert recipe["teacher_predictions"] == ["teacher.csv"] and args.feature_cache == str(tmp_path / "features")
 
 
 @pytest.mark.parametrize("with_mkldnn", [True, False])

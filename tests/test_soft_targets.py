@@ -197,6 +197,9 @@ def test_a_dry_run_counts_the_preparation_of_mixed_records(simulated_splits, tmp
         ("twice", "has several rows of record"),
         ("logit", "must hold probabilities from 0 to 1"),
         ("empty", "must hold probabilities from 0 to 1"),
+        ("text", "teacher.csv` must hold probabilities from 0 to 1"),
+        ("parquet", "teacher.csv` is no CSV table as `ecg-hf evaluate` writes them"),
+        ("no content", "teacher.csv` is no CSV table as `ecg-hf evaluate` writes them"),
     ],
 )
 def test_tables_of_teachers_that_do_not_fit_are_refused(simulated_splits, teachers, tmp_path, fault, message):
@@ -209,8 +212,14 @@ def test_tables_of_teachers_that_do_not_fit_are_refused(simulated_splits, teache
         table = pd.concat([table, table.iloc[:1]])
     elif fault in ("logit", "empty"):
         table.iloc[3, 1] = 2.5 if fault == "logit" else np.nan
+    elif fault == "text":
+        table[f"prob_{LABELS[0]}"] = "high"
     path = tmp_path / "teacher.csv"
-    if fault != "absent":
+    if fault == "parquet":
+        table.to_parquet(path)
+    elif fault == "no content":
+        path.touch()
+    elif fault != "absent":
         table.to_csv(path, index=False)
     with pytest.raises(ValueError, match=message):
         make_trainer(simulated_splits, tmp_path / "run", teacher_predictions=[str(path)]).post_train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
 from ..files import read_text, write_atomic
 from ..metrics import calibration_metrics
 from .predictions import Predictions
+
+logger = logging.getLogger(__name__)
 
 TEMPERATURES = (0.05, 20.0)
 """Between these it is sought."""
@@ -83,6 +86,34 @@ def check_can_update(path: str) -> None:
         )
 
 
+def filled_thresholds(
+    config: ECGTransformerConfig, chosen: Sequence[float | None], stored_temperature: float
+) -> list[float]:
+    """The thresholds that were chosen; where a label has none, the checkpoint's own goes on to make its decisions.
+
+    At the temperature of `config` that is another number than at `stored_temperature`: the same logit of a window, and
+    of a record whose windows have a mean logit or the highest. Warns of these labels.
+    """
+    stored = config.thresholds or [0.5] * len(chosen)
+    kept = _at_temperature(np.array(stored, dtype=np.float64), stored_temperature / config.temperature).tolist()
+    if lacking := [
+        f"{name} ({before:.3g}, now {after:.3g})"
+        for name, threshold, before, after in zip(config.labels, chosen, stored, kept, strict=True)
+        if threshold is None
+    ]:
+        logger.warning(
+            f"{len(lacking)} of {len(kept)} labels lack positive or negative validation records and keep the "
+            f"threshold of the checkpoint, at the new temperature: {', '.join(lacking)}."
+        )
+    return [own if threshold is None else threshold for threshold, own in zip(chosen, kept, strict=True)]
+
+
+def _at_temperature(probabilities: np.ndarray, share: float) -> np.ndarray:
+    """Probabilities (labels,) when their logits are multiplied by `share`."""
+    present, absent = probabilities**share, (1 - probabilities) ** share
+    return present / (present + absent)
+
+
 def update_checkpoint(path: str, temperature: float, thresholds: Sequence[float] | None) -> None:
     """Write `temperature` and `thresholds` into the `config.json` of a checkpoint, which stays as it is otherwise."""
     file = pathlib.Path(path) / "config.json"
@@ -98,6 +129,7 @@ __all__ = [
     "calibration_report",
     "check_can_update",
     "cross_entropy",
+    "filled_thresholds",
     "fit_temperature",
     "update_checkpoint",
 ]

@@ -146,7 +146,11 @@ def _calibration(report: Mapping) -> Iterator[str]:
         if not TEMPERATURES[0] * 1.01 < fitted < TEMPERATURES[1] / 1.01:
             yield "It stands at the end of what is searched: the validation records are too few, or too easy, for one."
         if found["is_written"]:
-            yield "It was written into the checkpoint, with the thresholds of the best F1 at it."
+            thresholds = (
+                ", with the thresholds of the best F1 at it; a label without one keeps the checkpoint's own, brought "
+                "to this temperature"
+            )
+            yield f"It was written into the checkpoint{thresholds if report['operating_points'] else ''}."
     rows = [
         [
             *(name, f"{values['temperature']:.4g}", _of(values["calibration_error"]), _of(values["brier_score"])),

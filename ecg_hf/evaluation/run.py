@@ -21,7 +21,13 @@ from ..post_training.targets import target_of
 from ..ptbxl.labels import task_labels
 from ..runs.folder import STAGES_FOLDER
 from .arguments import EvaluationArguments
-from .calibration import calibration_report, check_can_update, fit_temperature, update_checkpoint
+from .calibration import (
+    calibration_report,
+    check_can_update,
+    filled_thresholds,
+    fit_temperature,
+    update_checkpoint,
+)
 from .figures import FOLDER, draw_figures
 from .measures import measure_of
 from .operating_points import STORED, choose_points, judge_points
@@ -250,7 +256,8 @@ def _write(args: EvaluationArguments, report: dict, judge: Judge, judged: Predic
         thresholds = None
         if config.problem_type == MULTI_LABEL:
             found = report["operating_points"]["rules"]["max_f1"].values()
-            thresholds = [0.5 if of_label is None else of_label["threshold"] for of_label in found]
+            chosen = [None if of_label is None else of_label["threshold"] for of_label in found]
+            thresholds = filled_thresholds(config, chosen, report["calibration"]["curves"]["before"]["temperature"])
         update_checkpoint(args.model_name_or_path, report["calibration"]["fitted_temperature"], thresholds)
     write_atomic(folder / "report.json", json_text(report))
     write_atomic(folder / "report.md", report_text(report, measure, figures))
@@ -259,11 +266,13 @@ def _write(args: EvaluationArguments, report: dict, judge: Judge, judged: Predic
 def summary(metrics: dict, args: EvaluationArguments) -> str:
     """What the command prints: the table of the metrics, and where the files are."""
     kinds = [kind for name, kind in (("mae", REGRESSION), ("accuracy", SINGLE_LABEL)) if name in metrics]
-    table = results_table(args.split, metrics, kinds[0] if kinds else MULTI_LABEL)
+    kind = kinds[0] if kinds else MULTI_LABEL
+    table = results_table(args.split, metrics, kind)
     folder = pathlib.Path(args.output_dir)
     if not args.report:
         return f"{table}\nmetrics.json and predictions.csv are in {folder}"
-    written = f"\n{args.model_name_or_path} has the fitted temperature, and thresholds." if args.update_model else ""
+    thresholds = ", and thresholds" if kind == MULTI_LABEL else ""
+    written = f"\n{args.model_name_or_path} has the fitted temperature{thresholds}." if args.update_model else ""
     return (
         f"{table}\nThe report is {folder / 'report.md'}; the figures, report.json, metrics.json and predictions.csv "
         f"are beside it.{written}"

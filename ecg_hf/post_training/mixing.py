@@ -98,14 +98,18 @@ class MixedWindows(WrappedWindows):
 def read_teachers(paths: Sequence[str | os.PathLike], ecg_ids: Sequence, labels: Sequence[str]) -> np.ndarray:
     """The mean of the probabilities in tables as `ecg-hf evaluate` writes them -> float32 (records, labels).
 
-    Raises `ValueError` where a table lacks a label or a record, or has a value that is no probability.
+    Raises `ValueError` where a file is no such table, lacks a label or a record, or has a value that is no
+    probability.
     """
     return np.mean([_read_teacher(pathlib.Path(path), ecg_ids, labels) for path in paths], axis=0, dtype=np.float32)
 
 
 def _read_teacher(path: pathlib.Path, ecg_ids: Sequence, labels: Sequence[str]) -> np.ndarray:
     columns = [f"prob_{label}" for label in labels]
-    table = pd.read_csv(path, dtype={"ecg_id": str}, keep_default_na=False, na_values=[""])
+    try:
+        table = pd.read_csv(path, dtype={"ecg_id": str}, keep_default_na=False, na_values=[""])
+    except ValueError as error:  # so are pandas' own
+        raise ValueError(f"`{path}` is no CSV table as `ecg-hf evaluate` writes them: {error}") from error
     if lacking := [name for name in ("ecg_id", *columns) if name not in table]:
         raise ValueError(f"`{path}` lacks {len(lacking)} columns that the labels need, such as {lacking[0]}.")
     if table["ecg_id"].duplicated().any():
@@ -119,7 +123,7 @@ def _read_teacher(path: pathlib.Path, ecg_ids: Sequence, labels: Sequence[str]) 
             f"`{path}` lacks {len(absent)} of {len(wanted)} training records, the first is {absent[0]}: predict the "
             "split `train` of the same records (`ecg-hf evaluate --split train`)."
         )
-    values = rows.loc[wanted].to_numpy(dtype=np.float32)
+    values = rows.loc[wanted].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float32)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"`{path}` must hold probabilities from 0 to 1 in every column prob_*, and does not.")
     return values

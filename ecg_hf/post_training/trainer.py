@@ -24,6 +24,7 @@ from ..ecg_transformer.modeling_ecg_transformer import ECGTransformerForMultiLab
 from ..ecg_transformer.targets_ecg_transformer import mean_loss
 from ..files import write_atomic
 from ..hub import create_repository, push_model
+from ..runs.columns import check_is_dataset
 from ..runs.folder import room_for
 from ..runs.machines import is_so_on_all
 from ..runs.parts import check_is_of, check_model
@@ -153,6 +154,7 @@ class PostTrainer(RunTrainer):
         return soft_windows(windows, dataset, self._labels(), self.args)
 
     def evaluation_windows(self, dataset: datasets.Dataset, feature_extractor, **kwargs) -> torch.utils.data.Dataset:
+        check_is_dataset("dataset", dataset)
         checks = {"check_leads": not were_guarded([dataset])}
         return in_order(EvaluationWindows(dataset, feature_extractor, **checks, **kwargs), dataset, self._labels())
 

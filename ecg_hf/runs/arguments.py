@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 import pathlib
+import types
 import typing
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import datasets
+import numpy as np
 import torch
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
@@ -205,18 +207,31 @@ class RunArguments(TrainingArguments):
 
 
 def check_numbers(args: object) -> None:
-    """`TypeError` for a string in a dataclass field that expects a number, `ValueError` for one out of its range.
+    """`TypeError` for a string in a dataclass field that expects a number or a list, `ValueError` for a number out of
+    its range.
 
-    Of `MAY_BE_NONE` strings become numbers, or None.
+    Of `MAY_BE_NONE` strings become numbers, or None. Paths and numbers of numpy become text and numbers of Python, as
+    recipes hold them.
     """
-    names = number_fields(type(args))
+    names, lists = number_fields(type(args)), list_fields(type(args))
     for item in dataclasses.fields(args):
-        value = getattr(args, item.name)
+        value = _plain(getattr(args, item.name))
+        setattr(args, item.name, value)
+        if item.name in lists and isinstance(value, str):
+            raise TypeError(f"`{item.name}` is the text '{value}' where a list is expected: give ['{value}'].")
         if item.name in MAY_BE_NONE and isinstance(value, str):
             setattr(args, item.name, _number_or_none(item.name, value))
         elif item.name in names:
             check_is_number(item.name, value)
     check_ranges(args)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _number_or_none(name: str, text: str) -> float | None:
@@ -231,12 +246,30 @@ def _number_or_none(name: str, text: str) -> float | None:
 
 def number_fields(kind: type) -> set[str]:
     """The fields of a dataclass that expect a number."""
+    kinds = _types_of_fields(kind)
+    return {name for name, found in kinds.items() if found <= {int, float, type(None)} or name in MAY_BE_NONE}
+
+
+def list_fields(kind: type) -> set[str]:
+    """The fields of a dataclass that expect a list, and no single text."""
+    kinds = _types_of_fields(kind)
+    return {
+        name
+        for name, found in kinds.items()
+        if all(typing.get_origin(one) is list or one is type(None) for one in found)
+    }
+
+
+def _types_of_fields(kind: type) -> dict[str, set]:
+    """The types that each field of a dataclass may have."""
     # Not `field.type`, which HfArgumentParser overwrites.
     hints = typing.get_type_hints(kind)
-    kinds = {
-        item.name: set(typing.get_args(hints[item.name])) or {hints[item.name]} for item in dataclasses.fields(kind)
-    }
-    return {name for name, types in kinds.items() if types <= {int, float, type(None)} or name in MAY_BE_NONE}
+    return {name: _types_of(hints[name]) for name in (item.name for item in dataclasses.fields(kind))}
+
+
+def _types_of(hint: object) -> set:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return set(typing.get_args(hint)) if is_union else {hint}
 
 
 def check_is_number(name: str, value: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import datasets
 import numpy as np
@@ -48,6 +48,11 @@ def sampling_rates(dataset: datasets.Dataset) -> np.ndarray:
 
 def check_is_dataset(name: str, dataset: object) -> None:
     """`ValueError` unless records can be read by their numbers, as they are stored."""
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"`{name}` must be one data set, got a dictionary of {', '.join(map(str, dataset)) or 'none'}: give one "
+            "of them."
+        )
     if not (hasattr(dataset, "features") and hasattr(dataset, "__len__")):
         raise ValueError(
             f"`{name}` must be a `datasets.Dataset`, or shards of `ecg-hf prepare`, got {type(dataset).__name__}: "
