@@ -50,7 +50,10 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
     """
     check_columns(dataset, ["labels"])
     length, names = len(unformatted(dataset)[0]["labels"]), label_names_of(dataset)
-    remedy = "give it a head for them by `model.replace_head(id2label)`"
+    remedy = (
+        "name them as the model does, where they mean the same, or give it a head for them by "
+        "`model.replace_head(id2label)` and train it"
+    )
     if names is not None and len(names) != length:
         raise ValueError(
             f"The records have {length} labels and {len(names)} names for them ({', '.join(names)}), which are from "
@@ -77,10 +80,14 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
 
 
 def _differing(names: Sequence[str], labels: Sequence[str]) -> str:
-    """Which labels only the records or only the model has, ten of each at most."""
+    """Which labels only the records or only the model has, ten of each by name."""
     sides = {"records": [name for name in names if name not in labels], "model": [x for x in labels if x not in names]}
-    parts = [f"only the {side}: {', '.join(map(str, found[:10]))}" for side, found in sides.items() if found]
+    parts = [f"only the {side}: {_first_ten(found)}" for side, found in sides.items() if found]
     return f" ({'; '.join(parts)})"
+
+
+def _first_ten(names: Sequence[str]) -> str:
+    return ", ".join(map(str, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 class OrderedLabels(torch.utils.data.Dataset):
