@@ -606,12 +606,15 @@ def test_evaluation_where_nothing_is_known_is_refused(folder, model, tmp_path, c
 
 
 def test_evaluation_says_which_labels_are_missing(folder, model, tmp_path, capsys):
+    others = [f"X{number:02}" for number in range(12)]
+    frame(**dict.fromkeys(others, [0, 1] * (NUM_RECORDS // 2))).to_csv(folder / "others.csv", index=False)
     flags = ["--model_name_or_path", model, "--output_dir", tmp_path / "x", "--cache_dir", folder / "cache"]
-    lines, code = run(capsys, "evaluate", "--table", folder / "mine.csv", "--label_columns", "AF", *flags)
-    assert (
-        code == 2
-        and "The records have 1 labels, the model 2 (only the model: MI): add the others as empty" in lines[-1]
-    )
+    for columns, message in (
+        (["AF"], "The records have 1 labels, the model 2 (only the model: MI): add the others as empty"),
+        (others, f"(only the records: {', '.join(others[:10])} and 2 more; only the model: AF, MI): name them as the"),
+    ):
+        lines, code = run(capsys, "evaluate", "--table", folder / "others.csv", "--label_columns", *columns, *flags)
+        assert code == 2 and message in lines[-1]
 
 
 def test_another_draw_of_the_split_is_warned_of(folder, model, tmp_path, caplog):

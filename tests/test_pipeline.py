@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 import os
 import pathlib
@@ -261,6 +262,9 @@ def test_unclear_inputs_are_refused(classifier, signal):
         classifier(signal[:10], sampling_rate=500, lead_names=LEAD_NAMES[:10], missing_leads="error")
     with pytest.raises(ValueError, match="The record is empty: it has no samples"):
         classifier(signal[:, :0], **RECORDING)
+    for content in (b"100 12 500 5000", io.BytesIO(b"100 12 500 5000")):  # of an upload
+        with pytest.raises(ValueError, match=f"is a path, .*; got {type(content).__name__}.* write it there"):
+            classifier(content)
     with pytest.raises(TypeError, match="unexpected keyword"):
         classifier(signal, **RECORDING, unit="mV")
 

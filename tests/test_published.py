@@ -30,6 +30,7 @@ def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep):
     title = "Preview linear probing" if keep else "Fine-tuning with stochastic depth"
     better = ", the better of the two stages by that metric" if keep else ""
     assert f'The published weights are those after "{title}"{better}.' in card
+    assert ("These are the weights after the first stage alone" in card.partition("## Model details")[0]) == keep
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.config.drop_path_rate == (0.0 if keep else 0.1)
     assert trainer.predict(simulated_splits["validation"]).metrics["test_macro_auroc"] == results["eval_macro_auroc"]

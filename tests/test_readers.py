@@ -1081,7 +1081,7 @@ def test_records_of_code15_are_chosen_by_row_or_id(tmp_path, millivolts):
     for part, row in (("row=0", 0), ("row=2", 2), ("exam_id=7", 1), ("exam_id=3000000000", 2)):
         record = read(f"{path}#{part}", **SAID)
         np.testing.assert_array_equal(whole_microvolts(record), np.rint(several[row] * 1000))
-    refused(path, "3 records", "exams_part0.hdf5#row=0", **SAID)
+    refused(path, "3 records", "as exams_part0.hdf5#row=0 or exams_part0.hdf5#exam_id=ID; of several, give", **SAID)
     for part, message in (
         ("row=3", "0 to 2"),
         ("row=-1", "0 to 2"),

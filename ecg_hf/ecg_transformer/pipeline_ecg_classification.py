@@ -83,7 +83,7 @@ class ECGRecordPipeline(ChunkPipeline):
         form = getattr(records, "format", None)
         if isinstance(form, Mapping) and form["type"] in ("arrow", "pandas", "polars"):
             records = records.with_format(None)  # whose rows are tables
-        is_column = isinstance(records, Sequence) and not isinstance(records, (str, list))
+        is_column = isinstance(records, Sequence) and not isinstance(records, (str, bytes, list))
         if is_column or hasattr(records, "column_names"):
             # Of a data set, which the library would take for one input; read one record after another.
             return list(super().__call__((record for record in records), **kwargs))
@@ -326,6 +326,11 @@ def _as_recording(record, recording: dict[str, Any]) -> dict[str, Any]:
         recording = {**recording, "sampling_rate": recording["sampling_rate"].item()}
     signal, lead_names = as_array(signal), listed_leads(recording.get("lead_names"))
     shape = signal.shape
+    if not shape:
+        raise ValueError(
+            f"A record is a path, an array (leads, samples), or a dict with one; got {type(record).__name__}. "
+            "The content of a file must stand in one: write it there, under its own name, and give the path."
+        )
     is_row = len(shape) == 1 and isinstance(lead_names, list)
     several_lists = isinstance(lead_names, list) and any(isinstance(names, list) for names in lead_names)
     if not (len(shape) == 2 or is_row) or several_lists:

@@ -18,7 +18,7 @@ from ..runs.labelled_shards import LabelledShards
 from ..runs.parts import check_extractor
 from ..runs.windows import RecordWindows, WrappedWindows
 from ..tables.guards import were_guarded
-from ..tables.leaks import identities_of, leaks_in_words
+from ..tables.leaks import identities_of, leaks_in_words, listed
 from .targets import MultiLabel
 
 logger = logging.get_logger(__name__)
@@ -50,7 +50,10 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
     """
     check_columns(dataset, ["labels"])
     length, names = len(unformatted(dataset)[0]["labels"]), label_names_of(dataset)
-    remedy = "give it a head for them by `model.replace_head(id2label)`"
+    remedy = (
+        "name them as the model does, where they mean the same, or give it a head for them by "
+        "`model.replace_head(id2label)` and train it"
+    )
     if names is not None and len(names) != length:
         raise ValueError(
             f"The records have {length} labels and {len(names)} names for them ({', '.join(names)}), which are from "
@@ -77,9 +80,9 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
 
 
 def _differing(names: Sequence[str], labels: Sequence[str]) -> str:
-    """Which labels only the records or only the model has, ten of each at most."""
+    """Which labels only the records or only the model has, ten of each by name."""
     sides = {"records": [name for name in names if name not in labels], "model": [x for x in labels if x not in names]}
-    parts = [f"only the {side}: {', '.join(map(str, found[:10]))}" for side, found in sides.items() if found]
+    parts = [f"only the {side}: {listed(found)}" for side, found in sides.items() if found]
     return f" ({'; '.join(parts)})"
 
 

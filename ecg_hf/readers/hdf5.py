@@ -107,7 +107,10 @@ def _row(h5py, file, count: int, part: str | None) -> int:
     match = _PART.fullmatch(part or "row=0" if count == 1 else part or "")
     if match is None:
         name = os.path.basename(file.filename)
-        raise RecordError(f"it holds {count} records: name one, as {name}#row=0 or {name}#exam_id=1169160.")
+        raise RecordError(
+            f"it holds {count} records: name one, as {name}#row=0 or {name}#exam_id=ID; of several, give a table with "
+            "such paths in its column `path`."
+        )
     field, value = match.groups()
     if field == "row":
         if not re.fullmatch("[0-9]{1,18}", value) or int(value) >= count:

@@ -25,7 +25,7 @@ from .load import DEFAULT_MAX_SKIPPED, Own, build_splits
 from .published import CHALLENGE_2021, note_source
 from .snomed import code_of, diagnoses, is_code, label_of
 from .split import DEFAULT_FRACTIONS
-from .store import NAMED_IN_A_MESSAGE, Files, PathsBelow, Same
+from .store import Files, PathsBelow, Same
 
 logger = logging.getLogger(__name__)
 
@@ -331,7 +331,7 @@ def _chosen_labels(labels: str | Sequence[str], join_equivalent: bool) -> list[s
     codes = {text: code_of(str(text)) for text in labels}
     if unknown := [text for text, code in codes.items() if code is None]:
         raise ValueError(
-            f"`labels`: {', '.join(map(repr, unknown[:NAMED_IN_A_MESSAGE]))} "
+            f"`labels`: {listed([repr(text) for text in unknown])} "
             "must be SNOMED CT codes or abbreviations of the PhysioNet/CinC Challenges, such as 164889003 or AF "
             "(ecg_hf/tables/snomed.csv). A model whose labels have other names is judged by pairs of names, as "
             "training/guides/evaluation.md shows."
@@ -364,7 +364,7 @@ def _label_matrix(
     if chosen is None and (unknown := [code for code in sorted(label) if code not in diagnoses()]):
         logger.warning(
             f"{len(unknown)} codes are not in the table of the Challenges, and stand for themselves: "
-            f"{', '.join(unknown[:NAMED_IN_A_MESSAGE])}."
+            f"{listed(unknown)}."
         )
     if absent := [name for name in names if not counts[name]]:
         logger.warning(f"No record has the labels {', '.join(absent)}.")
