@@ -16,8 +16,10 @@
 # weights that `save_model()` then writes. `bf16` for training and evaluation keeps 32 bits.
 #
 # Output seen:
-#     rate    evaluated before in   weights in training   AUROC before   after   weights saved after evaluation
-#     1e-05   float32               float32               0.5            0.5     float32
+#     set to true     weights in training   AUROC before   after   weights that are saved
+#     neither         float32               0.476          0.759   float32
+#     bf16            float32               0.476          0.759   float32
+#     bf16_full_eval  bfloat16              0.476          0.557   bfloat16
 #     transformers evaluates in 16 bits and trains so: still so
 set -eu
 folder=$(mktemp -d)
