@@ -79,7 +79,8 @@ def test_outside_of_training_all_windows_are_evaluated(simulated_splits, tmp_pat
 
 def test_each_record_has_its_row_where_the_last_batch_is_not_full(simulated_splits, tmp_path):
     records = simulated_splits["validation"].select(range(11))
-    in_parts = make_trainer(simulated_splits, tmp_path / "parts", per_device_eval_batch_size=4).predict(records)
+    fields = {"per_device_eval_batch_size": 4, "dataloader_drop_last": True}  # which is about training batches
+    in_parts = make_trainer(simulated_splits, tmp_path / "parts", **fields).predict(records)
     at_once = make_trainer(simulated_splits, tmp_path / "once", per_device_eval_batch_size=11).predict(records)
     assert in_parts.predictions.shape == (11, 5)
     assert in_parts.predictions == pytest.approx(at_once.predictions, abs=1e-5)

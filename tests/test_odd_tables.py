@@ -97,6 +97,15 @@ def test_classes_of_a_data_set_keep_their_names(options):
             "part": (["train"] * 10 + ["validation"] * 5) * 2,
         }
     )
+    without_af = {"train": table.select(range(20)), "validation": table.select([21, 22, 24, 25, 27, 28])}
+    numbered = datasets.DatasetDict(without_af).class_encode_column("rhythm")  # each split by itself
+    apart = load_ecg_dataset(numbered, label_column="rhythm", problem_type="single_label_classification", **options)
+    assert [labels_of(apart)[name] for name in ("r00", "r02", "r21", "r22")] == [
+        [0, 0, 1],
+        [1, 0, 0],
+        [0, 0, 1],
+        [0, 1, 0],
+    ]
     table = table.cast_column("rhythm", classes).cast_column("dx", datasets.List(classes))
     table = table.cast_column("part", datasets.ClassLabel(names=["validation", "train"]))
     one = load_ecg_dataset(table, label_column="rhythm", problem_type="single_label_classification", **options)

@@ -803,6 +803,21 @@ def test_every_optimizer_of_the_library_trains_or_is_refused_by_name(simulated_s
         assert not same_weights(before, trainer.model.state_dict())
 
 
+def test_what_is_set_free_between_two_trainings_learns_in_the_second(simulated_splits, tmp_path):
+    """At the rate that the arguments then have; the library keeps the optimizer of the first."""
+    fields = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "max_steps": 2}
+    trainer = make_trainer(simulated_splits, tmp_path / "run", warmup_steps=0, learning_rate=1e-2, **fields)
+    encoder = trainer.model.ecg_transformer.requires_grad_(False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    trainer.train()
+    assert same_weights(before, encoder.state_dict())
+    encoder.requires_grad_(True)
+    trainer.args.learning_rate = 1e-3
+    trainer.train()
+    assert not same_weights(before, encoder.state_dict())
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {1e-3}
+
+
 def test_the_data_seed_changes_the_order_of_records_alone(simulated_splits, tmp_path):
     def order(**fields):
         trainer = make_trainer(simulated_splits, tmp_path / "run", **fields)

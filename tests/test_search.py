@@ -25,6 +25,9 @@ class Trial:
 
 
 class Study:
+    def __init__(self, direction):
+        self.best = {"maximize": max, "minimize": min}[direction]
+
     def optimize(self, objective, n_trials, **kwargs):
         self.trials = [Trial(number) for number in range(n_trials)]
         for trial in self.trials:
@@ -35,7 +38,7 @@ class Study:
 
     @property
     def best_trial(self):
-        return max(self.trials, key=lambda trial: trial.value)
+        return self.best(self.trials, key=lambda trial: trial.value)
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def optuna(monkeypatch):
         return
     module = types.ModuleType("optuna")
     module.__spec__ = importlib.machinery.ModuleSpec("optuna", None)
-    module.create_study, module.Trial = lambda **kwargs: Study(), Trial
+    module.create_study, module.Trial = lambda direction, **kwargs: Study(direction), Trial
     module.trial = types.SimpleNamespace(BaseTrial=Trial)
     monkeypatch.setitem(sys.modules, "optuna", module)
 
@@ -92,6 +95,25 @@ def test_a_search_trains_each_trial_as_a_run_with_its_settings_would(simulated_s
     assert same_weights(weights[-1], alone.model.state_dict())
     with pytest.raises(ValueError, match="`args` was changed after the trainer was made: `args.drop_path_rate`"):
         trainer.post_train()
+
+
+@pytest.mark.parametrize(("metric", "best_rate"), [(None, 3e-3), ("eval_macro_auprc", 1e-3), ("loss", 1e-2)])
+def test_a_search_chooses_as_a_run_does(simulated_splits, tmp_path, optuna, monkeypatch, metric, best_rate):
+    """The library takes the least sum of all metrics, and with AUROC among them the worst trial."""
+    figures = {"eval_macro_auroc": (0.7, 0.9, 0.8), "eval_macro_auprc": (0.6, 0.5, 0.4), "eval_loss": (0.5, 0.4, 0.3)}
+    trainer = make_trainer(simulated_splits, tmp_path / "search", metric_for_best_model=metric)
+    rates = []
+
+    def train(trial, **kwargs):
+        rates.append(trial.suggest_categorical("learning_rate", RATES))
+
+    def evaluate():
+        return {name: values[RATES.index(rates[-1])] for name, values in figures.items()}
+
+    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    best = trainer.hyperparameter_search(hp_space=lambda trial: {}, n_trials=3, backend="optuna")
+    assert best.hyperparameters["learning_rate"] == best_rate
 
 
 def test_post_training_begins_with_the_model_that_model_init_made(simulated_splits, tmp_path):

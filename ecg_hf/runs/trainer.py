@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 import pathlib
 import shutil
 import time
@@ -279,6 +280,15 @@ class RunTrainer(RecordOrder, Trainer):
         finally:
             self.args.output_dir = output_dir
             self._stop_workers()
+
+    def hyperparameter_search(self, hp_space=None, compute_objective=None, n_trials=20, direction=None, **kwargs):
+        """As in the library; without `compute_objective` the best trial is that by `args.metric_for_best_model`."""
+        if compute_objective is None:
+            # The library would take the least sum of all metrics.
+            name = f"eval_{(self.args.metric_for_best_model or 'loss').removeprefix('eval_')}"
+            compute_objective = operator.itemgetter(name)
+            direction = direction or ("maximize" if self.args.greater_is_better else "minimize")
+        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction or "minimize", **kwargs)
 
     def _last_checkpoint(self) -> str:
         folder = self.run_folder.stage(self.stage)
