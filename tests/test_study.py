@@ -1,6 +1,7 @@
 """A study: its grid, going on where it was, and the report."""
 
 import json
+import re
 
 import pytest
 import study
@@ -99,12 +100,13 @@ def test_the_test_fold_stays_closed(studied):
     assert not any(name.startswith("test_") for line in read_runs(folder / "results") for name in line)
 
 
-def test_runs_are_not_mixed_with_those_of_other_settings(studied):
+def test_runs_are_not_mixed_with_those_of_other_settings(studied, capsys):
     folder, command = studied
     other = write_grid(folder / "other.yaml", by_fraction={})
     before = (folder / "results" / "runs.jsonl").read_bytes()
-    with pytest.raises(ValueError, match="superdiagnostic-0.5-plain.* with other settings or"):
+    with pytest.raises(SystemExit, match="2"):
         study.main(["--config", str(other), *command])
+    assert re.search("superdiagnostic-0.5-plain.* with other settings or", capsys.readouterr().err)
     assert (folder / "results" / "runs.jsonl").read_bytes() == before
 
 
@@ -169,6 +171,17 @@ def test_flags_and_shares_that_do_not_exist_are_refused(tmp_path):
         read_study(write_grid(tmp_path / "grid.yaml", by_fraction={0.25: {"max_steps": 1}}))
     with pytest.raises(ValueError, match="a flag that `training/train.py` lacks: learning_rat"):
         read_study(write_grid(tmp_path / "grid.yaml", search={"learning_rat": [0.1]}))
+
+
+def test_a_grid_that_cannot_be_meant_ends_the_command_in_one_line(tmp_path, capsys):
+    grid = write_grid(tmp_path / "grid.yaml", common={"table": "ecgs.csv"})
+    places = ["--output_dir", str(tmp_path / "results"), "--work_dir", str(tmp_path / "work")]
+    with pytest.raises(SystemExit, match="2"):
+        study.main(["--config", str(grid), "--data_dir", "PTBXL", *places])
+    assert capsys.readouterr().err.endswith(
+        "a study gives each run its task, share, seed, folder and the records of PTB-XL.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]
 
 
 def test_words_can_be_searched(tmp_path):

@@ -147,6 +147,8 @@ def test_seeds_and_refits_follow_the_search(tmp_path):
         ({"methods": {"a": {"refit_of": "b"}}}, "`methods.a.refit_of` must be another method of the grid, got 'b'"),
         ({"methods": {"a": {"trainer": "resnet"}}}, "`methods.a.trainer` must be one of post_train, task_specific"),
         ({"methods": {"a": {"trainer": "task_specific", "num_train_epochs": 3}}}, "`training/task_specific.py` lacks"),
+        ({"common": {"table": "ecgs.csv"}}, "must not have the flag table: a study gives .* the records of PTB-XL"),
+        ({"methods": {"a": {"seed": 3}}}, "must not have the flag seed"),
         ({"methods": {"a": None, "b": {"strategy": "a"}}}, "`methods.b` must be a strategy of its own, 'a' is also a"),
         ({"methods": {"a+b": None, "a-b": None}}, "asks for two different runs named superdiagnostic-1-a-b"),
         (

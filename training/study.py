@@ -210,7 +210,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments["data_dir"] = str(simulate_ptbxl(folder, DEMO_RECORDS, sampling_rates=(100,)))
     elif arguments["data_dir"] is None and not (only["report"] or only["list"]):
         parser.error("runs need records: give --data_dir, or --demo")
-    study = Study(**arguments)
+    try:
+        study = Study(**arguments)
+    except (OSError, TypeError, ValueError) as error:  # of the grid, or of runs that are there
+        parser.error(str(error))
     if only["list"]:
         print("\n".join(run.name for run in study.missing()))
         return

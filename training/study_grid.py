@@ -27,6 +27,11 @@ BUDGET = "budget"
 _NEEDED = ("tasks", "train_fractions", "seeds", "methods")
 _OPTIONAL = ("common", "search", "by_fraction", "seeds_at_best", "parts", "keep", "reuse")
 _OF_PARTS = ("tasks", "train_fractions", "seeds", "seeds_at_best", "methods", "search")
+# What the study says itself of each run, and flags of other records than PTB-XL's.
+_NOT_OF_A_GRID = (
+    *("task", "train_fraction", "seed", "evaluate_test", "output_dir", "resume_from_checkpoint"),
+    *("table", "test_table", "streaming"),
+)
 _OF_METHODS = ("search", "train_fractions", "seeds_at_best", "by_fraction", "trainer", "refit_of", "strategy")
 _PROBE_EPOCHS = 2
 """What a probe costs, as a number of passes of fine-tuning over the records: for the order of the runs alone."""
@@ -320,6 +325,11 @@ def _check_flags(flags: Mapping[str, Any], path: str | os.PathLike, trainer: str
     for name, value in flags.items():
         if name == "search":
             _check_flags(value, path, trainer)
+        elif name in _NOT_OF_A_GRID:
+            raise ValueError(
+                f"`{path}` must not have the flag {name}: a study gives each run its task, share, seed, folder "
+                "and the records of PTB-XL."
+            )
         elif name in numbers | {"train_fractions", "seeds", "seeds_at_best", BUDGET}:
             _check_are_numbers(name, value)
         elif name not in known:
