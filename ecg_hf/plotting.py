@@ -87,7 +87,7 @@ LEARNING_CURVES = {
     ),
     "macro AUPRC": (("eval_macro_auprc", "validation", VALIDATION_COLOR),),
 }
-# Of the metrics that choose an epoch.
+# Of the metrics that choose an epoch, as the arguments of post-training, which are above this module, have them.
 LOWER_IS_BETTER = ("eval_loss", "eval_mae")
 METRIC_NAMES = {"eval_macro_auprc": "AUPRC", "eval_f_max": "F max", "eval_mae": "MAE", "eval_r2": "R²"}
 
