@@ -7,6 +7,7 @@ import os
 import pathlib
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -432,6 +433,18 @@ def test_the_command_draws_each_label_and_prints_the_strongest_segments(checkpoi
     assert lines[-1].strip() == str(tmp_path / "new" / "out" / "r-NORM.png")
     assert imread(lines[-1].strip()).std() > 0.02
     assert sorted(os.listdir(tmp_path / "new" / "out")) == ["r-A_B-1.svg", "r-NORM.png", "r-a_b.svg"]
+
+
+def test_records_of_one_file_have_pictures_of_their_own(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("ecg_hf.inference.explain.plot_attribution", lambda found, path, title: path.write_text(title))
+    with h5py.File(tmp_path / "several.h5", "w") as file:
+        file["ecg"] = np.stack([recording(3, seed=seed)["signal"] for seed in range(2)])
+        file.attrs.update({"sampling_rate": 100, "units": "mV", "lead_names": list(LEAD_NAMES)})
+    for row in range(2):
+        options = ["--output_dir", str(tmp_path / "out"), "--label", "NORM", "--steps", "2"]
+        cli.main(["explain", f"{tmp_path}/several.h5#row={row}", "--model", checkpoint, *options])
+    titles = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert titles == {f"several.h5_row_{row}-NORM.png": f"several.h5#row={row}" for row in range(2)}
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,8 @@ def explain_record(
     read = item.read(classifier.wanted_leads)
     found = explain(classifier.model, classifier.feature_extractor, read, labels, method, steps)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [
-        folder / f"{Path(record).stem}-{name}.{picture_format}" for name in _file_names(each.label for each in found)
-    ]
+    stem = _stem(record)
+    pictures = [folder / f"{stem}-{name}.{picture_format}" for name in _file_names(each.label for each in found)]
     for attribution, picture in zip(found, pictures, strict=True):
         plot_attribution(attribution, picture, title=os.path.basename(record))
     if as_json:
@@ -115,11 +114,23 @@ def _only_record(record: str, facts: Facts):
     return items[0]
 
 
+def _stem(record: str) -> str:
+    """What a record's pictures are called by. Only a file has an ending to leave out: the `#row=12` of a file of
+    several tells a record from others."""
+    path = Path(record)
+    return path.stem if path.is_file() else _file_name(path.name)
+
+
+def _file_name(text: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.+-]+", "_", text)
+
+
 def _file_names(labels: Iterator[str]) -> list[str]:
-    """A name for each label that every file system takes, none twice."""
+    """One for each label, none twice."""
     names = []
     for label in labels:
-        name = re.sub(r"[^\w.+-]+", "_", label)
+        name = _file_name(label)
         names.append(f"{name}-{len(names)}" if name.casefold() in {taken.casefold() for taken in names} else name)
     return names
 
