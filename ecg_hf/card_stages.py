@@ -7,20 +7,27 @@ from typing import Any
 
 STAGE_TITLES = {
     "probe": "Preview linear probing",
-    "finetune": "Fine-tuning with stochastic depth",
-    "lora": "Low-rank adaptation (LoRA) with stochastic depth",
+    "finetune": "Fine-tuning",
+    "lora": "Low-rank adaptation (LoRA)",
 }
+_WITH_DEPTH = " with stochastic depth"
 
 
-def stage_recipes(recipe: dict, results: dict, metrics: Mapping[str, dict]) -> list[dict[str, Any]]:
-    """Name, settings, duration, number of trained parameters and validation metrics of each stage.
+def drops_paths(recipe: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether the stage after the probe had stochastic depth: at the rate of the recipe, or else that of the model."""
+    rate = recipe.get("drop_path_rate")
+    return bool(config.get("drop_path_rate") if rate is None else rate)
 
-    The last two are None where the run did not record them.
+
+def stage_recipes(recipe: dict, results: dict, metrics: Mapping[str, dict], has_depth: bool) -> list[dict[str, Any]]:
+    """Name, title, settings, duration, number of trained parameters and validation metrics of each stage.
+
+    The last two are None where the run did not record them. `has_depth` is what [`drops_paths`] says.
     """
     return [
         {
             "name": stage,
-            "title": STAGE_TITLES[stage],
+            "title": STAGE_TITLES[stage] + (_WITH_DEPTH if has_depth and stage != "probe" else ""),
             "settings": _stage_settings(recipe, stage),
             "seconds": results.get(f"{stage}_seconds"),
             "num_trained": results.get(f"{stage}_trained_parameters"),
@@ -59,4 +66,4 @@ def own_settings(recipe: dict, *first: str) -> dict[str, Any]:
     return {name: recipe[name] for name in shown if recipe[name] is not None}
 
 
-__all__ = ["STAGE_TITLES", "own_settings", "stage_recipes"]
+__all__ = ["STAGE_TITLES", "drops_paths", "own_settings", "stage_recipes"]

@@ -26,7 +26,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from safetensors import safe_open
 
 from .card_curves import CURVE_PICTURES, draw_curves
-from .card_stages import STAGE_TITLES, own_settings, stage_recipes
+from .card_stages import STAGE_TITLES, drops_paths, own_settings, stage_recipes
 from .card_targets import card_target, target_facts
 from .card_text import (
     dump_metadata,
@@ -208,6 +208,8 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
     splits = {name: metrics[name] for name in ("validation", "test") if name in metrics}
     split = list(splits)[-1]
     labels = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+    has_depth = drops_paths(recipe, config)
+    stages = stage_recipes(recipe, results, metrics.get("stages", {}), has_depth)
     return {
         **facts,
         "model_name": repo_id.split("/")[-1] if repo_id else _model_name(facts, labels),
@@ -221,8 +223,9 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "split_metrics": splits[split],
         "saw_evaluation_data": saw(facts["provenance"], metrics["data"]),
         "judged_folds": judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
-        "stages": stage_recipes(recipe, results, metrics.get("stages", {})),
-        "kept_stage": STAGE_TITLES.get(metrics.get("kept_stage")),
+        "stages": stages,
+        "has_depth": has_depth,
+        "kept_stage": {stage["name"]: stage["title"] for stage in stages}.get(metrics.get("kept_stage")),
         "is_measured_as_stored": metrics.get(MEASURED) == "float16",
         "command": _command(facts, repo_id, results["world_size"]),
         "pictures": [name for name in ("learning_curves.png",) if (folder / name).is_file()],

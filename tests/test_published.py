@@ -10,11 +10,13 @@ from transformers import AutoModelForSequenceClassification
 pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep):
+@pytest.mark.parametrize(("keep", "rate"), [(True, 0.1), (False, 0.1), (False, 0.0)])
+def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep, rate):
     folder = tmp_path / "run"
     fields = {} if keep else {"keep_best_stage": False}
-    trainer = make_trainer(simulated_splits, folder, learning_rate=1.0, num_train_epochs=1, **fields)
+    trainer = make_trainer(
+        simulated_splits, folder, learning_rate=1.0, num_train_epochs=1, drop_path_rate=rate, **fields
+    )
     results = trainer.post_train()
     assert same_weights(weights_of(folder), weights_of(folder / "_stages/probe")) == keep
     before, after = results["probe_eval_macro_auroc"], results["finetune_eval_macro_auroc"]
@@ -27,13 +29,23 @@ def test_the_better_stage_is_kept(simulated_splits, tmp_path, caplog, keep):
     assert metrics["stages"]["finetune"]["macro_auroc"] == after
     card = (folder / "README.md").read_text()
     assert f"macro AUROC {before:.3f}" in card and f"macro AUROC {after:.3f}" in card
-    title = "Preview linear probing" if keep else "Fine-tuning with stochastic depth"
+    depth = " with stochastic depth" if rate else ""
+    assert f"preview linear probing and then fine-tuning{depth}, following" in card
+    assert ("but without its stochastic depth" in card) == (not rate)
+    title = "Preview linear probing" if keep else f"Fine-tuning{depth}"
     better = ", the better of the two stages by that metric" if keep else ""
     assert f'The published weights are those after "{title}"{better}.' in card
     assert ("These are the weights after the first stage alone" in card.partition("## Model details")[0]) == keep
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert model.config.drop_path_rate == (0.0 if keep else 0.1)
+    assert model.config.drop_path_rate == (0.0 if keep else rate)
     assert trainer.predict(simulated_splits["validation"]).metrics["test_macro_auroc"] == results["eval_macro_auroc"]
+
+
+def test_the_card_of_plain_fine_tuning_does_not_claim_the_method(simulated_splits, tmp_path):
+    make_trainer(simulated_splits, tmp_path / "run", stages=["finetune"], drop_path_rate=0, max_steps=1).post_train()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "It was post-trained by plain fine-tuning, without the preview linear probing and the stochastic" in card
+    assert "**Fine-tuning** (" in card and "with stochastic depth" not in card
 
 
 def test_the_metric_that_chooses_the_epoch_chooses_the_stage(simulated_splits, tmp_path):
