@@ -225,6 +225,7 @@ def _model_facts(folder: Path, repo_id: str | None) -> dict[str, Any]:
         "judged_folds": judged(metrics["data"]) & set(facts["provenance"].get("ptbxl_folds") or ()) - {UNKNOWN_FOLD},
         "stages": stages,
         "has_depth": has_depth,
+        "takes_best": recipe.get("load_best_model_at_end", True) or recipe["stages"] == ["probe"],
         "kept_stage": {stage["name"]: stage["title"] for stage in stages}.get(metrics.get("kept_stage")),
         "is_measured_as_stored": metrics.get(MEASURED) == "float16",
         "command": _command(facts, repo_id, results["world_size"]),

@@ -98,6 +98,18 @@ def test_a_model_from_random_weights_has_a_licence_and_no_base(simulated_splits,
     assert "`run`, licence apache-2.0" in card.text and "Not known" in card.text
 
 
+def test_a_card_says_what_becomes_of_missing_leads_and_which_step_was_kept(simulated_splits, tmp_path):
+    model = small_models.small_model(lead_layout="tokens", use_cls_token=False, pooling="mean")
+    extractor = small_models.small_extractor(lead_tokens=True)
+    fields = {"max_steps": 1, "probe_num_train_epochs": 1, "load_best_model_at_end": False}
+    make_trainer(simulated_splits, tmp_path / "run", model, extractor, **fields).post_train()
+    card = (tmp_path / "run/README.md").read_text()
+    assert "leads that are missing are left out" in card and "set to 0" not in card
+    assert 'The weights after "Fine-tuning with stochastic depth" are those of its last step' in card
+    assert "the epoch of the probe was selected by macro_auroc" in card
+    assert "\nThe thresholds were selected on the validation records." in card and "best checkpoint" not in card
+
+
 def test_an_encoders_card_has_the_title_of_its_folder_or_repository(encoder, tmp_path):
     assert "\n# my-encoder\n" in (encoder / "README.md").read_text()
     assert "\n# release\n" in (write_release(encoder, tmp_path / "release") / "README.md").read_text()
