@@ -17,7 +17,7 @@ from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.evaluation import EvaluationArguments
 from ecg_hf.evaluation.changes import Change, ChangedWindows, Recording, changes_for
 from ecg_hf.evaluation.operating_points import choose_points, judge_points
-from ecg_hf.intervals import wilson_interval
+from ecg_hf.intervals import draw_halves, wilson_interval
 from ecg_hf.runs.windows import EvaluationWindows
 
 CHANGES = {change.name: change for change in changes_for(LEAD_NAMES)}
@@ -485,6 +485,56 @@ def test_a_report_of_numbers_has_errors_by_group_and_under_faults(own, tmp_path,
         evaluate(tmp_path / "other", **places, fit_temperature=True)
     with pytest.raises(ValueError, match="`--target_sensitivity` is for the thresholds of several labels; .* numbers"):
         evaluate(tmp_path / "other", **places, target_sensitivity=0.8)
+
+
+def test_two_checkpoints_are_compared_in_pairs(folder, model, simulated_cache, evaluation, tmp_path, capsys):
+    other = save(tmp_path / "other", labels=LABELS[::-1], temperature=2.0)  # the same labels in another order
+    places = {"data_dir": folder, "cache_dir": simulated_cache, "split": "train", "report": False}
+    cli.evaluate(flags(model_name_or_path=other, output_dir=tmp_path / "its", use_cpu=True, **places))
+    capsys.readouterr()
+    places |= {"report": True, "model_name_or_path": model, "compare_with": other}
+    metrics, report = evaluate(tmp_path / "report", **places)
+    found = metrics["comparison"]
+    assert found["model"] == "other"
+
+    truth, ours = truth_and_scores(evaluation[0])
+    _, theirs = truth_and_scores(tmp_path / "its")
+    records = pd.read_csv(folder / "ptbxl_database.csv").set_index("ecg_id")
+    patients = records.patient_id.loc[pd.read_csv(tmp_path / "report/predictions.csv").ecg_id].to_numpy()
+    halves = np.concatenate(list(draw_halves(np.unique(patients, return_inverse=True)[1], 50, seed=0)))
+    num_patients = len(np.unique(patients))
+    margin = 1.96 * np.sqrt((num_patients // 2) / (num_patients - num_patients // 2))
+    printed = capsys.readouterr().out
+    for name, score in (
+        ("macro_auroc", sklearn_metrics.roc_auc_score),
+        ("macro_auprc", sklearn_metrics.average_precision_score),
+    ):
+        value = score(truth, ours) - score(truth, theirs)
+        assert value != 0 and found["other"][name] == pytest.approx(score(truth, theirs), abs=1e-9)
+        of_halves = [[score(truth, scores, sample_weight=half) for half in halves] for scores in (ours, theirs)]
+        error = margin * np.std(np.subtract(*of_halves), ddof=1)
+        low, high = value - error, value + error
+        assert found["difference"][name] == pytest.approx({"value": value, "low": low, "high": high}, abs=1e-9)
+        assert f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" in printed
+        assert f"| {value:+.3f} [{low:+.3f}, {high:+.3f}] |" in (tmp_path / "report/report.md").read_text()
+    del metrics["comparison"]
+    assert metrics == evaluation[1]  # the figures of the model itself are those without another
+
+
+def test_checkpoints_of_other_labels_or_kinds_are_not_compared(own, model, tmp_path):
+    places, tables = own
+    places = {**places, "label_columns": LABELS, "table": tables / "ecgs.csv", "split_column": "split"}
+    places |= {"split": "validation", "model_name_or_path": model}
+    numbers = {"problem_type": "regression", "target_mean": [0.0] * len(LABELS), "target_std": [1.0] * len(LABELS)}
+    for fields, message in (
+        ({"labels": LABELS[:-1]}, "other` gives the labels .*: compare checkpoints with the same labels"),
+        ({"labels": LABELS, **numbers}, "other` is of the kind regression, .* of multi_label_classification"),
+    ):
+        with pytest.raises(ValueError, match=f"`--compare_with .*{message}"):
+            evaluate(tmp_path / "report", **places, compare_with=save(tmp_path / "other", **fields))
+    with pytest.raises(OSError, match="nowhere"):
+        evaluate(tmp_path / "report", **places, compare_with=tmp_path / "nowhere")
+    assert not (tmp_path / "report").exists()
 
 
 # ---- Bad input ----

@@ -40,6 +40,13 @@ class EvaluationArguments:
         default=False,
         metadata={"help": "Write that temperature, and the thresholds of the best F1 at it, into the checkpoint."},
     )
+    compare_with: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of another checkpoint with the same labels, judged on the same records: the "
+            "differences have intervals, in pairs."
+        },
+    )
     subgroup_columns: list[str] | None = field(
         default=None,
         metadata={

@@ -24,9 +24,9 @@ _INTERVALS = (
 
 def report_text(report: Mapping, measure: Areas | Errors, figures: Sequence[str]) -> str:
     """The whole file; `figures` are the names of those that were drawn."""
-    sections = [_head(report), _metrics(report), _operating_points(report), _calibration(report)]
-    sections += [_subgroups(report, measure), _robustness(report, measure)]
-    pictures = {1: (LABELS, PRECISION_RECALL), 3: (RELIABILITY,), 4: (SUBGROUPS,), 5: (ROBUSTNESS,)}
+    sections = [_head(report), _metrics(report), _comparison(report, measure), _operating_points(report)]
+    sections += [_calibration(report), _subgroups(report, measure), _robustness(report, measure)]
+    pictures = {1: (LABELS, PRECISION_RECALL), 4: (RELIABILITY,), 5: (SUBGROUPS,), 6: (ROBUSTNESS,)}
     texts = []
     for place, lines in enumerate(sections):
         texts += lines
@@ -75,6 +75,26 @@ def _metrics(report: Mapping) -> Iterator[str]:
     yield from _limited(head, rows, [values[count] for values in metrics["per_label"].values()])
     if undefined := [name for name, values in metrics["per_label"].items() if values[of_labels[-1]] is None]:
         yield f"Undefined, and left out of the means, for want of differing records: {', '.join(undefined)}."
+
+
+# ---- Another checkpoint ----
+
+
+def _comparison(report: Mapping, measure: Areas | Errors) -> Iterator[str]:
+    found = report["metrics"].get("comparison")
+    if found is None:
+        return
+    yield f"## Compared with {found['model']}"
+    rows = [
+        [METRIC_NAMES[name], _of(report["metrics"]["intervals"][name]), f"{other:.3f}", _of(difference, "+.3f")]
+        for (name, other), difference in zip(found["other"].items(), found["difference"].values(), strict=True)
+    ]
+    yield _table(["", report["model"], found["model"], "difference"], rows)
+    yield (
+        f"Both were judged on these records; {measure.better} is better. The interval of a difference comes from the "
+        "same random halves of the patients for both. Where it holds 0, these records do not tell which is better. It "
+        "is for other patients and these two models: another seed of the training may differ by more."
+    )
 
 
 # ---- Operating points ----

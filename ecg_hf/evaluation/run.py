@@ -28,6 +28,7 @@ from .calibration import (
     fit_temperature,
     update_checkpoint,
 )
+from .comparison import check_comparable, compare, difference_text
 from .figures import FOLDER, draw_figures
 from .measures import measure_of
 from .operating_points import STORED, choose_points, judge_points
@@ -53,13 +54,19 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
         check_can_update(args.model_name_or_path)
     model = _load_model(args.model_name_or_path, data_args)
     _check_kind(args, model.config.problem_type)
+    other = None
+    if args.compare_with is not None:
+        other = _load_model(args.compare_with, data_args)
+        check_comparable(args.model_name_or_path, model.config, args.compare_with, other.config)
     dataset, validation = _load_records(args, data_args, model)
     groups = groups_of_records(dataset, data_args, args.split, args.subgroup_columns) if args.report else {}
     for name, records in (("validation", validation), (args.split, dataset)):
         if records is not None:
             check_labels(name, records, target_of(model.config))
             check_something_is_known(name, records, model.config.labels)
-    judge = _judge(args, model)
+    if other is not None:
+        check_labels(args.split, dataset, target_of(other.config))
+    judge = _judge(args, args.model_name_or_path, model)
     stored_temperature = model.config.temperature
     chosen_on = None if validation is None else predict(judge, validation, "Validation")
     fitted = None
@@ -73,6 +80,9 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
         judged = chosen_on
     output = judged.output(judge)
     metrics = _metrics(args, data_args, judge, judged, output)
+    if other is not None:
+        found = compare(judge, judged, _judge(args, args.compare_with, other), args.num_bootstrap_resamples)
+        metrics["comparison"] = {"model": _model_name(args.compare_with), **found}
     if judge.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
         judge.target.predictions_table(dataset, output).to_csv(output_dir / "predictions.csv", index=False)
@@ -131,14 +141,15 @@ def _load_records(
             "`--validation_table` or `--split_fractions`."
         )
     if args.split != "train":
-        warn_of_learned(args.model_name_or_path, args.split, judged, "their figures are too good")
+        for path in filter(None, (args.model_name_or_path, args.compare_with)):
+            warn_of_learned(path, args.split, judged, "their figures are too good")
     if validation is not None and args.split != "validation":
         chosen = "thresholds and temperature fit records that the model knows, not new ones"
         warn_of_learned(args.model_name_or_path, "validation", validation, chosen)
     return dataset, validation
 
 
-def _judge(args: EvaluationArguments, model: ECGTransformerForMultiLabel) -> Judge:
+def _judge(args: EvaluationArguments, path: str, model: ECGTransformerForMultiLabel) -> Judge:
     return Judge(
         model=model,
         args=PostTrainingArguments(
@@ -146,8 +157,13 @@ def _judge(args: EvaluationArguments, model: ECGTransformerForMultiLabel) -> Jud
             per_device_eval_batch_size=args.per_device_eval_batch_size,
             use_cpu=args.use_cpu,
         ),
-        feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(args.model_name_or_path),
+        feature_extractor=ECGTransformerFeatureExtractor.from_pretrained(path),
     )
+
+
+def _model_name(name_or_path: str) -> str:
+    path = pathlib.Path(name_or_path)
+    return path.absolute().name if path.is_dir() else name_or_path
 
 
 def _metrics(args: EvaluationArguments, data_args: TaskArguments, judge: Judge, judged: Predictions, output) -> dict:
@@ -183,9 +199,8 @@ def _report(
     found = None
     if args.robustness:
         found = robustness(judge, judged.dataset, measure, resamples, args.robustness_max_records)
-    path = pathlib.Path(args.model_name_or_path)
     return {
-        "model": path.absolute().name if path.is_dir() else args.model_name_or_path,
+        "model": _model_name(args.model_name_or_path),
         "problem_type": config.problem_type,
         "labels": list(config.labels),
         "data": f"PTB-XL, task {metrics['task']}" if "task" in metrics else metrics["data"],
@@ -268,6 +283,8 @@ def summary(metrics: dict, args: EvaluationArguments) -> str:
     kinds = [kind for name, kind in (("mae", REGRESSION), ("accuracy", SINGLE_LABEL)) if name in metrics]
     kind = kinds[0] if kinds else MULTI_LABEL
     table = results_table(args.split, metrics, kind)
+    if comparison := metrics.get("comparison"):
+        table += f"\nCompared with {comparison['model']} on the same records: {difference_text(comparison)}"
     folder = pathlib.Path(args.output_dir)
     if not args.report:
         return f"{table}\nmetrics.json and predictions.csv are in {folder}"
