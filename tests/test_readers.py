@@ -132,6 +132,8 @@ def test_leads_are_known_by_name(name, lead):
         ({"sampling_rate": 0}, "Hz above 0"),
         ({"sampling_rate": float("nan")}, "Hz above 0"),
         ({"sampling_rate": -500}, "Hz above 0"),
+        ({"sampling_rate": "500"}, "number of Hz above 0, got '500'"),
+        ({"sampling_rate": True}, "number of Hz above 0"),
     ],
 )
 def test_arguments_that_fit_no_file_are_refused_before_any_is_opened(kwargs, part):

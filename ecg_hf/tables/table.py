@@ -416,10 +416,11 @@ def source_of(
             ids = pa.array(column.tolist())
         return Rows(table.dataset, record_column, ids, said), ids
     column = table.classes("record_column", record_column)
-    if any(map(is_list, column)):
+    if any(is_list(cell) or isinstance(cell, bytes) for cell in column):
         raise ValueError(
-            f"The column `{record_column}` of {table.name} holds signals, which are read from a data set of "
-            "`datasets` alone: give `Dataset.from_pandas(frame)`, or a Parquet file of it."
+            f"The column `{record_column}` of {table.name} holds neither paths nor signals that can be read. Signals "
+            "are lists of integers or floats, in a Parquet file or a data set of `datasets`: give "
+            "`Dataset.from_pandas(frame)` of a frame, and such lists in the place of bytes and of other types."
         )
     _refuse_rows(table, record_column, column, map(is_empty, column), "is empty")
     ids = texts_of(str(cell).strip() for cell in column)
