@@ -343,14 +343,19 @@ ODD_LABELS = {
         )
     },
     "a class in a dictionary that cannot be read": (
-        {"dx": ["{'AF': np.float64(100.0)}", "MI"] * 15},
+        {"dx": ["{'AF': Decimal('100')}", "MI"] * 15},
         _CLASSES,
-        r"must be one class, or a list of one, .*; it is not in row 1 \(\"{'AF': np",
+        r"must be one class, or a list of one, .*; it is not in row 1 \(\"{'AF': Dec",
     ),
     "dictionaries that cannot be read": (
-        {"dx": ["{'AF': np.float64(100.0)}", "{'MI': 50.0}"] * 15},
+        {"dx": ["{'AF': Decimal('100')}", "{'MI': 50.0}"] * 15},
         {"label_column": "dx"},
-        r"must be codes, or a flat list of codes; it is not in row 1 \(\"{'AF': np",
+        r"must be codes, or a flat list of codes; it is not in row 1 \(\"{'AF': Dec",
+    ),
+    "codes with a wide semicolon": (
+        {"codes": ["AF", "AF；MI", "MI"] * 10},
+        {"label_column": "codes"},
+        r"it is not in row 2 \('AF；MI'\), row 5",
     ),
     "codes with blanks": (
         {"codes": ["AF", "AF MI", "MI"] * 10},
@@ -438,9 +443,14 @@ def test_the_line_by_which_excel_states_the_separator_is_none_of_the_table(first
     assert len(capsys.readouterr().out.splitlines()) == NUM_RECORDS
 
 
-def test_labels_that_differ_in_case_alone_are_told(options, caplog):
+def test_labels_that_look_alike_are_told(options, caplog):
     load_ecg_dataset(frame(dx=["AF", "af", "SR", "SB"] * 7 + ["AF", "Af"]), label_column="dx", **options)
     assert "upper and lower case alone: 'AF' and 'Af' and 'af'. Each is a label of its own" in caplog.text
+    caplog.clear()
+    alike = ["Bl\u00f6ck", "Blo\u0308ck", "AF", "AF\u200b", "SR"]
+    load_ecg_dataset(frame(dx=alike * 6), label_column="dx", **options)
+    assert r"labels that look the same, or differ" in caplog.text
+    assert r"alone: 'AF' and 'AF\u200b', 'Blo\u0308ck' and 'Bl\xf6ck'." in caplog.text
     caplog.clear()
     load_ecg_dataset(frame(dx=["AF", "SR"] * 15), label_column="dx", **options)
     assert "case" not in caplog.text

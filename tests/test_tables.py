@@ -247,6 +247,9 @@ CODES = {
     "semicolons": ["AF;RBBB", "[]", "RBBB", ""],
     "bars": ["RBBB | AF", "[]", " RBBB", None],
     "literals": ["['AF', 'RBBB']", "[]", "['RBBB']", " "],
+    "sets": ["{'RBBB', 'AF'}", "set()", "frozenset({'RBBB'})", None],
+    "NumPy": ["[np.str_('AF'), np.str_('RBBB')]", "array([], dtype=object)", "array(['RBBB'], dtype='<U4')", None],
+    "likelihoods": ["{'AF': np.float64(100.0), 'RBBB': np.float64(15.0)}", "{}", "{np.str_('RBBB'): 0.0}", None],
 }
 
 
