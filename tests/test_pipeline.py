@@ -268,7 +268,9 @@ def test_a_record_without_a_name_is_told_by_its_place(classifier, signal, record
         classifier(damaged, **RECORDING)
 
 
-def test_unclear_inputs_are_refused(classifier, signal):
+def test_unclear_inputs_are_refused(classifier, signal, record):
+    with pytest.raises(ValueError, match="`sampling_rate` must be a number of Hz above 0, got '500'"):
+        classifier(record, sampling_rate="500")
     with pytest.raises(ValueError, match="`sampling_rate` is missing"):
         classifier(signal, lead_names=LEAD_NAMES)
     with pytest.raises(ValueError, match="`lead_names` must list"):
@@ -651,7 +653,8 @@ def test_scores_that_are_no_numbers_are_refused_with_checkpoint_and_record(tmp_p
     classifier = pipeline("ecg-classification", model=folder, device="cpu")
     for given in (record, {"signal": signal, **RECORDING}, [{"signal": signal, **RECORDING}, record]):
         with pytest.raises(
-            ValueError, match=f"`{folder}` gives NaN or infinite scores for (a record|Record 0|.*00001_hr): of 1 labels, MI"
+            ValueError,
+            match=f"`{folder}` gives NaN or infinite scores for (a record|Record 0|.*00001_hr): of 1 labels, MI",
         ):
             classifier(given)
     with pytest.raises(ValueError, match="00001_hr: of 1"):

@@ -322,7 +322,7 @@ def number_of_cell(cell: object, has_decimal_commas: bool) -> float | None:
     if isinstance(cell, bool | np.bool_):
         return float(cell)
     text = str(cell).strip()
-    if has_decimal_commas and re.fullmatch(r"[-+]?\d*,\d+", text):
+    if has_decimal_commas and re.fullmatch(r"[-+]?\d*,\d+([eE][-+]?\d+)?", text):
         text = text.replace(",", ".")
     try:
         number = float(text)
