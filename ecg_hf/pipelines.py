@@ -15,10 +15,9 @@ from .ecg_transformer.pipeline_ecg_classification import (
     ECGFeatureExtractionPipeline,
     ECGRecordPipeline,
 )
-from .ecg_transformer.signal_steps_ecg_transformer import canonical_lead_names
 from .ecg_transformer.wfdb_ecg_transformer import Record
-from .readers.channels import Said, warn_of_other_channels, whole_microvolts
-from .readers.reading import read_leads
+from .readers.channels import warn_of_other_channels, whole_microvolts
+from .readers.reading import read_leads, said_of_all
 from .shipped import DEFAULT_CLASSIFIER
 
 
@@ -26,14 +25,12 @@ def read_for_model(path: str | os.PathLike, wanted: Sequence[str], said: dict) -
     """The leads `wanted` of an ECG file of any format that is read, in whole µV (int16).
 
     `said` has what the caller says of the file, as [`Said`]: `sampling_rate` (Hz), `units`, `lead_names`, `channels`;
-    each may be absent. A warning names the channels that are none of the twelve leads. Raises `RecordError` as
-    `read_ecg` does.
+    each may be absent. A warning names the channels that are none of the twelve leads. Raises `RecordError` and
+    `ValueError` as `read_ecg` does.
     """
-    names = said.get("lead_names")
-    names = None if names is None else canonical_lead_names(names)
+    of_all = said_of_all(*(said.get(name) for name in ("sampling_rate", "units", "lead_names")))
     path = os.fspath(path)
-    rate, units, channels = (said.get(name) for name in ("sampling_rate", "units", "channels"))
-    record = read_leads(path, Said(rate, units, names, frozenset(wanted), channels))
+    record = read_leads(path, dataclasses.replace(of_all, wanted=frozenset(wanted), channels=said.get("channels")))
     warn_of_other_channels(path, record.other_channels)
     return dataclasses.replace(record, signal=whole_microvolts(record))
 

@@ -343,14 +343,19 @@ ODD_LABELS = {
         )
     },
     "a class in a dictionary that cannot be read": (
-        {"dx": ["{'AF': np.float64(100.0)}", "MI"] * 15},
+        {"dx": ["{'AF': Decimal('100')}", "MI"] * 15},
         _CLASSES,
-        r"must be one class, or a list of one, .*; it is not in row 1 \(\"{'AF': np",
+        r"must be one class, or a list of one, .*; it is not in row 1 \(\"{'AF': Dec",
     ),
     "dictionaries that cannot be read": (
-        {"dx": ["{'AF': np.float64(100.0)}", "{'MI': 50.0}"] * 15},
+        {"dx": ["{'AF': Decimal('100')}", "{'MI': 50.0}"] * 15},
         {"label_column": "dx"},
-        r"must be codes, or a flat list of codes; it is not in row 1 \(\"{'AF': np",
+        r"must be codes, or a flat list of codes; it is not in row 1 \(\"{'AF': Dec",
+    ),
+    "codes with a wide semicolon": (
+        {"codes": ["AF", "AF；MI", "MI"] * 10},
+        {"label_column": "codes"},
+        r"it is not in row 2 \('AF；MI'\), row 5",
     ),
     "codes with blanks": (
         {"codes": ["AF", "AF MI", "MI"] * 10},
@@ -438,9 +443,14 @@ def test_the_line_by_which_excel_states_the_separator_is_none_of_the_table(first
     assert len(capsys.readouterr().out.splitlines()) == NUM_RECORDS
 
 
-def test_labels_that_differ_in_case_alone_are_told(options, caplog):
+def test_labels_that_look_alike_are_told(options, caplog):
     load_ecg_dataset(frame(dx=["AF", "af", "SR", "SB"] * 7 + ["AF", "Af"]), label_column="dx", **options)
     assert "upper and lower case alone: 'AF' and 'Af' and 'af'. Each is a label of its own" in caplog.text
+    caplog.clear()
+    alike = ["Bl\u00f6ck", "Blo\u0308ck", "AF", "AF\u200b", "SR"]
+    load_ecg_dataset(frame(dx=alike * 6), label_column="dx", **options)
+    assert r"labels that look the same, or differ" in caplog.text
+    assert r"alone: 'AF' and 'AF\u200b', 'Blo\u0308ck' and 'Bl\xf6ck'." in caplog.text
     caplog.clear()
     load_ecg_dataset(frame(dx=["AF", "SR"] * 15), label_column="dx", **options)
     assert "case" not in caplog.text
@@ -671,7 +681,7 @@ def test_the_recipe_of_a_run_gives_the_same_weights_again(folder, model, tmp_pat
 BAD_CALLS = {
     "device": (["--device", "gpu9"], r"`device` 'gpu9' cannot be used here \(.*\): give cpu, cuda or cuda:1"),
     "unit": (["--units", "kV"], "`units` is in 'kV'; the unit must be V, mV, uV or nV"),
-    "rate": (["--sampling_rate", "-3"], r"`sampling_rate` must be in Hz above 0, got -3\.0"),
+    "rate": (["--sampling_rate", "-3"], r"`sampling_rate` must be a number of Hz above 0, got -3\.0"),
     "leads": (["--lead_names", "I", "I"], "`lead_names` must list some of I II .* each once"),
 }
 
@@ -711,11 +721,15 @@ def test_signals_find_their_labels_after_any_selection(tmp_path):
             assert np.abs(np.array(row["signal"]) - signals[source, 0] * 1000 / factor).max() <= 0.51, name
 
 
-@pytest.mark.parametrize("fault", ["a frame", "an empty id"])
+@pytest.mark.parametrize("fault", ["a frame", "bytes", "a list for each lead", "an empty id"])
 def test_signals_that_are_not_in_a_data_set_with_ids_are_refused(fault, tmp_path):
     columns = {"signal": [[[0.1, 0.2, 0.3]]] * 10, "AF": [0, 1] * 5}
+    others = {"bytes": [b"\x8e\x02\xff" * 4000] * 10, "a list for each lead": [{"I": [0.1, 0.2]}] * 10}
+    if fault in others:
+        datasets.Dataset.from_dict({**columns, "signal": others[fault]}).to_parquet(tmp_path / "table.parquet")
     table, message = {
-        "a frame": (pd.DataFrame(columns), r"`signal` of the frame holds signals, .*: give `Dataset.from_pandas"),
+        "a frame": (pd.DataFrame(columns), r"`signal` of the frame holds neither .*: give `Dataset.from_pandas"),
+        **dict.fromkeys(others, (tmp_path / "table.parquet", "table.parquet holds neither paths nor signals")),
         "an empty id": (
             datasets.Dataset.from_dict({**columns, "ecg_id": [None, *range(9)]}),
             r"`ecg_id` of the data set is empty in row 1 \(None\)",

@@ -251,7 +251,26 @@ def test_generators_are_read_as_the_answers_are(classifier, signal):
     assert [len(findings) for findings in answers] == [5, 5, 5]
 
 
-def test_unclear_inputs_are_refused(classifier, signal):
+@pytest.mark.parametrize("form", ["arrays", "one array", "a file beside arrays", "data set"])
+def test_a_record_without_a_name_is_told_by_its_place(classifier, signal, record, form):
+    damaged = signal.copy()
+    damaged[8, 100:111] = np.nan
+    records = [signal, signal, damaged]
+    forms = {
+        "arrays": lambda: records,
+        "one array": lambda: np.stack(records),
+        "a file beside arrays": lambda: [str(record), *records[1:]],
+        "data set": lambda: datasets.Dataset.from_dict({"signal": records}),
+    }
+    with pytest.raises(ValueError, match="^Record 2: The record has missing samples .*lead V3 11 of 5000"):
+        classifier(forms[form](), **RECORDING, batch_size=2)
+    with pytest.raises(ValueError, match="^The record has missing samples .*lead V3 11 of 5000"):
+        classifier(damaged, **RECORDING)
+
+
+def test_unclear_inputs_are_refused(classifier, signal, record):
+    with pytest.raises(ValueError, match="`sampling_rate` must be a number of Hz above 0, got '500'"):
+        classifier(record, sampling_rate="500")
     with pytest.raises(ValueError, match="`sampling_rate` is missing"):
         classifier(signal, lead_names=LEAD_NAMES)
     with pytest.raises(ValueError, match="`lead_names` must list"):
@@ -634,7 +653,8 @@ def test_scores_that_are_no_numbers_are_refused_with_checkpoint_and_record(tmp_p
     classifier = pipeline("ecg-classification", model=folder, device="cpu")
     for given in (record, {"signal": signal, **RECORDING}, [{"signal": signal, **RECORDING}, record]):
         with pytest.raises(
-            ValueError, match=f"`{folder}` gives NaN or infinite scores for (a record|.*00001_hr): of 1 labels, MI"
+            ValueError,
+            match=f"`{folder}` gives NaN or infinite scores for (a record|Record 0|.*00001_hr): of 1 labels, MI",
         ):
             classifier(given)
     with pytest.raises(ValueError, match="00001_hr: of 1"):

@@ -131,7 +131,8 @@ def test_saved_splits_stay_as_they_are(folder, cache, tmp_path):
 
 def test_decimal_commas_are_numbers_and_never_thousands(folder, cache, tmp_path):
     values = [54.5 + index for index in range(NUM_RECORDS)]
-    table = frame(age=[f"{value:.1f}".replace(".", ",") for value in values])
+    cells = [f"{value:.1f}" if value < 60 else f"{value:.2E}" for value in values]
+    table = frame(age=[cell.replace(".", ",") for cell in cells])
     options = {"label_columns": ["age"], "problem_type": "regression", "data_dir": folder, "cache_dir": cache}
     splits = load_ecg_dataset(as_csv(table, tmp_path, ";", "utf-8-sig"), **options)
     found = {ecg_id: row["labels"][0] for ecg_id, row in rows_of(splits).items()}
@@ -247,6 +248,9 @@ CODES = {
     "semicolons": ["AF;RBBB", "[]", "RBBB", ""],
     "bars": ["RBBB | AF", "[]", " RBBB", None],
     "literals": ["['AF', 'RBBB']", "[]", "['RBBB']", " "],
+    "sets": ["{'RBBB', 'AF'}", "set()", "frozenset({'RBBB'})", None],
+    "NumPy": ["[np.str_('AF'), np.str_('RBBB')]", "array([], dtype=object)", "array(['RBBB'], dtype='<U4')", None],
+    "likelihoods": ["{'AF': np.float64(100.0), 'RBBB': np.float64(15.0)}", "{}", "{np.str_('RBBB'): 0.0}", None],
 }
 
 

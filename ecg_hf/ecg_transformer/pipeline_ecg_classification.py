@@ -3,6 +3,7 @@
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,14 @@ from .wfdb_objects_ecg_transformer import wfdb_recording
 
 MIN_SHARE_OF_WINDOW = 0.1
 """Of a window that a record must fill at least to be classified."""
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """One of several records, with its place among them, by which messages call it where it has no name."""
+
+    place: int
+    record: Any
 
 
 class ECGRecordPipeline(ChunkPipeline):
@@ -86,7 +95,9 @@ class ECGRecordPipeline(ChunkPipeline):
         is_column = isinstance(records, Sequence) and not isinstance(records, (str, bytes, list))
         if is_column or hasattr(records, "column_names"):
             # Of a data set, which the library would take for one input; read one record after another.
-            return list(super().__call__((record for record in records), **kwargs))
+            return list(super().__call__((_Listed(*each) for each in enumerate(records)), **kwargs))
+        if isinstance(records, list):
+            records = [_Listed(*each) for each in enumerate(records)]
         return super().__call__(records, **kwargs)
 
     def _sanitize_parameters(
@@ -114,6 +125,8 @@ class ECGRecordPipeline(ChunkPipeline):
 
         `recording` has what the caller says of it: `sampling_rate`, `lead_names`, `units`.
         """
+        if isinstance(record, _Listed):
+            record = record.record
         if isinstance(record, (str, os.PathLike)):
             return self._read_recording(record, recording)
         if isinstance(record, Record):
@@ -356,7 +369,9 @@ def _refuse_rows(records, lead_names) -> None:
 
 
 def _name_of(record) -> str | None:
-    """What messages call a record; None for an array."""
+    """What messages call a record; None for an array that is alone."""
+    if isinstance(record, _Listed):
+        return _name_of(record.record) or f"Record {record.place}"
     if isinstance(record, (str, os.PathLike)):
         return str(record)
     if isinstance(record, Mapping):

@@ -34,6 +34,7 @@ _SIGNATURES = (
 _ROOTS = {"RestingECG": "muse", "AnnotatedECG": "hl7_aecg"}
 
 _UNPACK = "unpack it and give the files in it"
+_UNPACK_OR_SAVE = f"{_UNPACK}, or save an array by numpy.save, a table as CSV"
 _CONVERT = "convert it to EDF, DICOM or CSV with the software of its maker, or with BioSig (biosig.sourceforge.net)"
 _EXPORT = "export it as DICOM, HL7 aECG or CSV from the software of its maker"
 # Offset, bytes, name, what to do.
@@ -43,7 +44,7 @@ _REFUSED = (
     (0, b"@ MFR ", "an MFER file", _CONVERT),
     (0, b"@  MFER ", "an MFER file", _CONVERT),
     (0, b"GDF ", "a GDF file", _CONVERT),
-    (0, b"PK\x03\x04", "a zip archive, as .npz and .xlsx are", "save the array by numpy.save, the table as CSV"),
+    (0, b"PK\x03\x04", "a zip archive, as .npz and .xlsx are", _UNPACK_OR_SAVE),
     (0, b"PK\x05\x06", "an empty zip archive", _UNPACK),
     (0, b"\x1f\x8b", "a gzip file", _UNPACK),
     (0, b"BZh", "a bzip2 file", _UNPACK),

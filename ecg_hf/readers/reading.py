@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import re
 from collections.abc import Sequence
@@ -58,8 +59,11 @@ def said_of_all(
     """What a caller says of files, as for `read_ecg`; `ValueError` for what is not valid for any."""
     if units is not None:
         _check_units(units)
-    if sampling_rate is not None and not 0 < sampling_rate < math.inf:
-        raise ValueError(f"`sampling_rate` must be in Hz above 0, got {sampling_rate}.")
+    if hasattr(sampling_rate, "item"):  # of an array or a tensor
+        sampling_rate = sampling_rate.item()
+    is_number = isinstance(sampling_rate, numbers.Real) and not isinstance(sampling_rate, bool)
+    if sampling_rate is not None and not (is_number and 0 < sampling_rate < math.inf):
+        raise ValueError(f"`sampling_rate` must be a number of Hz above 0, got {sampling_rate!r}.")
     return Said(sampling_rate, units, canonical_leads(lead_names))
 
 

@@ -28,6 +28,9 @@ _UNIT_WITHOUT_BRACKETS = re.compile(r"(.*?)[\s_/]+([^\s_/]+)", re.DOTALL)
 _BLANK_BEFORE_UNIT = re.compile(r"(?<=[^\s)\]])\s+(?=[(\[])")
 _ZERO_IN_FRONT = re.compile(r"0[0-9]")
 _WHOLE = re.compile(r"[-+]?[0-9]+")
+_DECIMAL_COMMA = r"[-+]?[0-9]+(?:,[0-9]+)?(?:[eE][-+]?[0-9]+)?"
+# Several numbers with blanks between them: `0,123 -0,435`, but neither `1, 2` nor `1 ,2`.
+_SEPARATED_BY_BLANKS = re.compile(rf"\s*{_DECIMAL_COMMA}(?:\s+{_DECIMAL_COMMA})+\s*")
 _WITHOUT_DECIMAL_COMMAS = "Write points, or save it with semicolons or tabs between the columns."
 _TIME = ("time", "t", "elapsed time", "seconds", "sec", "s", "milliseconds", "ms")
 _SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "μs": 1e-6}
@@ -140,6 +143,8 @@ def _layout(lines: list[tuple[int, str]]) -> tuple[str | None, int]:
     layouts = Counter()
     for _, line in lines[:: -max(1, len(lines) // 100)]:
         separator = next((mark for mark in "\t;," if mark in line), None)
+        if separator == "," and _SEPARATED_BY_BLANKS.fullmatch(line.replace('"', "")):
+            separator = None
         layouts[separator, len(_cells(line, separator))] += 1
     return layouts.most_common(1)[0][0]
 
@@ -196,9 +201,7 @@ def _numbers(lines: list[tuple[int, str]], width: int, separator: str | None, ot
             values[row] = list(map(_plain_number, cells))
         except ValueError:
             values[row] = [
-                np.inf
-                if place in others and not _is_number(_bare_cell(cell) or "0")
-                else _checked_number(place + 1, cell, number, separator)
+                _number_or_text(cell) if place in others else _checked_number(place + 1, cell, number, separator)
                 for place, cell in enumerate(cells)
             ]
     _check_thousands(lines, values, separator, others)
@@ -245,6 +248,14 @@ def _check_decimals(lines: list[tuple[int, str]], values: np.ndarray, separator:
 def _plain_number(cell: str) -> float:
     # "1_000" is a number for Python alone.
     return float(cell if "_" not in cell else "")
+
+
+def _number_or_text(cell: str) -> float:
+    """A number, which may have a decimal comma where those of leads are whole; infinite for any other text."""
+    try:
+        return _number(cell.replace(",", "."))
+    except ValueError:
+        return np.inf
 
 
 def _checked_number(column: int, cell: str, line: int, separator: str | None) -> float:

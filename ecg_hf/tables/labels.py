@@ -8,6 +8,7 @@ import fnmatch
 import json
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -29,9 +30,13 @@ logger = logging.getLogger(__name__)
 
 _CODE_SEPARATORS = ";|,"
 # By these no text is parted, but what they part may be codes that stand alone in other rows.
-_OTHER_SEPARATORS = "/+& \t\n"
+_OTHER_SEPARATORS = "/+& \t\n；，、｜\u3000"
 
 _BRACKETS = ("[]", "{}", "()")
+# As Python prints other collections, and NumPy 2 its numbers and texts: `set()`, `array(['AF'], dtype=object)`,
+# `[np.str_('AF')]`.
+_PRINTED_COLLECTION = re.compile(r"(?:set|frozenset|array|dict_keys)\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+_PRINTED_SCALAR = re.compile(r"\bnp\.\w+\(([^()]*)\)")
 
 _TRUE_OR_FALSE = {"true": 1.0, "false": 0.0}
 
@@ -79,15 +84,23 @@ def table_labels(
 
 
 def warn_of_spellings(label_column: str, names: Sequence[str]) -> None:
-    """Labels that differ in upper and lower case alone are hardly meant to be two."""
+    """Labels that look the same, or differ in upper and lower case alone, are hardly meant to be two."""
     spellings: dict[str, list[str]] = {}
     for name in names:
-        spellings.setdefault(name.casefold(), []).append(name)
-    if several := [" and ".join(map(repr, alike)) for alike in spellings.values() if len(alike) > 1]:
+        spellings.setdefault(_look_of(name), []).append(name)
+    # In ASCII, in which what cannot be seen is written out.
+    if several := [" and ".join(map(ascii, alike)) for alike in spellings.values() if len(alike) > 1]:
         logger.warning(
-            f"The label column `{label_column}` has labels that differ in upper and lower case alone: "
-            f"{', '.join(several[:NAMED_IN_A_MESSAGE])}. Each is a label of its own: write them alike if they are one."
+            f"The label column `{label_column}` has labels that look the same, or differ in upper and lower case "
+            f"alone: {', '.join(several[:NAMED_IN_A_MESSAGE])}. Each is a label of its own: write them alike if they "
+            "are one."
         )
+
+
+def _look_of(name: str) -> str:
+    """The same for names that differ in case, in how an accent is stored, or in characters without width."""
+    name = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(character for character in name if unicodedata.category(character) != "Cf")
 
 
 def matching_columns(table: Table, patterns: str | Sequence[str]) -> list[str]:
@@ -260,7 +273,9 @@ def _members(cell: object) -> list:
 
 def _unprinted(cell: object) -> object:
     """The list or dictionary that a program has printed into a cell; other cells as they are."""
-    text = cell.strip() if isinstance(cell, str) else ""
+    text = _PRINTED_SCALAR.sub(r"\1", cell.strip()) if isinstance(cell, str) else ""
+    if (collection := _PRINTED_COLLECTION.fullmatch(text)) is not None:
+        text = collection[1] or "[]"
     if not _has_brackets(text):
         return cell
     if (members := _printed_array(text)) is not None:
@@ -347,8 +362,8 @@ def _report_others(
             "judged asks for its own), and `[]` where a record has none."
         )
     logger.warning(f"{text}. They are not learned or judged.")
-    asked_for = {label.casefold() for label in names}
-    warn_of_spellings(name, [*names, *(code for code in others if code.casefold() in asked_for)])
+    asked_for = set(map(_look_of, names))
+    warn_of_spellings(name, [*names, *(code for code in others if _look_of(code) in asked_for)])
 
 
 __all__ = ["matching_columns", "table_labels", "warn_of_spellings"]

@@ -322,7 +322,7 @@ def number_of_cell(cell: object, has_decimal_commas: bool) -> float | None:
     if isinstance(cell, bool | np.bool_):
         return float(cell)
     text = str(cell).strip()
-    if has_decimal_commas and re.fullmatch(r"[-+]?\d*,\d+", text):
+    if has_decimal_commas and re.fullmatch(r"[-+]?\d*,\d+([eE][-+]?\d+)?", text):
         text = text.replace(",", ".")
     try:
         number = float(text)
@@ -416,10 +416,11 @@ def source_of(
             ids = pa.array(column.tolist())
         return Rows(table.dataset, record_column, ids, said), ids
     column = table.classes("record_column", record_column)
-    if any(map(is_list, column)):
+    if any(is_list(cell) or isinstance(cell, bytes) for cell in column):
         raise ValueError(
-            f"The column `{record_column}` of {table.name} holds signals, which are read from a data set of "
-            "`datasets` alone: give `Dataset.from_pandas(frame)`, or a Parquet file of it."
+            f"The column `{record_column}` of {table.name} holds neither paths nor signals that can be read. Signals "
+            "are lists of integers or floats, in a Parquet file or a data set of `datasets`: give "
+            "`Dataset.from_pandas(frame)` of a frame, and such lists in the place of bytes and of other types."
         )
     _refuse_rows(table, record_column, column, map(is_empty, column), "is empty")
     ids = texts_of(str(cell).strip() for cell in column)
