@@ -4,8 +4,8 @@
 # Versions: scikit-learn 1.9.1, numpy 2.4.6; Python 3.11.
 #
 # `label_ranking_average_precision_score`, `coverage_error` and `label_ranking_loss` say how high a model ranks the
-# findings of each record among all. Many records have none: half of those with ten abnormal findings in a hospital, 95
-# of 100 in screening.
+# findings of each record among all. Records without any are frequent, most of all in screening: here none, half or
+# 95 % of them.
 #
 # One would guess that a record without a finding, where nothing is to be ranked, is left out, or refused.
 #
