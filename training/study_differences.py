@@ -5,19 +5,17 @@ Each pair is kept as a line of `differences.jsonl` in the output folder, so that
 
 from __future__ import annotations
 
-import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.special import ndtri
 from study_grid import BUDGET, Run, best_run, groups_of
 from study_runs import PREDICTIONS, append_line, drop_cut_line, kept_folder, read_lines
 from study_verdicts import FINETUNE, POST_TRAIN
 
-from ecg_hf.intervals import MIN_PATIENTS, draw_halves, interval, number_groups
-from ecg_hf.metrics import weighted_auroc_and_auprc
+from ecg_hf.evaluation.measures import Areas, difference_intervals, halves_of
+from ecg_hf.intervals import number_groups
 
 DIFFERENCES_FILE = "differences.jsonl"
 NUM_HALVES = 1000
@@ -79,24 +77,6 @@ def compare(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], n
     patients = number_groups(first["patients"][order[0]], len(labels[0]))
     logits = [side["logits"][rows] for side, rows in zip((first, second), order, strict=True)]
     num_patients = int(patients.max()) + 1
-    values = _differences(labels[0], *logits, np.ones((1, len(patients))))[:, 0]
-    halves = np.concatenate(
-        [_differences(labels[0], *logits, drawn) for drawn in draw_halves(patients, n_halves, seed=0)], axis=1
-    )
-    half = num_patients // 2
-    errors = np.nanstd(halves, axis=1, ddof=1) * math.sqrt(half / (num_patients - half))
-    margins = ndtri(0.975) * errors if num_patients >= MIN_PATIENTS else [None, None]
-    return {
-        **{name: _around(*pair) for name, *pair in zip(("auroc", "auprc"), values, margins, strict=True)},
-        "num_patients": num_patients,
-    }
-
-
-def _differences(labels: np.ndarray, first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(2, weightings): macro AUROC and AUPRC of `first` - `second`, over the labels with both classes."""
-    sides = [weighted_auroc_and_auprc(labels, logits.astype(np.float64), weights) for logits in (first, second)]
-    return np.array([np.nanmean(ours - theirs, axis=1) for ours, theirs in zip(*sides, strict=True)])
-
-
-def _around(value: float, margin: float | None) -> dict[str, float | None]:
-    return interval(value) if margin is None else interval(value, value - margin, value + margin)
+    halves = [halves_of(Areas(), labels[0], side.astype(np.float64), patients, n_halves) for side in logits]
+    found = difference_intervals(Areas(), *halves[::-1], num_patients)
+    return {"auroc": found["macro_auroc"], "auprc": found["macro_auprc"], "num_patients": num_patients}
