@@ -1,3 +1,4 @@
+import copy
 import gc
 import os
 import pathlib
@@ -22,6 +23,33 @@ def small_collections():
     in memory: what was loaded before a module is left out of it."""
     gc.collect()
     gc.freeze()
+
+
+class _Cells:
+    """A table of wfdb's header fields as a dictionary: pandas takes long for a cell, of which a header needs 1,000."""
+
+    def __init__(self, table):
+        self.index = list(table.index)
+        self.loc = {(row, column): table.loc[row, column] for row in table.index for column in table.columns}
+
+    def copy(self):
+        other = copy.copy(self)
+        other.index = list(self.index)
+        return other
+
+    def drop(self, row, inplace):
+        self.index.remove(row)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_wfdb():
+    """Tests write more than a thousand records, for each of which wfdb would take a twentieth of a second."""
+    from wfdb.io import _header
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RECORD_SPECS", "SIGNAL_SPECS"):
+            patch.setattr(_header, name, _Cells(getattr(_header, name)))
+        yield
 
 
 @pytest.fixture(scope="session")
