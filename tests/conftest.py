@@ -25,6 +25,27 @@ def small_collections():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shallow_presets():
+    """Encoders that are made by the name of their size have two blocks, not eight or twelve, which is a third of the
+    time of a small run and more; `whole_presets` is for tests of their sizes. -> The depths that they have."""
+    from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS
+
+    depths = {name: sizes["num_hidden_layers"] for name, sizes in PRESETS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        for sizes in PRESETS.values():
+            patch.setitem(sizes, "num_hidden_layers", 2)
+        yield depths
+
+
+@pytest.fixture
+def whole_presets(shallow_presets, monkeypatch):
+    from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS
+
+    for name, depth in shallow_presets.items():
+        monkeypatch.setitem(PRESETS[name], "num_hidden_layers", depth)
+
+
 class _Cells:
     """A table of wfdb's header fields as a dictionary: pandas takes long for a cell, of which a header needs 1,000."""
 
