@@ -74,6 +74,16 @@ def quick_wfdb():
 
 
 @pytest.fixture(scope="session")
+def new_process():
+    """Runs code as `python -c` does, without the time that the slow libraries take to load: see `NewProcesses`."""
+    from new_process import NewProcesses
+
+    processes = NewProcesses()
+    yield processes
+    processes.close()
+
+
+@pytest.fixture(scope="session")
 def unpacked_ptbxl(tmp_path_factory):
     """The folder of `unpack.py`: ``ptbxl_100hz`` (all records) and ``ptbxl`` (508 records at 500 Hz)."""
     unpack = SHARED / "data" / "unpack.py"
