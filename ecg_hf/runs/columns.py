@@ -42,8 +42,7 @@ _MAY_BE_NULL = ("patient_id", "units")
 def sampling_rates(dataset: datasets.Dataset) -> np.ndarray:
     """Of each record, in Hz, as it is stored: the format of `datasets` would round to float32, and 257.3 Hz would be
     another rate than that of the file."""
-    column = dataset.select_columns("sampling_rate").with_format("numpy", dtype=np.float64)
-    return np.asarray(column["sampling_rate"][:])
+    return dataset.with_format("arrow")["sampling_rate"].to_numpy().astype(np.float64)
 
 
 def check_is_dataset(name: str, dataset: object) -> None:
