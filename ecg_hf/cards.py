@@ -105,7 +105,7 @@ def folds_of(dataset: datasets.Dataset) -> list[int | str]:
 
 
 def _values(dataset: datasets.Dataset, column: str) -> set:
-    return set(dataset.select_columns([column]).with_format("arrow")[:][column].unique().to_pylist())
+    return set(dataset.with_format("arrow")[column].unique().to_pylist())
 
 
 # ---- Model card ----

@@ -1,3 +1,4 @@
+import copy
 import gc
 import os
 import pathlib
@@ -16,12 +17,80 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = pathlib.Path(os.environ.get("ECG_HF_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Nothing of what is imported is garbage, and to look for it takes a fifth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_collections():
     """Transformers collects garbage around each training, which takes a fifth of a second or more with all libraries
     in memory: what was loaded before a module is left out of it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shallow_presets():
+    """Encoders that are made by the name of their size have two blocks, not eight or twelve, which is a third of the
+    time of a small run and more; `whole_presets` is for tests of their sizes. -> The depths that they have."""
+    from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS
+
+    depths = {name: sizes["num_hidden_layers"] for name, sizes in PRESETS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        for sizes in PRESETS.values():
+            patch.setitem(sizes, "num_hidden_layers", 2)
+        yield depths
+
+
+@pytest.fixture
+def whole_presets(shallow_presets, monkeypatch):
+    from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS
+
+    for name, depth in shallow_presets.items():
+        monkeypatch.setitem(PRESETS[name], "num_hidden_layers", depth)
+
+
+class _Cells:
+    """A table of wfdb's header fields as a dictionary: pandas takes long for a cell, of which a header needs 1,000."""
+
+    def __init__(self, table):
+        self.index = list(table.index)
+        self.loc = {(row, column): table.loc[row, column] for row in table.index for column in table.columns}
+
+    def copy(self):
+        other = copy.copy(self)
+        other.index = list(self.index)
+        return other
+
+    def drop(self, row, inplace):
+        self.index.remove(row)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_wfdb():
+    """Tests write more than a thousand records, for each of which wfdb would take a twentieth of a second."""
+    from wfdb.io import _header
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RECORD_SPECS", "SIGNAL_SPECS"):
+            patch.setattr(_header, name, _Cells(getattr(_header, name)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def new_process():
+    """Runs code as `python -c` does, without the time that the slow libraries take to load: see `NewProcesses`."""
+    from new_process import NewProcesses
+
+    processes = NewProcesses()
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")

@@ -33,8 +33,13 @@ def draw_test_set(generator):
 
 
 def areas(labels, scores):
-    """(2, labels): AUROC and AUPRC of each label."""
-    return np.concatenate(weighted_auroc_and_auprc(labels, scores, np.ones((1, len(labels)))))
+    """(2, labels): AUROC and average precision of each label, by counting, since no scores are tied."""
+    hits = np.take_along_axis(labels, np.argsort(-scores, axis=0), axis=0)
+    found, ranks = hits.cumsum(axis=0), np.arange(1, len(hits) + 1)[:, None]
+    positives, negatives = hits.sum(axis=0), (1 - hits).sum(axis=0)
+    with np.errstate(invalid="ignore"):  # NaN where there are no positives
+        auroc = (hits * (negatives - (ranks - found))).sum(axis=0) / (positives * negatives)
+        return np.array([auroc, (hits * found / ranks).sum(axis=0) / positives])
 
 
 def half_sample_limits(labels, scores, patients):

@@ -5,8 +5,6 @@ import logging
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 
 import datasets
 import numpy as np
@@ -309,14 +307,13 @@ def test_a_double_colon_in_a_path_is_an_ordinary_name(load, folder, tmp_path):
     assert len(load(data_dir=other)["train"]) == len(load(data_dir=other)["train"]) == 16
 
 
-def test_the_same_folder_has_the_same_fingerprint_in_every_process(load, folder, tmp_path):
+def test_the_same_folder_has_the_same_fingerprint_in_every_process(load, folder, new_process, tmp_path):
     fingerprint = load("form")["train"]._fingerprint
     code = (
         "import sys; from ecg_hf.ptbxl import load_ptbxl; "
         "print(load_ptbxl(sys.argv[1], 'form', 100, cache_dir=sys.argv[2])['train']._fingerprint)"
     )
-    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "cache")]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == [fingerprint]
+    assert new_process(code, folder, tmp_path / "cache").stdout.split() == [fingerprint]
 
 
 def test_what_a_killed_build_left_is_not_trusted(load, tmp_path, signals):
@@ -579,7 +576,7 @@ watcher.join()
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="anonymous memory is read from Linux's /proc")
-def test_memory_does_not_grow_with_the_number_of_records(ptbxl_100hz, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_records(ptbxl_100hz, new_process, tmp_path):
     folders = []
     for num_records in (200, 2000, 8000):
         folder = tmp_path / f"{num_records}"
@@ -588,8 +585,7 @@ def test_memory_does_not_grow_with_the_number_of_records(ptbxl_100hz, tmp_path):
             (folder / TABLE_NAME).write_text("".join(itertools.islice(table, num_records + 1)))
         (folder / "records100").symlink_to(ptbxl_100hz / "records100")
         folders.append(str(folder))
-    command = [sys.executable, "-c", MEMORY_OF_A_BUILD, str(tmp_path / "cache"), *folders]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = new_process(MEMORY_OF_A_BUILD, tmp_path / "cache", *folders).stdout
     _, few, many = map(float, printed.split())
     # 6,000 more records are 144 MB of signals and 18 MB of cells as text; their labels of this task are 1.7 MB, and
     # two runs of the same differ by a few.

@@ -2,13 +2,10 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -207,7 +204,7 @@ def test_a_folder_that_is_no_finished_run_is_named_and_nothing_is_written(classi
     assert list(tmp_path.iterdir()) == [run]
 
 
-def test_a_release_with_code_loads_without_the_package(classifier, tmp_path):
+def test_a_release_with_code_loads_without_the_package(classifier, new_process, tmp_path):
     """The folder is taken by the library alone, as its card says; without code the card imports `ecg_hf`."""
     cli.release([str(classifier), "--output_dir", str(tmp_path / "bare")])
     cli.release([str(classifier), "--output_dir", str(tmp_path / "whole"), "--with_code"])
@@ -220,9 +217,7 @@ def test_a_release_with_code_loads_without_the_package(classifier, tmp_path):
     (code,) = snippets(tmp_path / "whole", "python")
     assert "trust_remote_code=True" in code and "ecg_hf" not in code
     refuse = "import sys\nsys.modules['ecg_hf'] = None\n"
-    variables = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [sys.executable, "-c", refuse + code]
-    done = subprocess.run(command, cwd=tmp_path / "whole", env=variables, capture_output=True, text=True)
+    done = new_process(refuse + code, cwd=tmp_path / "whole", HF_MODULES_CACHE=tmp_path / "modules")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 5, done.stderr[-2000:]
 
 

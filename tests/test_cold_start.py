@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import write_help
+from new_process import ROOT, environment
 from small_models import small_extractor, small_model
 from transformers import pipeline
 
@@ -20,18 +20,10 @@ from ecg_hf.command import RUNS
 from ecg_hf.ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ecg_hf.loading import load
 
-ROOT = pathlib.Path(__file__).parents[1]
-
 HEAVY = (
     *("numpy", "scipy", "pandas", "pyarrow", "yaml", "matplotlib", "wfdb", "tqdm", "safetensors", "huggingface_hub"),
     *("torch", "transformers", "datasets", "accelerate"),
 )
-
-
-def environment() -> dict[str, str]:
-    """Of a process that imports this checkout."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess:
@@ -164,49 +156,8 @@ def checkpoint(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-# Ends as a new process with torch would, which takes half of the time to load: a fork for each piece of code.
-SERVER = """
-import json, os, sys, traceback
-import torch
-for line in sys.stdin:
-    if (child := os.fork()) == 0:
-        code = 1
-        try:
-            exec(json.loads(line), {})
-            code = 0
-        except Exception:  # whatever the code raises ends the fork alone, as it would a process
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def fork_with_torch(tmp_path_factory):
-    """A function that runs code in a fork of a process that has loaded torch -> its exit code, and stderr."""
-    errors = tmp_path_factory.mktemp("server") / "stderr"
-    with open(errors, "w") as stderr:
-        server = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SERVER],
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-
-    def run(code: str) -> tuple[int, str]:
-        print(json.dumps(code), file=server.stdin, flush=True)
-        return int(server.stdout.readline().split()[-1]), errors.read_text()
-
-    yield run
-    server.stdin.close()
-    server.wait(30)
-
-
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_registries_know_us(order, checkpoint, fork_with_torch):
+def test_the_registries_know_us(order, checkpoint, new_process):
     code = f"""
 {ORDERS[order]}
 import transformers
@@ -224,8 +175,8 @@ classify = transformers.pipeline("ecg-classification", model=folder)
 assert type(classify) is ECGClassificationPipeline and classify.read_file.__module__ == "ecg_hf.pipelines"
 assert type(transformers.pipeline("feature-extraction", model=folder)) is ECGFeatureExtractionPipeline
 """
-    exit_code, errors = fork_with_torch(code)
-    assert exit_code == 0, errors
+    ended = new_process(code)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_registration_loads_no_model(checkpoint):
@@ -329,7 +280,7 @@ from ecg_hf import cli
 
 
 def test_a_system_without_posix_locks_does_all_but_training(
-    record, checkpoint, simulated_folder, simulated_cache, fork_with_torch, tmp_path
+    record, checkpoint, simulated_folder, simulated_cache, new_process, tmp_path
 ):
     """As Windows, where a run cannot lock its folder."""
     with_five = tmp_path / "five"
@@ -346,8 +297,8 @@ def test_a_system_without_posix_locks_does_all_but_training(
         ["export", *model, "--output", str(tmp_path / "model.onnx")],
         ["evaluate", "--model_name_or_path", str(with_five), *data, *report],
     ]
-    exit_code, errors = fork_with_torch(f"{WITHOUT_FCNTL}\nfor argv in {commands!r}: cli.main(argv)")
-    assert exit_code == 0, errors
+    ended = new_process(f"{WITHOUT_FCNTL}\nfor argv in {commands!r}: cli.main(argv)")
+    assert ended.returncode == 0, ended.stderr
     written = {path.name for path in tmp_path.iterdir()}
     assert written >= {"findings.csv", "features.npy", "model.onnx", "report"}
 

@@ -1,5 +1,6 @@
 """Export to ONNX: the file gives what the model gives, at any batch, and says what it is."""
 
+import functools
 import importlib
 import json
 
@@ -21,6 +22,17 @@ pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_registry():
+    """What torch translates operators by, which it makes anew for each file: a quarter of the time of an export."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
+
 
 RANDOM = {
     "Dropout",
@@ -143,21 +155,28 @@ def test_one_label_stays_one_column(tmp_path):
         assert found.shape == (batch, 1)
 
 
-def test_the_file_says_what_it_is(tmp_path):
+@pytest.fixture(scope="module")
+def both_files(tmp_path_factory):
+    """A model, the folder of its files in float32 and int8, and what was said of them."""
+    folder = tmp_path_factory.mktemp("both")
     model = small_model(thresholds=[0.1, 0.2, 0.3, 0.4, 0.5], label_names={LABELS[0]: "a name"})
-    report = export(save(tmp_path / "model", model), tmp_path / "m.onnx", "--int8")
+    return model, folder, export(save(folder / "model", model), folder / "m.onnx", "--int8")
+
+
+def test_the_file_says_what_it_is(both_files):
+    model, folder, report = both_files
     for name in ("m.onnx", "m.int8.onnx"):
-        entries = session(tmp_path / name).get_modelmeta().custom_metadata_map
+        entries = session(folder / name).get_modelmeta().custom_metadata_map
         assert json.loads(entries["labels"]) == list(LABELS)
         assert json.loads(entries["label_names"]) == {LABELS[0]: "a name"}
         assert json.loads(entries["thresholds"]) == [0.1, 0.2, 0.3, 0.4, 0.5]
         assert (entries["problem_type"], entries["window_aggregation"]) == (model.config.problem_type, "mean_logit")
         assert json.loads(entries["lead_names"]) == model.config.lead_names
         assert (entries["sampling_rate"], entries["num_samples"]) == ("100", "250")
-    extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
     assert extractor.to_dict() == small_extractor().to_dict()
     float32, int8 = report["files"]
-    assert int8["path"] == str(tmp_path / "m.int8.onnx") and float32["difference"] < 1e-4 < int8["difference"] < 0.2
+    assert int8["path"] == str(folder / "m.int8.onnx") and float32["difference"] < 1e-4 < int8["difference"] < 0.2
     assert f"{int8['difference']:.1e}" in report["text"]
     assert "AUROC was not measured: give records" in report["text"]
 
@@ -169,13 +188,13 @@ def test_int8_has_smaller_weights(tmp_path):
     assert int8 < float32 / 2
 
 
-def test_a_window_has_the_same_output_in_any_batch_but_in_int8_only_nearly(tmp_path):
-    export(save(tmp_path / "model", small_model()), tmp_path / "m.onnx", "--int8")
+def test_a_window_has_the_same_output_in_any_batch_but_in_int8_only_nearly(both_files):
+    _, folder, _ = both_files
     windows = np.random.default_rng(0).normal(size=(8, 12, 250)).astype(np.float32)
     windows[0] *= 20  # the guide says what a large value costs the others
     for name, most in (("m.onnx", 1e-5), ("m.int8.onnx", 0.1)):
-        [together] = session(tmp_path / name).run(None, {"input_values": windows})
-        [alone] = session(tmp_path / name).run(None, {"input_values": windows[-1:]})
+        [together] = session(folder / name).run(None, {"input_values": windows})
+        [alone] = session(folder / name).run(None, {"input_values": windows[-1:]})
         assert np.abs(together[-1] - alone[0]).max() < most
 
 

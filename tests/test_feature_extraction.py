@@ -1,9 +1,6 @@
 import itertools
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -651,7 +648,7 @@ def test_pickled_extractor_gives_the_same_bits(extractor):
     assert torch.equal(extract(pickle.loads(pickle.dumps(extractor)), signal, 500), extract(extractor, signal, 500))
 
 
-def test_a_saved_folder_loads_without_the_package_and_saves_again(extractor, tmp_path):
+def test_a_saved_folder_loads_without_the_package_and_saves_again(extractor, new_process, tmp_path):
     extractor.save_pretrained(tmp_path / "first")
     script = """
 import sys
@@ -663,8 +660,7 @@ extractor.save_pretrained("second")
 again = AutoFeatureExtractor.from_pretrained("second", trust_remote_code=True)
 assert again.to_json_string() == extractor.to_json_string()
 """
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    new_process(script, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules").check_returncode()
     first, second = ({file.name for file in (tmp_path / name).iterdir()} for name in ("first", "second"))
     assert "pipeline_ecg_classification.py" in first
     # An extractor by itself fetches, and passes on, what it needs.

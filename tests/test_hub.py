@@ -145,6 +145,11 @@ def alice(hub, tmp_path_factory):
     """Alice's session: the package is installed."""
     folder = tmp_path_factory.mktemp("alice")
     client = Client(environment(folder / "home", hub.url, HF_TOKEN="hf_alice", PYTHONPATH=str(ROOT)), folder)
+    # As in the other tests: see `shallow_presets`.
+    client.run(
+        "from ecg_hf.ecg_transformer.configuration_ecg_transformer import PRESETS\n"
+        "PRESETS['ptbxl_100hz']['num_hidden_layers'] = 2"
+    )
     yield client
     client.close()
 
@@ -407,9 +412,10 @@ def test_weights_that_do_not_match_are_refused_from_the_hub_as_well(hub, alice, 
     repository = hub.repositories["model", published]
     files = dict(repository.resolve("main").files)
     config = json.loads(files["config.json"].content)
-    files["config.json"] = File(json.dumps({**config, "num_hidden_layers": 9}).encode(), is_lfs=False)
+    depth = config["num_hidden_layers"]
+    files["config.json"] = File(json.dumps({**config, "num_hidden_layers": depth + 1}).encode(), is_lfs=False)
     repository.commit("broken", "one layer more", files)
-    with pytest.raises(ClientError, match="RuntimeError: .*do not fit .*lacks ecg_transformer.layers.8"):
+    with pytest.raises(ClientError, match=f"RuntimeError: .*do not fit .*lacks ecg_transformer.layers.{depth}"):
         alice.run(
             "from ecg_hf import ECGTransformerForMultiLabel\n"
             f"ECGTransformerForMultiLabel.from_pretrained({published!r}, revision='broken')"

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import datasets
 import numpy as np
@@ -195,9 +193,9 @@ def test_ten_broken_records_are_named_and_the_others_counted(records, checkpoint
     assert printed.err.count("absent") == 10 and "and 3 more" in printed.err
 
 
-def test_a_process_with_a_broken_record_exits_with_1(records, checkpoint, tmp_path):
-    command = [sys.executable, "-m", "ecg_hf.cli", "classify", str(records[0] / "r00"), str(tmp_path / "absent")]
-    result = subprocess.run([*command, "--model", checkpoint, "--format", "jsonl"], capture_output=True, text=True)
+def test_a_process_with_a_broken_record_exits_with_1(records, checkpoint, new_process, tmp_path):
+    command = ["classify", records[0] / "r00", tmp_path / "absent", "--model", checkpoint, "--format", "jsonl"]
+    result = new_process("from ecg_hf.cli import main; main()", *command)
     assert result.returncode == 1 and "1 of 2 records could not be classified" in result.stderr
     assert json.loads(result.stdout)["record"] == str(records[0] / "r00") and "Traceback" not in result.stderr
 
@@ -527,7 +525,7 @@ def test_feature_extraction_of_other_models_is_the_librarys(tmp_path):
         pipeline("feature-extraction", model=str(tmp_path / "without"), device="cpu")
 
 
-def test_a_saved_encoder_extracts_features_without_the_package(records, encoder, tmp_path):
+def test_a_saved_encoder_extracts_features_without_the_package(records, encoder, new_process, tmp_path):
     shutil.copytree(encoder, tmp_path / "encoder")
     script = """
 import json, sys
@@ -541,9 +539,8 @@ for folder in ("encoder", "again"):
         extractor.save_pretrained("again")
 print(json.dumps(vector))
 """
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", script, str(records[0] / "r00")]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    result = new_process(script, records[0] / "r00", cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
+    assert result.returncode == 0, result.stderr
     vector = json.loads(result.stdout.splitlines()[-1])
     np.testing.assert_allclose(vector, pooled(encoder, records[1]["r00"]), atol=1e-5)
 

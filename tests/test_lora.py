@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 
 import datasets
@@ -118,12 +117,11 @@ with torch.no_grad():
 """
 
 
-def test_a_run_of_the_command_is_a_checkpoint_like_any_other_without_peft(story, tmp_path):
+def test_a_run_of_the_command_is_a_checkpoint_like_any_other_without_peft(story, new_process, tmp_path):
     folder, results = story
-    script, logits = tmp_path / "load.py", tmp_path / "logits.pt"
-    script.write_text(WITHOUT_PEFT)
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
-    subprocess.run([sys.executable, script, folder, logits], check=True, env=environment, cwd=tmp_path)
+    logits = tmp_path / "logits.pt"
+    done = new_process(WITHOUT_PEFT, folder, logits, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
+    assert done.returncode == 0, done.stderr
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     torch.manual_seed(0)
     with torch.no_grad():

@@ -50,7 +50,7 @@ def test_default_is_the_encoder_of_mtecg():
 
 
 @pytest.mark.parametrize(("preset", "width", "heads"), [("tiny", 192, 3), ("small", 384, 6), ("base", 768, 12)])
-def test_presets_have_the_sizes_of_vit(preset, width, heads):
+def test_presets_have_the_sizes_of_vit(preset, width, heads, whole_presets):
     config = ECGTransformerConfig.from_preset(preset, drop_path_rate=0.2)
     assert (config.hidden_size, config.num_attention_heads, config.num_hidden_layers) == (width, heads, 12)
     assert config.drop_path_rate == 0.2

@@ -5,8 +5,6 @@ import os
 import pathlib
 import random
 import shutil
-import subprocess
-import sys
 
 import datasets
 import numpy as np
@@ -819,7 +817,7 @@ def test_a_saved_folder_is_a_pipeline_of_the_package(checkpoint, signal):
     assert next(finding for finding in findings if finding["label"] == "NORM")["name"] == "normal ECG"
 
 
-def test_a_saved_folder_classifies_without_the_package(checkpoint, record, signal, tmp_path):
+def test_a_saved_folder_classifies_without_the_package(checkpoint, record, signal, new_process, tmp_path):
     expected = scores(make_pipeline(tiny_model())(signal, **RECORDING))
     shutil.copytree(checkpoint, tmp_path / "checkpoint")
     script = """
@@ -835,10 +833,8 @@ for folder in ("checkpoint", "again"):
         classifier.save_pretrained("again")
 print(json.dumps({finding["label"]: finding["score"] for finding in findings}))
 """
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
+    result = new_process(script, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
+    assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-6)
 
 

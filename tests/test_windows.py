@@ -1,8 +1,6 @@
 """Columns of any records: units, ids, empty cells, wrong types."""
 
 import json
-import subprocess
-import sys
 import warnings
 
 import datasets
@@ -173,9 +171,9 @@ def test_the_seeds_of_whole_numbers_are_those_of_before(simulated_splits):
     assert batch["record_ids"].tolist()[::2] == list(own["ecg_id"])
 
 
-def test_text_ids_give_the_same_crops_in_another_process(tmp_path):
+def test_text_ids_give_the_same_crops_in_another_process(new_process):
     code = "from ecg_hf.runs.columns import number_of; print([number_of(name) for name in ('r000', -7, 2**64)])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    found = new_process(code).stdout
     numbers = [number_of(name) for name in ("r000", -7, 2**64)]
     assert json.loads(found) == numbers and all(0 <= number < 2**63 for number in numbers)
 

@@ -76,7 +76,7 @@ def _drawn(dataset: datasets.Dataset, max_records: int | None) -> datasets.Datas
 
 def _possible(dataset: datasets.Dataset, changes: list[Change]) -> tuple[list[Change], list[Change]]:
     """The changes whose leads all records have, and the others."""
-    columns = dataset.select_columns(["lead_names"]).with_format("arrow")[:]["lead_names"].to_pylist()
+    columns = dataset.with_format("arrow")["lead_names"].to_pylist()
     leads = [{name.casefold() for name in names} for names in set(map(tuple, columns))]
     common = set.intersection(*leads)
     can = [common.issuperset(name.casefold() for name in change.needs) for change in changes]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from transformers.utils import logging
 
@@ -49,7 +50,8 @@ def label_order(dataset: datasets.Dataset, labels: Sequence[str]) -> list[int] |
     names that are not those of the column, or a column that holds no lists.
     """
     check_columns(dataset, ["labels"])
-    length, names = len(unformatted(dataset)[0]["labels"]), label_names_of(dataset)
+    kind, names = dataset.data.schema.field("labels").type, label_names_of(dataset)
+    length = kind.list_size if pa.types.is_fixed_size_list(kind) else len(unformatted(dataset)[0]["labels"])
     remedy = (
         "name them as the model does, where they mean the same, or give it a head for them by "
         "`model.replace_head(id2label)` and train it"
@@ -107,7 +109,7 @@ def in_order(windows: RecordWindows, dataset: datasets.Dataset, labels: Sequence
 
 def labels_of(dataset: datasets.Dataset, labels: Sequence[str]) -> np.ndarray:
     """The column `labels` in the order of `labels`, float32 (records, labels)."""
-    matrix = label_matrix(dataset.select_columns(["labels"]).with_format("arrow")[:]).numpy()
+    matrix = label_matrix(pa.table({"labels": dataset.with_format("arrow")["labels"]})).numpy()
     order = label_order(dataset, labels)
     return matrix if order is None else matrix[:, order]
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
+from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from transformers.utils import logging
 
@@ -174,7 +175,10 @@ class PostTrainer(RunTrainer):
     @property
     def target(self) -> MultiLabel:
         """The kind of targets of the model."""
-        return target_of(self.accelerator.unwrap_model(self.model).config)
+        model = self.model
+        if not isinstance(model, PreTrainedModel):  # asked for at each step, and to look takes accelerate a while
+            model = self.accelerator.unwrap_model(model)
+        return target_of(model.config)
 
     def data_fingerprints(self) -> dict[str, str]:
         splits = {"train": self.train_dataset, "validation": self.eval_dataset}

@@ -42,8 +42,7 @@ _MAY_BE_NULL = ("patient_id", "units")
 def sampling_rates(dataset: datasets.Dataset) -> np.ndarray:
     """Of each record, in Hz, as it is stored: the format of `datasets` would round to float32, and 257.3 Hz would be
     another rate than that of the file."""
-    column = dataset.select_columns("sampling_rate").with_format("numpy", dtype=np.float64)
-    return np.asarray(column["sampling_rate"][:])
+    return dataset.with_format("arrow")["sampling_rate"].to_numpy().astype(np.float64)
 
 
 def check_is_dataset(name: str, dataset: object) -> None:
@@ -81,7 +80,7 @@ def check_columns(dataset: datasets.Dataset, columns: Sequence[str]) -> None:
             f"The data set lacks the columns {', '.join(sorted(missing))}: add them, as `load_ecg_dataset` has them."
         )
     present = [*columns, *({"units"} & set(dataset.column_names))]
-    schema = dataset.features.arrow_schema
+    schema = dataset.data.schema  # that of `features`, of which each look makes a copy
     for name in present:
         words, is_right = _KINDS[name]
         if not is_right(schema.field(name).type):
@@ -107,11 +106,11 @@ def _name_of(table: pa.Table, index: int) -> str:
 
 def _filled_rows(table: pa.Table, name: str) -> list[np.ndarray]:
     """The rows of a column of lists, as in [`rows_of`]; `ValueError` where one is null, or holds a null."""
-    column = table[name]
-    if column.null_count or any(chunk.flatten().null_count for chunk in column.chunks):
-        index = next(index for index, cell in enumerate(column) if not cell.is_valid or cell.values.null_count)
+    array = _in_one_piece(table[name])
+    if array.null_count or array.flatten().null_count:
+        index = next(index for index, cell in enumerate(array) if not cell.is_valid or cell.values.null_count)
         raise ValueError(f"The column `{name}` of {_name_of(table, index)} is empty (null), or has such values.")
-    return rows_of(column)
+    return rows_of(array)
 
 
 def units_of(table: pa.Table, units: str | None = None) -> list[str]:
@@ -170,11 +169,15 @@ def signals_of(table: pa.Table, units: str | None = None) -> tuple[list[np.ndarr
     ], "mV"
 
 
-def rows_of(column: pa.ChunkedArray) -> list[np.ndarray]:
-    """The rows of an Arrow column of lists, as arrays, without copying where the lists have one length."""
+def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    # Rows that were selected are a piece each.
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+
+
+def rows_of(column: pa.Array | pa.ChunkedArray) -> list[np.ndarray]:
+    """The rows of an Arrow column of lists, as arrays, without copying where the lists have one length."""
+    array = _in_one_piece(column) if isinstance(column, pa.ChunkedArray) else column
     values = array.flatten().to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(array.type):
         return list(values.reshape(len(array), -1))
@@ -214,7 +217,7 @@ def num_patients(dataset: datasets.Dataset) -> int | None:
     """How many patients the records have; None where that of a record is unknown."""
     if "patient_id" not in dataset.column_names:
         return None
-    patients = set(dataset.with_format("arrow")["patient_id"][:].to_pylist())
+    patients = set(dataset.with_format("arrow")["patient_id"].to_pylist())
     return None if any(map(is_unknown, patients)) else len(patients)
 
 
