@@ -1,6 +1,5 @@
 """Export to ONNX: the file gives what the model gives, at any batch, and says what it is."""
 
-import functools
 import importlib
 import json
 
@@ -22,17 +21,6 @@ pytestmark = pytest.mark.usefixtures("pictures_not_drawn")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_registry():
-    """What torch translates operators by, which it makes anew for each file: a quarter of the time of an export."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
-        yield
-
 
 RANDOM = {
     "Dropout",
