@@ -451,8 +451,12 @@ def test_a_report_of_classes_leaves_thresholds_out(own, tmp_path, capsys):
     path = save(tmp_path / "model", labels=LABELS, problem_type="single_label_classification")
     places = {**places, "model_name_or_path": path, "table": tables / "ecgs.csv", "label_column": "class"}
     places |= {"split_column": "split", "split": "validation", "fit_temperature": True, "update_model": True}
-    metrics, report = evaluate(tmp_path / "report", **places)
+    metrics, report = evaluate(tmp_path / "report", **places, compare_with=path)
     assert f"{path} has the fitted temperature.\n" in capsys.readouterr().out
+    found = metrics["comparison"]  # with itself, but at the temperature that it had
+    assert found["other"]["macro_auroc"] != metrics["macro_auroc"]
+    difference = found["difference"]["macro_auroc"]["value"]
+    assert found["other"]["macro_auroc"] + difference == pytest.approx(metrics["macro_auroc"], abs=1e-9)
     assert report["operating_points"] is None and report["metrics"]["accuracy"] == metrics["accuracy"]
     curves = report["calibration"]["curves"]
     assert curves["after"]["validation_loss"] < curves["before"]["validation_loss"]
@@ -470,16 +474,23 @@ def test_a_report_of_numbers_has_errors_by_group_and_under_faults(own, tmp_path,
     places = {**places, "model_name_or_path": path, "table": tables / "ecgs.csv", "label_columns": ["Age"]}
     places |= {"split_column": "split", "split": "validation"}
     faults = {"robustness": True, "robustness_max_records": 30}
-    _, report = evaluate(tmp_path / "report", **places, subgroup_columns=["ward"], **faults)
+    other = save(tmp_path / "worse", labels=["Age"], **{**numbers, "target_mean": [70.0], "target_std": [30.0]})
+    metrics, report = evaluate(tmp_path / "report", **places, subgroup_columns=["ward"], compare_with=other, **faults)
     assert report["operating_points"] is report["calibration"] is None
     rows = pd.read_csv(tmp_path / "report/predictions.csv")
     table = pd.read_csv(tables / "ecgs.csv", sep=";").set_index("path").loc[rows.ecg_id]
+    errors = [np.abs(rows.true_Age - said).mean() for said in (rows.pred_Age, 70 + 3 * (rows.pred_Age - 60))]
+    assert metrics["comparison"]["other"]["mae"] == pytest.approx(errors[1], rel=1e-5)
+    difference = metrics["comparison"]["difference"]["mae"]
+    assert difference["value"] == pytest.approx(errors[0] - errors[1], rel=1e-4)
+    assert difference["low"] < difference["value"] < difference["high"]
     rows = rows[(table.ward == "C").to_numpy()]
     expected = np.abs(rows.true_Age - rows.pred_Age).mean()
     assert report["subgroups"]["ward"]["groups"]["C"]["mae"]["value"] == pytest.approx(expected, rel=1e-6)
     assert report["robustness"]["changes"]["v1_v2"]["mae"]["value"] != 0
     text = (tmp_path / "report/report.md").read_text()
     assert "numbers have no probabilities" in text and "more is worse" in text
+    assert "## Compared with worse" in text and "lower is better" in text
     assert "mean absolute error" in capsys.readouterr().out
     with pytest.raises(ValueError, match="`--fit_temperature` is for probabilities"):
         evaluate(tmp_path / "other", **places, fit_temperature=True)
