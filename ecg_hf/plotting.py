@@ -468,7 +468,7 @@ def _stage_title(stage: str, best: dict | None, chosen_by: str) -> str:
     title = STAGE_TITLES.get(stage, stage)
     if best is None:
         return title
-    title += f"\nbest epoch {best['epoch']:g}: "
+    title += f"\nbest epoch {round(best['epoch'], 2):g}: "
     if chosen_by != "eval_macro_auroc":
         return f"{title}{METRIC_NAMES.get(chosen_by, chosen_by.removeprefix('eval_'))} {best[chosen_by]:.4g}"
     title += f"AUROC {best['eval_macro_auroc']:.3f}"

@@ -161,6 +161,8 @@ def test_failed_saving_leaves_the_old_picture_and_nothing_else(tmp_path, monkeyp
 
 def test_learning_curves_show_both_stages_side_by_side(tmp_path):
     log = [*log_of("probe", [0.7, 0.8, 0.8]), *log_of("finetune", [0.85, 0.91, 0.9])]
+    parts = [{**entry, "epoch": entry["epoch"] / 7} for entry in log_of("probe", [0.7, 0.8, 0.8])]  # within an epoch
+    assert "best epoch 0.29:" in plot_learning_curves(parts, tmp_path / "parts.png").axes[0].get_title()
     log.append({"epoch": 3, "train_runtime": 3.0, "train_loss": 0.2})
     figure = plot_learning_curves(log, tmp_path / "curves.png")
 

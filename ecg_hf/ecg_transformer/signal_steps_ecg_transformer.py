@@ -60,7 +60,7 @@ def resample(values: np.ndarray, old_rate: float, new_rate: float, method: str) 
 
 @lru_cache(maxsize=256)
 def _ratio(old_rate: float, new_rate: float) -> Fraction:
-    # Filters have fewer than 20,000 taps; rates that are no ratio of small integers are approximated to 1e-6 / ratio.
+    # Filters have fewer than 20,000 taps; a ratio of no small integers is off by less than .001 / its denominator.
     return Fraction(float(new_rate) / old_rate).limit_denominator(1000)
 
 
