@@ -1,4 +1,7 @@
-"""New processes for tests of what a process loads, or does without the package, that need not load torch each time."""
+"""New processes for tests of what a process loads, or does without the package, that need not load torch each time.
+
+Not for tests of memory: pages that a fork shares become its own one by one.
+"""
 
 import json
 import os

@@ -352,16 +352,14 @@ print(json.dumps(peaks))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="RssAnon is read from /proc")
-def test_anonymous_memory_does_not_grow_with_the_number_of_records(
-    simulated_folder, simulated_cache, new_process, tmp_path
-):
+def test_anonymous_memory_does_not_grow_with_the_number_of_records(simulated_folder, simulated_cache, tmp_path):
     code = MEMORY.format(
         tests=str(pathlib.Path(__file__).parent),
         folder=str(simulated_folder),
         cache=str(simulated_cache),
         output=str(tmp_path),
     )
-    done = new_process(code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     _, few, many = json.loads(done.stdout.splitlines()[-1])
     # 600 records more are 14 MB of signals, and .4 MB of predictions.
