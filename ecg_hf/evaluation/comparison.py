@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..ecg_transformer.configuration_ecg_transformer import ECGTransformerConfig
-from ..runs.progress import METRIC_NAMES
 from .measures import difference_intervals, halves_of, measure_of
 from .predictions import Judge, Predictions, predict
 
@@ -46,13 +43,4 @@ def compare(judge: Judge, judged: Predictions, other: Judge, n_resamples: int) -
     }
 
 
-def difference_text(found: Mapping) -> str:
-    """What [`compare`] found, in one line."""
-    parts = []
-    for name, difference in found["difference"].items():
-        ends = "" if difference["low"] is None else f" [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-        parts.append(f"{METRIC_NAMES[name]} {difference['value']:+.3f}{ends}")
-    return ", ".join(parts)
-
-
-__all__ = ["check_comparable", "compare", "difference_text"]
+__all__ = ["check_comparable", "compare"]

@@ -97,6 +97,11 @@ def _comparison(report: Mapping, measure: Areas | Errors) -> Iterator[str]:
     )
 
 
+def difference_text(found: Mapping) -> str:
+    """What [`comparison.compare`] found, in one line."""
+    return ", ".join(f"{METRIC_NAMES[name]} {_of(of_name, '+.3f')}" for name, of_name in found["difference"].items())
+
+
 # ---- Operating points ----
 
 
@@ -287,4 +292,4 @@ def _with_ends(values: Mapping, name: str) -> str:
     return _of({"value": values[name], "low": low, "high": high})
 
 
-__all__ = ["MAX_ROWS", "report_text"]
+__all__ = ["MAX_ROWS", "difference_text", "report_text"]

@@ -28,12 +28,12 @@ from .calibration import (
     fit_temperature,
     update_checkpoint,
 )
-from .comparison import check_comparable, compare, difference_text
+from .comparison import check_comparable, compare
 from .figures import FOLDER, draw_figures
 from .measures import measure_of
 from .operating_points import STORED, choose_points, judge_points
 from .predictions import Judge, Predictions, predict
-from .report import report_text
+from .report import difference_text, report_text
 from .robustness import robustness
 from .subgroups import groups_of_records, judge_groups
 
