@@ -2,7 +2,8 @@
 
 It sees the same crops, normalised in the same way, as a new model of the preset `ptbxl_100hz`, and is judged on the
 same windows. `python training/task_specific.py --help` lists the flags; `training/study.py` calls
-`train_task_specific`. The predictions that it leaves can teach another model (`ecg-hf train --teacher_predictions`).
+`train_task_specific`. The predictions that it leaves can teach another model (`ecg-hf train --teacher_predictions`);
+with `--cross_fit` those of each training record are of a network that has not learned from its patient.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import datasets
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -36,6 +39,8 @@ from ecg_hf.ptbxl.label_order import label_names_of
 from ecg_hf.runs.arguments import ModelArguments
 from ecg_hf.runs.windows import EpochSampler, EvaluationWindows, TrainingWindows
 
+LEFT_OUT = "left_out"
+NUM_TRAINING_FOLDS = 8
 CHECKPOINT = "checkpoint.pt"
 EVALUATIONS = 10
 """At most so many epochs are evaluated, the last among them: as many as of the Transformers by `eval_steps: 0.1`, so
@@ -100,9 +105,18 @@ class ResNet1d(nn.Module):
 class _Run:
     """One run: the records, the network, and the state that its checkpoint holds after each epoch."""
 
-    def __init__(self, args: TaskSpecificArguments, data_args: TaskArguments, folder: pathlib.Path, device: str):
-        self.args, self.folder, self.device = args, folder, device
+    def __init__(
+        self,
+        args: TaskSpecificArguments,
+        data_args: TaskArguments,
+        folder: pathlib.Path,
+        device: str,
+        part: tuple[int, int] | None,
+    ):
+        self.args, self.folder, self.device, self.part = args, folder, device, part
         self.splits = splits = load_splits(data_args.data_dir, data_args, args.seed)
+        if part is not None:
+            _leave_out(splits, *part)
         self.labels = label_names_of(splits["train"])
         model_args = ModelArguments(architecture="ptbxl_100hz", window_stride_seconds=args.window_stride_seconds)
         _, self.extractor = load_model(model_args, data_args, splits["train"])
@@ -183,7 +197,8 @@ class _Run:
         )
 
     def facts(self) -> dict:
-        return {"arguments": dataclasses.asdict(self.args), "num_records": len(self.splits["train"])}
+        facts = {"arguments": dataclasses.asdict(self.args), "num_records": len(self.splits["train"])}
+        return facts if self.part is None else {**facts, "part": list(self.part)}
 
     def save(self, epoch: int) -> None:
         state = {
@@ -211,6 +226,16 @@ class _Run:
         return state["epoch"] + 1
 
 
+def _leave_out(splits: dict[str, datasets.Dataset], index: int, num_parts: int) -> None:
+    """Take every `num_parts`-th training fold, from `index` on, out of `train` and into `left_out`. No patient is in
+    two folds."""
+    train = splits["train"]
+    folds = np.asarray(train.with_format("numpy", columns=["strat_fold"])["strat_fold"])
+    is_left_out = (folds - 1) % num_parts == index
+    splits[LEFT_OUT] = train.select(np.flatnonzero(is_left_out))
+    splits["train"] = train.select(np.flatnonzero(~is_left_out))
+
+
 def _is_evaluated(epoch: int, num_epochs: int) -> bool:
     return (epoch + 1) * EVALUATIONS // num_epochs > epoch * EVALUATIONS // num_epochs
 
@@ -221,19 +246,21 @@ def train_task_specific(
     cache_dir: str | None = None,
     use_cpu: bool = False,
     predict: Sequence[str] = ("validation",),
+    part: tuple[int, int] | None = None,
     **settings,
 ) -> dict[str, float]:
     """Train the network, or go on where a run in `output_dir` was stopped -> what its `all_results.json` holds.
 
     Leaves `metrics.json` in the form of a post-training run's, `model.pt`, `curve.json` (validation of ten epochs)
     and `predictions_<split>.csv` of the splits in `predict`. The test fold is read only where `predict` names it.
+    `part`, an index and the number of parts, leaves every so-many-th training fold out, as the split `left_out`.
     `settings` are fields of [`TaskSpecificArguments`]. Raises `ValueError` for settings unlike those of the folder,
     and for a finished run without predictions of a split in `predict`.
     """
     args, folder = TaskSpecificArguments(**settings), pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "all_results.json").is_file():
-        _check_finished(folder, args, predict)
+        _check_finished(folder, args, part, predict)
         return json.loads((folder / "all_results.json").read_text())
     data_args = TaskArguments(
         data_dir=str(data_dir),
@@ -244,7 +271,7 @@ def train_task_specific(
         evaluate_test="test" in predict,
     )
     device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
-    run = _Run(args, data_args, folder, device)
+    run = _Run(args, data_args, folder, device, part)
     started = time.perf_counter()
     for epoch in range(run.resume(), args.num_epochs):
         loss = run.train_epoch(epoch)
@@ -255,9 +282,12 @@ def train_task_specific(
     return _finish(run, predict, time.perf_counter() - started)
 
 
-def _check_finished(folder: pathlib.Path, args: TaskSpecificArguments, predict: Sequence[str]) -> None:
-    arguments = json.loads((folder / "metrics.json").read_text()).get("arguments")  # older runs did not note them
-    if arguments not in (None, dataclasses.asdict(args)):
+def _check_finished(
+    folder: pathlib.Path, args: TaskSpecificArguments, part: tuple[int, int] | None, predict: Sequence[str]
+) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    is_same = metrics.get("arguments") in (None, dataclasses.asdict(args))  # older runs did not note them
+    if not is_same or metrics.get("part") != (None if part is None else list(part)):
         raise ValueError(f"`{folder}` holds a finished run of other settings: choose another folder.")
     if lacking := [split for split in predict if not (folder / f"predictions_{split}.csv").is_file()]:
         raise ValueError(f"`{folder}` holds a finished run without predictions of {lacking[0]}: choose another.")
@@ -269,12 +299,14 @@ def _finish(run: _Run, predict: Sequence[str], seconds: float) -> dict[str, floa
     learnable = with_both_classes(train_labels)
     unlearnable = [name for name, known in zip(labels, learnable, strict=True) if not known]
     metrics = {"data": {"unlearnable_labels": unlearnable}, "arguments": dataclasses.asdict(run.args)}
+    if run.part is not None:
+        metrics["part"] = list(run.part)
     results = {"finetune_seconds": seconds, "num_parameters": sum(p.numel() for p in run.network.parameters())}
     for split in dict.fromkeys(("validation", *predict)):
         output, _ = run.predict(split)
         with whole_file(folder / f"predictions_{split}.csv") as unfinished:
             predictions_table(run.splits[split], labels, output).to_csv(unfinished, index=False)
-        if split != "train":
+        if split not in ("train", LEFT_OUT):
             metrics[split] = split_metrics(run.splits[split], output, labels, num_resamples=1000)
             prefix = {"validation": "eval"}.get(split, split)
             results |= {f"{prefix}_{name}": metrics[split][name] for name in ("macro_auroc", "macro_auprc")}
@@ -287,6 +319,27 @@ def _finish(run: _Run, predict: Sequence[str], seconds: float) -> dict[str, floa
     return results
 
 
+def cross_fit(output_dir: str | pathlib.Path, num_parts: int, **arguments) -> dict[str, dict[str, float]]:
+    """Train a network without each of `num_parts` parts of the training folds -> the results of each, by its folder.
+
+    `predictions_train.csv` then holds of each training record what the network says that has not seen its patient: a
+    teacher that cannot repeat labels it has learned by heart. `arguments` are those of [`train_task_specific`] but
+    `predict` and `part`. Raises `ValueError` as there, and for a number of parts below 2 or above 8, PTB-XL's
+    training folds.
+    """
+    if not 2 <= num_parts <= NUM_TRAINING_FOLDS:
+        raise ValueError(f"`cross_fit` must lie between 2 and {NUM_TRAINING_FOLDS}, the training folds: {num_parts}.")
+    folder, results, tables = pathlib.Path(output_dir), {}, []
+    for index in range(num_parts):
+        of_part = folder / f"part-{index + 1}"
+        predict = ("validation", LEFT_OUT)
+        results[of_part.name] = train_task_specific(of_part, predict=predict, part=(index, num_parts), **arguments)
+        tables.append(pd.read_csv(of_part / f"predictions_{LEFT_OUT}.csv"))
+    with whole_file(folder / "predictions_train.csv") as unfinished:
+        pd.concat(tables).sort_values("ecg_id").to_csv(unfinished, index=False)
+    return results
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="PTB-XL folder in PhysioNet's layout")
@@ -296,9 +349,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--predict",
         nargs="+",
-        default=["validation"],
         choices=["train", "validation", "test"],
-        help="splits to predict",
+        help="splits to predict (default: validation)",
+    )
+    parser.add_argument(
+        "--cross_fit",
+        type=int,
+        metavar="PARTS",
+        help="train so many networks, each without a part of the training folds: predictions of `train` are then of "
+        "the network that has not seen the patient",
     )
     for field in dataclasses.fields(TaskSpecificArguments):
         if isinstance(field.default, bool):
@@ -306,7 +365,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             kind = type(field.default)
             parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"default: {field.default}")
-    print(json.dumps(train_task_specific(**vars(parser.parse_args(argv))), indent=2))
+    arguments = vars(parser.parse_args(argv))
+    num_parts, predict = arguments.pop("cross_fit"), arguments.pop("predict")
+    if num_parts is None:
+        results = train_task_specific(predict=predict or ("validation",), **arguments)
+    elif predict is not None:
+        parser.error("`--cross_fit` predicts train and validation: leave `--predict` out.")
+    else:
+        results = cross_fit(num_parts=num_parts, **arguments)
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":
