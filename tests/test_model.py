@@ -398,6 +398,23 @@ def test_a_configuration_with_other_depth_is_refused(tmp_path, model_class):
         model_class.from_pretrained(tmp_path, num_hidden_layers=4)
 
 
+def test_a_part_that_a_subclass_adds_begins_at_random_and_is_saved(tmp_path):
+    class WithAge(ECGTransformerForMultiLabel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.age_head = torch.nn.Linear(config.hidden_size, 1)
+            self.post_init()
+
+    trained = small_model()
+    trained.save_pretrained(tmp_path / "trained")
+    model, info = WithAge.from_pretrained(tmp_path / "trained", output_loading_info=True)
+    assert info["missing_keys"] == {"age_head.weight", "age_head.bias"} and not model.head_is_random
+    assert torch.equal(model.classifier.weight, trained.classifier.weight)
+    model.save_pretrained(tmp_path / "added")
+    again = WithAge.from_pretrained(tmp_path / "added")
+    assert torch.equal(again.age_head.weight, model.age_head.weight)
+
+
 def test_a_new_head_takes_labels_and_drops_what_belonged_to_the_old_one():
     model = small_model(thresholds=[0.1, 0.2, 0.3], temperature=2.0)
     model.replace_head({0: "x"}, {"x": "full name"})

@@ -200,8 +200,14 @@ class ECGTransformerPreTrainedModel(PreTrainedModel):
     def _is_head(self, name: str) -> bool:
         return name.split(".")[0] in self._head_names
 
+    def _is_added(self, name: str) -> bool:
+        """Whether a part stands beside backbone and head, as a subclass may put one there: it begins at random."""
+        has_backbone = hasattr(self, self.base_model_prefix)
+        return has_backbone and not self._is_head(name) and name.split(".")[0] != self.base_model_prefix
+
     def _check_loading(self, path, info):
-        missing, reshaped = set(info["missing_keys"]), {name for name, *_ in info["mismatched_keys"]}
+        missing = {name for name in info["missing_keys"] if not self._is_added(name)}
+        reshaped = {name for name, *_ in info["mismatched_keys"]}
         head = {name for name in self.state_dict() if self._is_head(name)}
         no_head = bool(head) and head <= missing
         # The head of another model class is ignored; unexpected weights in a head of this class are an error.
