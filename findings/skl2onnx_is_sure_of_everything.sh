@@ -7,7 +7,7 @@
 # findings at once, and gives the probability of each: the share of records with it among those of a leaf.
 # `skl2onnx.to_onnx` converts it into a file that runs without Python.
 #
-# One would guess that the file gives the same probabilities to within a rounding, or that the conversion is refused.
+# One would guess that the file gives the same probabilities to within rounding, or that the conversion is refused.
 #
 # What happens: each share above 0 becomes 1, for the finding as well as against it: all records have some finding with
 # probability 1 and have it not with probability 1. The mean AUROC falls from .75 to .56, and two thirds of the records
