@@ -4,8 +4,8 @@
 # Versions: opacus 1.6.0, torch 2.13.0, numpy 2.4.6; Python 3.11.
 #
 # `opacus` trains with differential privacy, say a network that is pre-trained elsewhere on the records of a hospital.
-# Attention of torch has to be replaced for that. `ModuleValidator.fix` does so, and takes the weights along; the
-# description of `DPMultiheadAttention` calls it a replacement for `nn.MultiheadAttention`.
+# Attention of torch has to be replaced for that. `ModuleValidator.fix` does so, and takes the weights along;
+# `ModuleValidator.validate` calls what it takes instead a "drop-in replacement".
 #
 # One would guess that the network gives the same outputs before and after, as no weight has changed.
 #
