@@ -296,6 +296,16 @@ def test_a_fractional_sampling_rate_is_kept(tmp_path, microvolts):
     assert read_record(path).sampling_rate == 257.5
 
 
+def test_date_and_fractional_rate_leave_all_samples_where_they_are(tmp_path):
+    """They are not in what vitaldb reads; findings/vitaldb_cuts_holes_into_fractional_rates.sh."""
+    microvolts = np.random.default_rng(3).integers(-900, 900, (12, 15000)).astype(np.int16)
+    path = write(tmp_path, microvolts)
+    edit_record_line(path, "rec 12 249.89/62.4725(0) 15000 08:12:33.361 23/07/2180")
+    record = read_record(path)
+    assert record.sampling_rate == 249.89
+    np.testing.assert_array_equal(record.signal, microvolts)
+
+
 @pytest.mark.parametrize("length", ["", " 0"])
 def test_a_length_that_the_files_do_not_tell_is_an_error(tmp_path, microvolts, length):
     path = write(tmp_path, microvolts)
