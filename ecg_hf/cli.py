@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -92,6 +93,7 @@ def pretrain(argv: Sequence[str] | None = None) -> dict[str, float]:
     with EndsBySignal() as block:
         arguments = parse_arguments(argv, *pretraining_arguments())
         block.args = args = arguments[-1]
+        load("runs.progress").show_messages(args)
         results = run(*arguments)
     where = f"The encoder and its curves are in {args.output_dir}: `ecg-hf train --model_name_or_path` takes it."
     _print_results(results, args, "pretraining.reports", where)
@@ -106,6 +108,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     with EndsBySignal() as block:
         arguments = parse_arguments(argv, *post_training_arguments())
         block.args = args = arguments[-1]
+        load("runs.progress").show_messages(args)
         results = post_train(*arguments)
     where = f"The checkpoint, its metrics, predictions and learning curves are in {args.output_dir}"
     _print_results(results, args, "post_training.reports", where)
@@ -139,6 +142,8 @@ def _leave_processes() -> None:
 def evaluate(argv: Sequence[str] | None = None) -> dict:
     """Evaluate a post-trained checkpoint on a split of PTB-XL or of own records, and write a report."""
     run = _load("evaluation")
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        load("runs.progress").repeat_nothing()
     arguments = parse_arguments(argv, *evaluation_arguments())
     metrics = run.evaluate(*arguments)
     if _is_first_process():

@@ -168,6 +168,27 @@ def test_two_processes_hand_over_without_a_jump(two):
     assert start["eval_loss"] == pytest.approx(seen["results"]["probe_eval_loss"], abs=1e-5)
 
 
+def test_what_is_said_of_own_records_is_said_by_one_process(simulated_folder, tmp_path):
+    records = sorted((simulated_folder / "records100").rglob("*.hea"))[:30]
+    table = pd.DataFrame({"path": [str(path.relative_to(simulated_folder)) for path in records]})
+    table["label"] = np.arange(30) % 2
+    table["split"] = ["train"] * 15 + ["validation"] * 8 + ["test"] * 7
+    table["rare"] = ((table["label"] == 1) & (table["split"] != "validation")).astype(int)
+    table.to_csv(tmp_path / "own.csv", index=False)
+    columns = ["--split_column", "split", "--label_columns", "label", "rare"]
+    places = ["--table", tmp_path / "own.csv", "--data_dir", simulated_folder, "--output_dir", tmp_path / "run"]
+    quick = ["--max_steps", "1", "--probe_num_train_epochs", "1", "--num_bootstrap_resamples", "10"]
+    quick += ["--use_cpu", "true", "--disable_tqdm", "true"]
+    encoder = ["--model_name_or_path", "ecg-transformer-ptbxl-100hz"]
+    script = pathlib.Path(__file__).parents[1] / "training/train.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    command += [*columns, *places, *quick, *encoder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for text in ("The records by split", "LOAD REPORT", "get the threshold 0.5: rare", "Model    "):
+        assert done.stderr.count(text) == 1, text
+
+
 def resumable_run(folder, cache, output, kill, **fields):
     steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(

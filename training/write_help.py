@@ -36,7 +36,7 @@ _OUTPUT = (
         "save_strategy",
     ),
     *("save_total_limit", "restore_callback_states_from_checkpoint", "logging_steps", "logging_nan_inf_filter"),
-    *("disable_tqdm", "push_to_hub", "hub_model_id", "hub_private_repo"),
+    *("log_level_replica", "disable_tqdm", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 _PREPARED = ("prepare_records", "prepared_cache")
 GROUPS = {

@@ -20,6 +20,7 @@ from ..post_training.reports import results_table
 from ..post_training.targets import target_of
 from ..ptbxl.labels import task_labels
 from ..runs.folder import STAGES_FOLDER
+from ..runs.progress import warned_once
 from .arguments import EvaluationArguments
 from .calibration import (
     calibration_report,
@@ -79,7 +80,8 @@ def evaluate(evaluation_args: EvaluationArguments, data_args: TaskArguments) -> 
     else:
         judged = chosen_on
     output = judged.output(judge)
-    metrics = _metrics(args, data_args, judge, judged, output)
+    with warned_once(judge):
+        metrics = _metrics(args, data_args, judge, judged, output)
     if other is not None:
         found = compare(judge, judged, _judge(args, args.compare_with, other), args.num_bootstrap_resamples)
         metrics["comparison"] = {"model": _model_name(args.compare_with), **found}

@@ -29,7 +29,7 @@ from ..runs.columns import check_is_dataset
 from ..runs.folder import room_for
 from ..runs.machines import is_so_on_all
 from ..runs.parts import check_is_of, check_model
-from ..runs.progress import METRIC_NAMES, STAGE_TITLES
+from ..runs.progress import METRIC_NAMES, STAGE_TITLES, warned_once
 from ..runs.provenance import note_posttraining
 from ..runs.timing import FirstSteps
 from ..runs.trainer import REFUSED_KEYWORDS, RunTrainer, accepted_keywords
@@ -448,7 +448,8 @@ class PostTrainer(RunTrainer):
         last."""
         config, target = self.model.config, self.target
         kept, outputs = self._keep_stage(results)
-        target.choose_thresholds(outputs["validation"])
+        with warned_once(self):
+            target.choose_thresholds(outputs["validation"])
         if self.test_dataset is not None:
             outputs["test"] = self._predict_split("test", self.test_dataset, "test")
         results.update(macro_metrics(outputs, target))

@@ -125,6 +125,13 @@ class RunArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "True logs other steps' loss instead of NaN, which hides a divergence."}
     )
+    log_level_replica: str = field(
+        default="error",
+        metadata={
+            **TrainingArguments.__dataclass_fields__["log_level_replica"].metadata,
+            "help": "As `--log_level`, of processes beside the first one of a machine.",
+        },
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "A resumed run goes on with the patience of an `EarlyStoppingCallback`."}
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+import warnings
+from collections.abc import Iterator
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as library_logging
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,35 @@ logger.propagate = False  # the lines are no warnings, which others collect
 def say(text: str) -> None:
     """Print a text for people; `logging.getLogger("ecg_hf.runs.progress")` can be told to keep quiet."""
     logger.info(text)
+
+
+def show_messages(args: TrainingArguments) -> None:
+    """Show the messages of this package and of the library from `args.log_level` on; in processes beside the first one
+    of a machine, which would repeat them, from `args.log_level_replica` on, and no bars."""
+    if not args.should_log:
+        repeat_nothing(args.get_process_log_level())
+    elif args.log_level != "passive":
+        _show_from(args.get_process_log_level())
+
+
+def repeat_nothing(level: int = logging.ERROR) -> None:
+    """Let a process that does what another one does show no bar of the library, and messages from this level on."""
+    library_logging.disable_progress_bar()
+    _show_from(level)
+
+
+def _show_from(level: int) -> None:
+    logging.getLogger(__name__.partition(".")[0]).setLevel(level)
+    library_logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def warned_once(trainer: Trainer) -> Iterator[None]:
+    """A block that all processes run alike, and whose warnings the first one gives."""
+    with warnings.catch_warnings():
+        if not trainer.is_world_process_zero():
+            warnings.simplefilter("ignore")
+        yield
 
 
 def title_of(stage: str) -> str:
@@ -134,4 +167,14 @@ def report_progress(trainer: Trainer) -> None:
         trainer.add_callback(NamedBars(trainer))
 
 
-__all__ = ["METRIC_NAMES", "STAGE_TITLES", "evaluation_line", "report_progress", "say", "title_of"]
+__all__ = [
+    "METRIC_NAMES",
+    "STAGE_TITLES",
+    "evaluation_line",
+    "repeat_nothing",
+    "report_progress",
+    "say",
+    "show_messages",
+    "title_of",
+    "warned_once",
+]

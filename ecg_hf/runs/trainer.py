@@ -46,7 +46,7 @@ from .folder import (
     room_for,
 )
 from .machines import CompleteCheckpoints, agreed_checkpoint, check_each_node
-from .progress import report_progress, say
+from .progress import report_progress, say, show_messages
 from .provenance import note_base
 from .records import RecordOrder
 from .windows import EpochSampler, identity_collate
@@ -111,6 +111,7 @@ class RunTrainer(RecordOrder, Trainer):
         recipe: dict | None = None,
         **kwargs,
     ):
+        show_messages(args)
         self.run_folder = RunFolder(args.output_dir)
         self._args_recipe = args.recipe()
         self.recipe = {**(recipe or {}), **self._args_recipe}
