@@ -50,9 +50,10 @@ def test_a_cross_fit_that_was_stopped_goes_on_with_the_parts_it_lacks(tmp_path, 
 
 
 @pytest.mark.parametrize("num_parts", [1, 9])
-def test_parts_are_those_of_the_training_folds(tmp_path, num_parts):
-    with pytest.raises(ValueError, match="`cross_fit` must lie between 2 and 8"):
-        cross_fit(tmp_path / "run", num_parts, data_dir="nowhere")
+def test_parts_are_those_of_the_training_folds(tmp_path, num_parts, capsys):
+    with pytest.raises(SystemExit):
+        task_specific.main(flags("nowhere", tmp_path / "run", "--cross_fit", str(num_parts)))
+    assert "`cross_fit` must lie between 2 and 8" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -367,12 +367,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"default: {field.default}")
     arguments = vars(parser.parse_args(argv))
     num_parts, predict = arguments.pop("cross_fit"), arguments.pop("predict")
-    if num_parts is None:
-        results = train_task_specific(predict=predict or ("validation",), **arguments)
-    elif predict is not None:
+    if num_parts is not None and predict is not None:
         parser.error("`--cross_fit` predicts train and validation: leave `--predict` out.")
-    else:
-        results = cross_fit(num_parts=num_parts, **arguments)
+    try:
+        if num_parts is None:
+            results = train_task_specific(predict=predict or ("validation",), **arguments)
+        else:
+            results = cross_fit(num_parts=num_parts, **arguments)
+    except ValueError as error:
+        parser.error(str(error))
     print(json.dumps(results, indent=2))
 
 
