@@ -51,7 +51,7 @@ def kill_a_worker(work, killed, end):
 
 
 @pytest.mark.timeout(600)
-def test_two_workers_make_a_study_though_one_is_killed(simulated_folder, tmp_path, two_workers):
+def test_two_workers_make_a_study_though_one_is_killed(simulated_folder, tmp_path, two_workers, whole_presets):
     grid = write_grid(tmp_path / "grid.yaml", **EIGHT)
     command = ["--config", str(grid), "--data_dir", str(simulated_folder), "--cache_dir", str(tmp_path / "cache")]
     command += ["--use_cpu", "--disable_tqdm"]
