@@ -777,6 +777,22 @@ def test_leads_in_no_unit_are_not_named_by_the_caller_in_another_order(tmp_path,
     assert record.lead_names == LEAD_NAMES[:6]
 
 
+@pytest.mark.parametrize("spelling", ["ECG.{}", "{}..mV.", "{}_filtered", "lead{}", "Ableitung {}"])
+@pytest.mark.parametrize("has_times", [False, True])
+def test_names_in_another_spelling_are_not_overruled_by_another_order(tmp_path, millivolts, spelling, has_times):
+    """`I..mV.` is what R makes of `I (mV)`."""
+
+    def table(order):
+        values, header = millivolts[order], [spelling.format(lead) for lead in np.array(LEAD_NAMES)[order]]
+        times = np.arange(NUM_SAMPLES)[None] / 250
+        return table_text(np.vstack([times, values]) if has_times else values, header=["t"] * has_times + header)
+
+    path = write(tmp_path / "rec.csv", table(slice(None, None, -1)))
+    refused(path, f"{spelling.format('V6')!r}", "lead V6", "names of their leads alone", **SAID)
+    record = read(write(path, table(slice(None))), **SAID)
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
+
+
 @pytest.mark.parametrize(
     ("name", "per_second"), [("time", 1), ("Time (s)", 1), ("t [ms]", 1e3), ("ms", 1e3), ("time", 1e3), ("time", 250)]
 )
@@ -865,6 +881,11 @@ def test_columns_that_r_counts_are_no_chest_leads(tmp_path, millivolts, row_name
         header, lines = f'"",{header}', [f'"{place}",{line}' for place, line in enumerate(lines, 1)]
     path = write(tmp_path / "rec.csv", "\n".join([header, *lines]))
     np.testing.assert_array_equal(whole_microvolts(read(path, **SAID)), np.rint(millivolts * 1000))
+    refused(path, "does not state `lead_names`", sampling_rate=250, units="mV")
+    eight = [*LEAD_NAMES[:2], *LEAD_NAMES[6:]]
+    values = millivolts[[LEAD_NAMES.index(lead) for lead in eight]]
+    write(path, table_text(values, header=[f"V{place}" for place in range(1, 9)]))
+    np.testing.assert_array_equal(whole_microvolts(read(path, **SAID | {"lead_names": eight})), np.rint(values * 1000))
     refused(path, "does not state `lead_names`", sampling_rate=250, units="mV")
 
 
