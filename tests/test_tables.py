@@ -302,6 +302,13 @@ def test_one_of_several_classes(folder, cache):
 # ---- Patients and splits ----
 
 
+def test_spellings_that_nobody_sees_are_one_patient(folder, cache):
+    table = frame(who=["7", "\uff17", "7\u200b", "\ufeff7", "7,00", "7.", None, None] * 5)
+    splits = load_ecg_dataset(table, label_columns=["AF"], patient_column="who", data_dir=folder, cache_dir=cache)
+    found = rows_of(splits)
+    assert [found[path]["patient_id"] for path in table["path"]] == (["7"] * 6 + [None] * 2) * 5
+
+
 def test_four_spellings_are_one_patient_and_blanks_are_each_alone(folder, cache, caplog):
     spellings = [7, "7", "7.0", " 7", "", None, np.nan, "  "]
     table = frame(who=(spellings * 5))
