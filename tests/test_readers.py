@@ -628,6 +628,38 @@ def test_a_json_beside_the_file_states_what_it_lacks(tmp_path, millivolts):
     refused(path, "no lead V6", lead_names=["V6"])
 
 
+@pytest.mark.parametrize("leads", ["leads", "lead_order", "ch_names", "sig_name"])
+@pytest.mark.parametrize("rate", ["fs", "sfreq", "sample_rate"])
+@pytest.mark.parametrize("kind", ["json", "hdf5"])
+def test_what_is_stated_under_another_name_is_not_overlooked(tmp_path, millivolts, leads, rate, kind):
+    fields = {leads: list(LEAD_NAMES[::-1]), rate: 250, "unit": "mV"}
+    if kind == "json":
+        path = save(tmp_path / "rec.npy", millivolts[::-1])
+        write(tmp_path / "rec.json", json.dumps(fields))
+    else:
+        path = tmp_path / "rec.h5"
+        with h5py.File(path, "w") as file:
+            file["ecg"] = millivolts[::-1]
+            file["ecg"].attrs.update(fields)
+    for said in ({}, {"lead_names": LEAD_NAMES}):
+        record = read(path, **said)
+        order = slice(None) if said else slice(None, None, -1)
+        assert record.lead_names == LEAD_NAMES[order]
+        np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts[order] * 1000))
+    refused(path, "250 Hz, expected 500", sampling_rate=500)
+    refused(path, "`units` says uV", units="uV")
+
+
+def test_a_field_that_may_be_something_else_states_nothing(tmp_path, millivolts):
+    path = save(tmp_path / "rec.npy", millivolts)
+    write(
+        tmp_path / "rec.json",
+        json.dumps({"leads": 12, "ch_names": ["a", "b"], "unit": "ICU", "fs": "GE", "bad": ["V1"]}),
+    )
+    refused(path, "does not state `sampling_rate`, `units`, `lead_names`")
+    np.testing.assert_array_equal(whole_microvolts(read(path, **SAID)), np.rint(millivolts * 1000))
+
+
 def test_a_json_may_state_a_part(tmp_path, millivolts):
     path = save(tmp_path / "rec.npy", millivolts)
     write(tmp_path / "rec.json", '{"units": "mV"}')
