@@ -1056,13 +1056,29 @@ def test_the_struct_of_cpsc(tmp_path, millivolts, compressed, transposed):
 
 def test_a_matrix_in_a_matlab_file(tmp_path, millivolts):
     path = tmp_path / "rec.mat"
-    scipy.io.savemat(path, {"x": (millivolts * 1000).round().astype(np.int16), "fs": 500, "name": "Eve"})
+    scipy.io.savemat(path, {"x": (millivolts * 1000).round().astype(np.int16), "fs": 250, "name": "Eve"})
     record = read(path, **SAID | {"units": "uV"})
     assert record.signal.dtype == np.int16
     np.testing.assert_array_equal(record.signal, np.rint(millivolts * 1000))
     # A header beside it does not make it a file of the PhysioNet challenges.
     write(tmp_path / "rec.hea", "rec 1 500 2\n")
     assert read(path, **SAID | {"units": "uV"}).sampling_rate == 250
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("names", [("fs", "units", "leads"), ("sampling_rate", "unit", "lead_names")])
+def test_a_matlab_file_may_state_rate_unit_and_leads(tmp_path, millivolts, names, compressed):
+    path, (rate, unit, leads) = tmp_path / "rec.mat", names
+    variables = {rate: 250.0, unit: "mV", leads: np.array(LEAD_NAMES[::-1], dtype=object), "ecg": millivolts[::-1]}
+    scipy.io.savemat(path, variables | {"note": "Größe", "more": {"a": 1}}, do_compression=compressed)
+    np.testing.assert_array_equal(whole_microvolts(read(path)), np.rint(millivolts[::-1] * 1000))
+    record = read(path, **SAID)
+    assert record.lead_names == LEAD_NAMES
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
+    refused(path, "250 Hz, expected 500", sampling_rate=500)
+    refused(path, "`units` says uV", units="uV")
+    write(tmp_path / "rec.json", '{"sampling_rate": 500}')
+    refused(path, "its `sampling_rate` is another than that of rec.json")
 
 
 @pytest.mark.parametrize(
