@@ -169,6 +169,20 @@ def test_masked_samples_are_missing_and_masked_labels_refused():
         ECGCollator(small_extractor())([row(signal)])
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, None], r"Row 1 of the batch has `labels` that are no numbers \(\[0, None\]\): .* -100 .* NaN"),
+        (["0", "1"], "Row 1 of the batch has `labels` that are no numbers"),
+        ([0], r"Row 1 of the batch has `labels` of the shape \(1,\), row 0 of \(2,\)"),
+        (0, r"Row 1 of the batch has `labels` of the shape \(\), row 0 of \(2,\)"),
+    ],
+)
+def test_labels_that_make_no_batch_are_named(labels, message):
+    with pytest.raises(ValueError, match=message):
+        ECGCollator(small_extractor())([row(np.ones((12, 300)), labels=each) for each in ([0, 1], labels)])
+
+
 def test_a_plain_trainer_takes_the_mean_of_known_targets_as_the_guide_says(tmp_path):
     model = small_model(["age", "axis"], problem_type="regression")
     rng = np.random.default_rng(0)

@@ -94,14 +94,17 @@ def test_a_warning_for_the_user_is_its_message_alone(monkeypatch):
     assert all("test_command.py" in text or "cli.py" in text for text in (of_others, *with_debug))
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [1\n", "expected ',' or ']'"), ("- a\n", "`name: value` lines")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1\n", "expected ',' or ']'"), ("- a\n", "`name: value` lines"), ("a: 1\nb:\t2\n", "line 2, found")],
+)
 def test_a_config_that_is_no_table_is_one_message(text, message, capsys, tmp_path):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "--config", str(tmp_path / "recipe.yaml")])
     printed = capsys.readouterr().err
     assert ended.value.code == 2 and printed.startswith("ecg-hf: error: ") and "Traceback" not in printed
-    assert message in printed and "recipe.yaml" in printed
+    assert message in printed and "recipe.yaml" in printed and printed.count("\n") == 1
 
 
 def test_a_number_of_a_checkpoint_that_is_not_finite_is_one_line(capsys, tmp_path):

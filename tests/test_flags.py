@@ -70,6 +70,18 @@ def test_a_flag_that_cannot_be_meant_so_is_one_line(command, flags, message, cap
         ("train", "--probe_learning_rate -1", "`probe_learning_rate` must be above 0, got -1.0."),
         ("train", "--drop_path_rate none", "`drop_path_rate` must be a number or None, got `none`."),
         ("train", "--drop_path_rate 1", "`drop_path_rate` must lie in [0, 1), got 1.0."),
+        (
+            "train",
+            "--eval_strategy no",
+            "The best epoch cannot be kept with `eval_strategy` no and `save_strategy` epoch:",
+        ),
+        (
+            "train",
+            "--save_strategy no",
+            "The best epoch cannot be kept with `eval_strategy` epoch and `save_st",
+        ),
+        ("train", "--eval_strategy no --save_strategy best", "The best epoch cannot be kept with `eval_strategy` no"),
+        ("train", "--save_strategy steps", "The best epoch cannot be kept with `eval_strategy` epoch"),
         ("train", "--split_seed -1", "`split_seed` must be at least 0 and at most"),
         ("train", "--record_column x", "`--record_column` is for own records: give their table by `--table`."),
         ("train", "--table t.csv --skip_missing_records true", "`--skip_missing_records` is for PTB-XL: own records"),

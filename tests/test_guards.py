@@ -264,6 +264,15 @@ def test_patients_in_two_splits_are_counted_and_named(load, signals):
     assert message.startswith("1 patients are in train and in test (such as p0): figures of test are too good")
 
 
+@pytest.mark.parametrize("other", ["P000", "p0", "'P0", "P00"])
+def test_patients_of_two_splits_who_may_be_one_in_two_spellings_are_named(load, signals, other):
+    patients = [f"P{row // 3}" for row in range(COUNT)]
+    patients[-1] = other
+    (message,) = load(signals, columns={"who": patients}, patient_column="who")[1]
+    assert message.startswith("1 patients of train differ from those of test in upper and lower case")
+    assert f"such as P0 and {other}" in message or f"such as {other} and P0" in message
+
+
 def test_one_recording_under_several_ids_and_with_contradicting_labels(load, signals):
     signals = list(signals)
     signals[6], signals[50] = signals[0], signals[1]  # 6 is validation, and all labels but 50's `old` are the same

@@ -628,6 +628,38 @@ def test_a_json_beside_the_file_states_what_it_lacks(tmp_path, millivolts):
     refused(path, "no lead V6", lead_names=["V6"])
 
 
+@pytest.mark.parametrize("leads", ["leads", "lead_order", "ch_names", "sig_name"])
+@pytest.mark.parametrize("rate", ["fs", "sfreq", "sample_rate"])
+@pytest.mark.parametrize("kind", ["json", "hdf5"])
+def test_what_is_stated_under_another_name_is_not_overlooked(tmp_path, millivolts, leads, rate, kind):
+    fields = {leads: list(LEAD_NAMES[::-1]), rate: 250, "unit": "mV"}
+    if kind == "json":
+        path = save(tmp_path / "rec.npy", millivolts[::-1])
+        write(tmp_path / "rec.json", json.dumps(fields))
+    else:
+        path = tmp_path / "rec.h5"
+        with h5py.File(path, "w") as file:
+            file["ecg"] = millivolts[::-1]
+            file["ecg"].attrs.update(fields)
+    for said in ({}, {"lead_names": LEAD_NAMES}):
+        record = read(path, **said)
+        order = slice(None) if said else slice(None, None, -1)
+        assert record.lead_names == LEAD_NAMES[order]
+        np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts[order] * 1000))
+    refused(path, "250 Hz, expected 500", sampling_rate=500)
+    refused(path, "`units` says uV", units="uV")
+
+
+def test_a_field_that_may_be_something_else_states_nothing(tmp_path, millivolts):
+    path = save(tmp_path / "rec.npy", millivolts)
+    write(
+        tmp_path / "rec.json",
+        json.dumps({"leads": 12, "ch_names": ["a", "b"], "unit": "ICU", "fs": "GE", "bad": ["V1"]}),
+    )
+    refused(path, "does not state `sampling_rate`, `units`, `lead_names`")
+    np.testing.assert_array_equal(whole_microvolts(read(path, **SAID)), np.rint(millivolts * 1000))
+
+
 def test_a_json_may_state_a_part(tmp_path, millivolts):
     path = save(tmp_path / "rec.npy", millivolts)
     write(tmp_path / "rec.json", '{"units": "mV"}')
@@ -777,6 +809,22 @@ def test_leads_in_no_unit_are_not_named_by_the_caller_in_another_order(tmp_path,
     assert record.lead_names == LEAD_NAMES[:6]
 
 
+@pytest.mark.parametrize("spelling", ["ECG.{}", "{}..mV.", "{}_filtered", "lead{}", "Ableitung {}"])
+@pytest.mark.parametrize("has_times", [False, True])
+def test_names_in_another_spelling_are_not_overruled_by_another_order(tmp_path, millivolts, spelling, has_times):
+    """`I..mV.` is what R makes of `I (mV)`."""
+
+    def table(order):
+        values, header = millivolts[order], [spelling.format(lead) for lead in np.array(LEAD_NAMES)[order]]
+        times = np.arange(NUM_SAMPLES)[None] / 250
+        return table_text(np.vstack([times, values]) if has_times else values, header=["t"] * has_times + header)
+
+    path = write(tmp_path / "rec.csv", table(slice(None, None, -1)))
+    refused(path, f"{spelling.format('V6')!r}", "lead V6", "names of their leads alone", **SAID)
+    record = read(write(path, table(slice(None))), **SAID)
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
+
+
 @pytest.mark.parametrize(
     ("name", "per_second"), [("time", 1), ("Time (s)", 1), ("t [ms]", 1e3), ("ms", 1e3), ("time", 1e3), ("time", 250)]
 )
@@ -865,6 +913,11 @@ def test_columns_that_r_counts_are_no_chest_leads(tmp_path, millivolts, row_name
         header, lines = f'"",{header}', [f'"{place}",{line}' for place, line in enumerate(lines, 1)]
     path = write(tmp_path / "rec.csv", "\n".join([header, *lines]))
     np.testing.assert_array_equal(whole_microvolts(read(path, **SAID)), np.rint(millivolts * 1000))
+    refused(path, "does not state `lead_names`", sampling_rate=250, units="mV")
+    eight = [*LEAD_NAMES[:2], *LEAD_NAMES[6:]]
+    values = millivolts[[LEAD_NAMES.index(lead) for lead in eight]]
+    write(path, table_text(values, header=[f"V{place}" for place in range(1, 9)]))
+    np.testing.assert_array_equal(whole_microvolts(read(path, **SAID | {"lead_names": eight})), np.rint(values * 1000))
     refused(path, "does not state `lead_names`", sampling_rate=250, units="mV")
 
 
@@ -1003,13 +1056,29 @@ def test_the_struct_of_cpsc(tmp_path, millivolts, compressed, transposed):
 
 def test_a_matrix_in_a_matlab_file(tmp_path, millivolts):
     path = tmp_path / "rec.mat"
-    scipy.io.savemat(path, {"x": (millivolts * 1000).round().astype(np.int16), "fs": 500, "name": "Eve"})
+    scipy.io.savemat(path, {"x": (millivolts * 1000).round().astype(np.int16), "fs": 250, "name": "Eve"})
     record = read(path, **SAID | {"units": "uV"})
     assert record.signal.dtype == np.int16
     np.testing.assert_array_equal(record.signal, np.rint(millivolts * 1000))
     # A header beside it does not make it a file of the PhysioNet challenges.
     write(tmp_path / "rec.hea", "rec 1 500 2\n")
     assert read(path, **SAID | {"units": "uV"}).sampling_rate == 250
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("names", [("fs", "units", "leads"), ("sampling_rate", "unit", "lead_names")])
+def test_a_matlab_file_may_state_rate_unit_and_leads(tmp_path, millivolts, names, compressed):
+    path, (rate, unit, leads) = tmp_path / "rec.mat", names
+    variables = {rate: 250.0, unit: "mV", leads: np.array(LEAD_NAMES[::-1], dtype=object), "ecg": millivolts[::-1]}
+    scipy.io.savemat(path, variables | {"note": "Größe", "more": {"a": 1}}, do_compression=compressed)
+    np.testing.assert_array_equal(whole_microvolts(read(path)), np.rint(millivolts[::-1] * 1000))
+    record = read(path, **SAID)
+    assert record.lead_names == LEAD_NAMES
+    np.testing.assert_array_equal(whole_microvolts(record), np.rint(millivolts * 1000))
+    refused(path, "250 Hz, expected 500", sampling_rate=500)
+    refused(path, "`units` says uV", units="uV")
+    write(tmp_path / "rec.json", '{"sampling_rate": 500}')
+    refused(path, "its `sampling_rate` is another than that of rec.json")
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def damaged(shards, folder, kind) -> pathlib.Path:
         ("bit", ValueError, "train-00000-of-00007.parquet of .* has other bytes than the manifest says"),
         ("version", ValueError, "must be of version 1"),
         ("text", ValueError, "is not JSON"),
-        ("gone", FileNotFoundError, "train-00000-of-00007.parquet"),
+        ("gone", FileNotFoundError, "train-00000-of-00007.parquet of .* is missing: copy the folder again"),
     ],
 )
 def test_damaged_shards_are_named(shards, tmp_path, kind, error, message):

@@ -302,6 +302,13 @@ def test_one_of_several_classes(folder, cache):
 # ---- Patients and splits ----
 
 
+def test_spellings_that_nobody_sees_are_one_patient(folder, cache):
+    table = frame(who=["7", "\uff17", "7\u200b", "\ufeff7", "7,00", "7.", None, None] * 5)
+    splits = load_ecg_dataset(table, label_columns=["AF"], patient_column="who", data_dir=folder, cache_dir=cache)
+    found = rows_of(splits)
+    assert [found[path]["patient_id"] for path in table["path"]] == (["7"] * 6 + [None] * 2) * 5
+
+
 def test_four_spellings_are_one_patient_and_blanks_are_each_alone(folder, cache, caplog):
     spellings = [7, "7", "7.0", " 7", "", None, np.nan, "  "]
     table = frame(who=(spellings * 5))
@@ -468,6 +475,39 @@ def test_a_changed_record_is_read_again_and_its_old_content_comes_back(tmp_path)
     changed = signal()
     write_record(tmp_path / "sig", "r05")
     assert before != changed and signal() == before
+
+
+@pytest.mark.parametrize("kind", ["wfdb", "npy", "hdf5"])
+def test_a_changed_file_with_the_time_of_the_old_one_is_read_again(tmp_path, kind):
+    """As an archive, or a copy that keeps times, may give it."""
+    h5py = pytest.importorskip("h5py") if kind == "hdf5" else None
+    name = {"wfdb": "r.dat", "npy": "r.npy", "hdf5": "r.h5"}[kind]
+
+    def write(factor):
+        signal = np.random.default_rng(0).normal(0, 0.3, (12, 500)) * factor
+        if kind == "wfdb":
+            write_record(tmp_path, "r", signal)
+        elif kind == "npy":
+            np.save(tmp_path / name, signal)
+        else:
+            with h5py.File(tmp_path / name, "w") as file:
+                file["tracings"] = signal.T[None]
+
+    def read():
+        said = {} if kind == "wfdb" else {"sampling_rate": 100, "units": "mV", "lead_names": LEAD_NAMES}
+        table = pd.DataFrame({"path": ["r" if kind == "wfdb" else name], "AF": [1]})
+        options = {"label_columns": ["AF"], "data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
+        splits = load_ecg_dataset(table, split_fractions=(1, 0, 0), **options, **said)
+        return splits["train"][0]["signal"]
+
+    write(1.0)
+    files = [path for path in tmp_path.iterdir() if path.is_file()]
+    before, times = read(), {path: (path.stat().st_atime_ns, path.stat().st_mtime_ns) for path in files}
+    write(0.5)
+    for path in files:
+        os.utime(path, ns=times[path])
+    changed = read()
+    np.testing.assert_allclose(changed, np.array(before) / 2, atol=5)  # a step of the WFDB file
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

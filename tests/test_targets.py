@@ -130,6 +130,30 @@ def test_the_loss_of_one_of_several_classes_is_the_cross_entropy_of_known_record
         model(**inputs, labels=classes.float())
 
 
+@pytest.mark.parametrize(
+    ("kind", "labels", "message"),
+    [
+        (
+            "multi_label_classification",
+            [[0, 1, -1.0]],
+            "from 0 to 1, or -100 for unknown; 1 of 3 are not, the first -1",
+        ),
+        ("multi_label_classification", [[0, np.nan, np.nan]], "2 of 3 are not, the first nan"),
+        ("multi_label_classification", [[0, 80, 2]], "2 of 3 are not, the first 80"),
+        (SINGLE, [-1], "from 0 to 2, or -100 for unknown; 1 of 1 are not, the first -1"),
+        (SINGLE, [3], "from 0 to 2"),
+        (SINGLE, [[0.5, 1.5, -1]], "from 0 to 1, .*; 2 of 3"),
+    ],
+)
+def test_labels_that_mean_nothing_are_not_learned(kind, labels, message):
+    """A record whose label is unknown has -1 in many public tables, and NaN in a frame."""
+    model = small_model(CLASSES, problem_type=kind).eval()
+    with pytest.raises(ValueError, match=f"`labels` must be .*{message}"):
+        model(torch.randn(1, 12, 250), labels=torch.tensor(labels))
+    known = [[0.25, 1, 0]] if kind != SINGLE else [2]
+    assert model(torch.randn(1, 12, 250), labels=torch.tensor(known)).loss > 0
+
+
 def test_the_loss_of_probabilities_of_classes_is_their_cross_entropy():
     model = small_model(CLASSES, problem_type=SINGLE).eval()
     inputs = {"input_values": torch.randn(3, 12, 250)}

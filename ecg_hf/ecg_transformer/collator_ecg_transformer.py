@@ -49,8 +49,8 @@ class ECGCollator:
         int64 (rows,) where each is a single integer, the index of its class.
 
         Raises:
-            ValueError: a row without a column that is needed or with masked labels, or a record that the feature
-                extractor refuses.
+            ValueError: a row without a column that is needed, or with labels that are masked, no numbers or not as
+                many as others have, or a record that the feature extractor refuses.
         """
         for name in ("signal", "sampling_rate", "lead_names"):
             if lacking := [place for place, row in enumerate(rows) if name not in row]:
@@ -80,7 +80,7 @@ class ECGCollator:
                 "-100 of labels and classes, NaN of a regression."
             )
         if not unlabelled:
-            batch["labels"] = _stacked([torch.as_tensor(row["labels"]) for row in rows])
+            batch["labels"] = _stacked([_label_tensor(row["labels"], place) for place, row in enumerate(rows)])
         return batch
 
     def _signals(self, rows: Sequence[Mapping]) -> tuple[list[np.ndarray], str]:
@@ -100,7 +100,22 @@ class ECGCollator:
         return np.full(count, 0.5 if self.crop == "centre" else 0.0)
 
 
+def _label_tensor(labels, place: int) -> torch.Tensor:
+    try:
+        return torch.as_tensor(labels)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Row {place} of the batch has `labels` that are no numbers ({labels!r:.60}): fill empty ones with what "
+            "the model takes for unknown, -100 of labels and classes, NaN of a regression."
+        ) from error
+
+
 def _stacked(labels: list[torch.Tensor]) -> torch.Tensor:
+    if differing := [place for place, row in enumerate(labels) if row.shape != labels[0].shape]:
+        raise ValueError(
+            f"Row {differing[0]} of the batch has `labels` of the shape {tuple(labels[differing[0]].shape)}, row 0 of "
+            f"{tuple(labels[0].shape)}: give each record a value for each label."
+        )
     are_classes = all(row.ndim == 0 and not (row.is_floating_point() or row.dtype == torch.bool) for row in labels)
     return torch.stack([row.to(torch.int64 if are_classes else torch.float32) for row in labels])
 

@@ -68,7 +68,8 @@ def mean_loss(
 ) -> torch.Tensor:
     """The mean over what is known, or the sum divided by a number of items that a Trainer has counted.
 
-    Raises `ValueError` for labels of another shape than `forward` takes.
+    Raises `ValueError` for labels of another shape than `forward` takes, and for others than these mean: what else
+    marks an unknown label, such as -1 or NaN, would be learned.
     """
     as_classes = config.problem_type == SINGLE_LABEL and labels.ndim == 1 and not labels.is_floating_point()
     if labels.shape != (logits.shape[:1] if as_classes else logits.shape):
@@ -78,6 +79,8 @@ def mean_loss(
             f"`labels` must have shape {tuple(logits.shape)}{indices}, got {tuple(labels.shape)} of {labels.dtype}."
             f"{lists}"
         )
+    if config.problem_type != REGRESSION and not torch.compiler.is_compiling():
+        _check_labels(labels, logits.shape[1] - 1 if as_classes else 1)
     losses, known = target_losses(config, logits, labels)
     if num_items_in_batch is None:
         num_items_in_batch = known.sum()
@@ -85,6 +88,17 @@ def mean_loss(
         num_items_in_batch = num_items_in_batch / logits.shape[1]  # a Trainer counts cells, not rows
     # Of a batch of which nothing is known the loss is 0.
     return losses.sum() / torch.as_tensor(num_items_in_batch).clamp(min=1)
+
+
+def _check_labels(labels: torch.Tensor, largest: int) -> None:
+    tolerance = 1e-3 if labels.is_floating_point() else 0  # of means, such as those of mixed records
+    is_known = (labels >= -tolerance) & (labels <= largest + tolerance)
+    wrong = labels[~(is_known | (labels == UNKNOWN_LABEL))]
+    if len(wrong):
+        raise ValueError(
+            f"`labels` must be from 0 to {largest}, or {UNKNOWN_LABEL} for unknown; {len(wrong)} of {labels.numel()} "
+            f"are not, the first {wrong[0].item():g}."
+        )
 
 
 def in_target_units(config: ECGTransformerConfig, outputs: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import importlib.util
 import pathlib
 from dataclasses import dataclass, field
 
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
 from ..ecg_transformer.common_ecg_transformer import check_choice
@@ -194,6 +194,7 @@ class PostTrainingArguments(RunArguments):
         if self.push_to_hub and self.hub_strategy not in ("end", "every_save"):
             raise ValueError("`hub_strategy` must be `end`: half-trained weights are not published.")
         self.hub_strategy = "end"
+        self._check_evaluations()
         super().__post_init__()
         self._check_lora()
         self._check_soft_targets()
@@ -202,6 +203,15 @@ class PostTrainingArguments(RunArguments):
             raise ValueError(
                 f"`resume_from_checkpoint` is true or false, got `{self.resume_from_checkpoint}`: a run is resumed in "
                 "its own `output_dir`, whichever stage it was in."
+            )
+
+    def _check_evaluations(self) -> None:
+        """In the place of the library, whose message has three lines and no remedy."""
+        evaluates, saves = IntervalStrategy(self.eval_strategy).value, SaveStrategy(self.save_strategy).value
+        if self.load_best_model_at_end and (evaluates == "no" or saves not in ("best", evaluates)):
+            raise ValueError(
+                f"The best epoch cannot be kept with `eval_strategy` {evaluates} and `save_strategy` {saves}: let "
+                "both be `epoch` or both `steps`, or keep the last epoch by `--load_best_model_at_end false`."
             )
 
     def recipe(self) -> dict:

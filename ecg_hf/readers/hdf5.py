@@ -13,7 +13,7 @@ from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import record_of_array
 from .channels import MAX_FILE_BYTES, Said
 from .formats import need
-from .sidecar import Stated, completed, read_sidecar, stated_by
+from .sidecar import STATED_NAMES, Stated, completed, read_sidecar, stated_by
 
 SIGNALS = ("tracings", "ecg")
 """Names of data sets that hold signals: CODE-15 % and SaMi-Trop, SPH."""
@@ -132,7 +132,7 @@ def _texts(ids) -> np.ndarray:
 
 def _stated(file, data) -> Stated:
     fields = {}
-    for name in Stated._fields:
+    for name in STATED_NAMES:
         value = data.attrs.get(name, file.attrs.get(name))
         if isinstance(value, np.ndarray):
             value = value.tolist()

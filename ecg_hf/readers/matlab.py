@@ -18,7 +18,7 @@ from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError
 from .arrays import check_no_part, record_of_array
 from .channels import MAX_FILE_BYTES, Said
-from .sidecar import Stated, read_sidecar
+from .sidecar import STATED_NAMES, Stated, completed, read_sidecar, stated_by
 
 # Of the challenge (http://2018.icbeb.org/Challenge.html): what the struct with these fields does not state itself.
 _CPSC_2018 = Stated(500, "mV", LEAD_NAMES)
@@ -28,7 +28,9 @@ _CPSC_FIELDS = {"sex", "age", "data"}
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
 _NUMBERS = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-_STRUCT = 2
+_CELL, _STRUCT, _CHAR = 1, 2, 4
+# How characters are stored, by the number of their type.
+_ENCODINGS = {2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
 _COMPLEX_FLAG = 0x800
 
 
@@ -52,7 +54,8 @@ class _Variable(NamedTuple):
 def read(path: str, part: str | None, said: Said) -> Record:
     """Read the struct `ECG` with a field `data`, as CPSC 2018 has it, or the only matrix of numbers of the file.
 
-    The values are (leads, samples) or (samples, leads). Rate, unit and names of leads come from the JSON beside it or
+    The values are (leads, samples) or (samples, leads). Rate, unit and names of leads are variables beside it
+    (`sampling_rate` or `fs`, `units`, and a cell `lead_names` or `leads`), stand in the JSON beside the file, or come
     from the caller; a struct with the fields of CPSC 2018 and twelve leads has 500 Hz, mV and the leads in the usual
     order unless these say otherwise. Of other variables and fields nothing is read.
     """
@@ -66,7 +69,28 @@ def read(path: str, part: str | None, said: Said) -> Record:
     signal, fields = _signal(variables, order)
     is_cpsc = fields == _CPSC_FIELDS and len(LEAD_NAMES) in signal.shape
     published = _CPSC_2018 if is_cpsc else None
-    return record_of_array(_numbers(signal, order), read_sidecar(path), path, said, published=published)
+    stated = completed(_stated(variables, order), read_sidecar(path), path)
+    return record_of_array(_numbers(signal, order), stated, path, said, published=published)
+
+
+def _stated(variables: list[_Variable], order: str) -> Stated:
+    values = {each.name: _value(each, order) for each in variables if each.name in STATED_NAMES}
+    return stated_by(values, "its variables")
+
+
+def _value(variable: _Variable, order: str) -> float | str | list | None:
+    """A single number, a line of text, or a list of these; None for anything else."""
+    if variable.kind == _CELL:
+        members = [_variable(part.data, order) for part in variable.parts if part.type == _MATRIX]
+        return [None if member.kind == _CELL else _value(member, order) for member in members]
+    if variable.kind == _CHAR and len(variable.parts) == 1 and variable.shape[:1] == (1,):
+        (text,) = variable.parts
+        encoding = _ENCODINGS.get(text.type, "latin-1")
+        encoding += {"<": "-le", ">": "-be"}[order] if encoding == "utf-16" else ""
+        return bytes(text.data).decode(encoding, "replace")
+    if variable.kind in _NUMBERS and variable.shape == (1, 1) and not variable.is_complex:
+        return _numbers(variable, order).item()
+    return None
 
 
 def _damaged(what: str) -> RecordError:
@@ -134,7 +158,7 @@ def _variable(data: memoryview, order: str) -> _Variable:
         raise _damaged("the flags of a variable")
     flags = struct.unpack_from(f"{order}I", parts[0].data)[0]
     kind = flags & 0xFF
-    if kind not in (_STRUCT, *_NUMBERS) or [part.type for part in parts[1:3]] != [_INT32, _INT8]:
+    if kind not in (_CELL, _STRUCT, _CHAR, *_NUMBERS) or [part.type for part in parts[1:3]] != [_INT32, _INT8]:
         # Of other classes some have no dimensions or name.
         return _Variable("another", kind, False, (), [])
     shape = tuple(map(int, _array(parts[1], order)))

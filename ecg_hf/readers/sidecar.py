@@ -9,8 +9,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError
+from .channels import canonical_lead, microvolts_in
 
 MAX_SIDECAR_BYTES = 2**20
+
+
+# As other programs call what is stated; a field of such a name counts where it can be nothing else.
+_OTHER_NAMES = {
+    "sampling_rate": ("fs", "sfreq", "sample_rate", "samplingRate", "sampling_frequency"),
+    "units": ("unit",),
+    "lead_names": ("leads", "lead_order", "channel_names", "ch_names", "sig_name"),
+}
 
 
 class Stated(NamedTuple):
@@ -35,8 +44,8 @@ def sidecar_path(path: str) -> str:
 def read_sidecar(path: str) -> Stated:
     """What the JSON beside the file `path` states: an object with `sampling_rate`, `units`, `lead_names`, or some.
 
-    Other fields are left to whoever wrote them. Nothing is stated where there is no such file. Raises `RecordError`
-    for one that cannot be read or has a field of another type.
+    Other fields than those of [`stated_by`] are left to whoever wrote them. Nothing is stated where there is no such
+    file. Raises `RecordError` for one that cannot be read or has a field of another type.
     """
     file = sidecar_path(path)
     try:
@@ -56,8 +65,12 @@ def read_sidecar(path: str) -> Stated:
 
 
 def stated_by(fields: Mapping[str, Any], where: str) -> Stated:
-    """The fields `sampling_rate`, `units` and `lead_names` of a mapping; `RecordError` for one of another type."""
-    rate, units, names = (fields.get(name) for name in Stated._fields)
+    """The fields `sampling_rate`, `units` and `lead_names` of a mapping; `RecordError` for one of another type.
+
+    Under a name of another program, such as `fs` or `leads`, a field is taken if it is a rate, a unit or leads: to
+    overlook it would let the caller say something else.
+    """
+    rate, units, names = (_field(fields, name) for name in Stated._fields)
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate > 1e9):
         raise RecordError(f"{where}: `sampling_rate` must be a number of Hz.")
     if units is not None and not isinstance(units, str):
@@ -65,6 +78,28 @@ def stated_by(fields: Mapping[str, Any], where: str) -> Stated:
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise RecordError(f"{where}: `lead_names` must be a list of texts.")
     return Stated(rate, units, None if names is None else tuple(names))
+
+
+def _field(fields: Mapping[str, Any], name: str) -> Any:
+    if fields.get(name) is not None:
+        return fields[name]
+    return next((value for other in _OTHER_NAMES[name] if _is_a(name, value := fields.get(other))), None)
+
+
+def _is_a(name: str, value: Any) -> bool:
+    if name == "sampling_rate":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if name == "units":
+        return isinstance(value, str) and microvolts_in(value) is not None
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(each, str) and canonical_lead(each) for each in value)
+    )
+
+
+STATED_NAMES = tuple(other for name in Stated._fields for other in (name, *_OTHER_NAMES[name]))
+"""Those of all fields that [`stated_by`] looks at."""
 
 
 def completed(stated: Stated, beside: Stated, path: str) -> Stated:
@@ -77,4 +112,4 @@ def completed(stated: Stated, beside: Stated, path: str) -> Stated:
     return Stated(*(other if own is None else own for own, other in zip(stated, beside, strict=True)))
 
 
-__all__ = ["Stated", "completed", "read_sidecar", "sidecar_path", "stated_by"]
+__all__ = ["STATED_NAMES", "Stated", "completed", "read_sidecar", "sidecar_path", "stated_by"]

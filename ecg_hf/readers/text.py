@@ -26,6 +26,7 @@ MAX_TEXT_BYTES = 2**28
 _UNIT = re.compile(r"(.*?)\s*[(\[]\s*([^()\[\]]*?)\s*[)\]]", re.DOTALL)
 _UNIT_WITHOUT_BRACKETS = re.compile(r"(.*?)[\s_/]+([^\s_/]+)", re.DOTALL)
 _BLANK_BEFORE_UNIT = re.compile(r"(?<=[^\s)\]])\s+(?=[(\[])")
+_BETWEEN_WORDS = re.compile(r"[\W_]+|^(?:lead|ecg|ekg|ch|channel|sig|signal)(?=[^\W_])", re.IGNORECASE)
 _ZERO_IN_FRONT = re.compile(r"0[0-9]")
 _WHOLE = re.compile(r"[-+]?[0-9]+")
 _DECIMAL_COMMA = r"[-+]?[0-9]+(?:,[0-9]+)?(?:[eE][-+]?[0-9]+)?"
@@ -282,6 +283,7 @@ def _names_and_units(
                     f"its header has {match[0][:40]!r}, and {match[2][:40]!r} is no unit of voltage; expected V, mV, "
                     "uV or nV behind the name of a lead, or nothing."
                 )
+        _check_order(header, lead_names)
         return None, ()
     units = tuple(_bare(cell)[1] for cell in header[named[-1]])
     names = _names_of(header[named[-1]], lead_names)
@@ -293,6 +295,19 @@ def _names_and_units(
     return names, units
 
 
+def _check_order(header: list[list[str]], lead_names: Sequence[str] | None) -> None:
+    """`RecordError` where names such as `ECG.V6` or `V6_filtered` tell another order of the leads than the caller."""
+    for cells in itertools.filterfalse(_counts_columns, header):
+        words = [[canonical_lead(word) for word in _BETWEEN_WORDS.split(_bare(cell)[0])] for cell in cells]
+        meant = {cell: lead for cell, leads in zip(cells, words, strict=True) for lead in leads if lead}
+        if lead_names is not None and meant and [*meant.values()] != [*map(canonical_lead, lead_names)]:
+            cell, lead = next(iter(meant.items()))
+            raise RecordError(
+                f"its header has {cell[:40]!r}, as if it were lead {lead}, and other leads or another order of them "
+                f"are said. Call the columns by the names of their leads alone, such as {lead}."
+            )
+
+
 def _names_of(cells: list[str], lead_names: Sequence[str] | None = None) -> tuple[str, ...]:
     """The names in a line, as [`named_channels`], which would take an empty cell for a channel."""
     names = [_bare(cell)[0] for cell in cells]
@@ -301,9 +316,13 @@ def _names_of(cells: list[str], lead_names: Sequence[str] | None = None) -> tupl
 
 
 def _names_leads(cells: list[str], lead_names: Sequence[str] | None = None) -> bool:
-    names = _names_of(cells, lead_names)
-    # R counts columns as V1, V2, ..., V12, whatever they are.
-    return any(map(canonical_lead, names)) and "v10" not in map(str.casefold, names)
+    return any(map(canonical_lead, _names_of(cells, lead_names))) and not _counts_columns(cells)
+
+
+def _counts_columns(cells: list[str]) -> bool:
+    """Whether a header is V1, V2, ..., V12, as R counts columns whatever they are; V1 to V6 may be the chest leads."""
+    names = [_bare(cell)[0].casefold() for cell in cells]
+    return "v10" in names or (len(names) > 6 and names == [f"v{place}" for place in range(1, len(names) + 1)])
 
 
 def _names_nothing_else(cells: list[str]) -> bool:

@@ -164,7 +164,10 @@ class ShardedRecords:
     def _table(self, file: dict) -> pa.Table:
         where = f"The shard {file['file']} of `{self.path}`"
         filesystem, root = self._store
-        content = filesystem.cat_file(f"{root}/{file['file']}")
+        try:
+            content = filesystem.cat_file(f"{root}/{file['file']}")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{where} is missing: copy the folder again.") from error
         if len(content) != file["num_bytes"]:
             raise ValueError(
                 f"{where} has {len(content)} bytes, the manifest says {file['num_bytes']}: copy the folder again."

@@ -41,9 +41,15 @@ def yaml_flags(path: str) -> list[str]:
         loader.flatten_mapping(root)
         return [flag for name, value in root.value for flag in _flags_of(loader, str(name.value), value)]
     except yaml.YAMLError as error:
-        raise ValueError(f"`{path}` is not YAML: {error}") from error
+        raise ValueError(f"`{path}` is not YAML: {_in_one_line(error)}.") from error
     finally:
         loader.dispose()
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    """Without the picture of the place, so that the last line of a message says what is wrong."""
+    place = getattr(error, "problem_mark", None)
+    return " ".join(str(error).split()) if place is None else f"line {place.line + 1}, {error.problem}"
 
 
 def _flags_of(loader: _Loader, name: str, value: yaml.Node) -> Iterator[str]:

@@ -8,7 +8,6 @@ import fnmatch
 import json
 import logging
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -24,7 +23,7 @@ from ..ecg_transformer.common_ecg_transformer import (
     check_choice,
 )
 from .store import NAMED_IN_A_MESSAGE
-from .table import Table, is_empty, is_list, number_of_cell, refuse_thousands
+from .table import Table, is_empty, is_list, number_of_cell, refuse_thousands, seen
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +98,7 @@ def warn_of_spellings(label_column: str, names: Sequence[str]) -> None:
 
 def _look_of(name: str) -> str:
     """The same for names that differ in case, in how an accent is stored, or in characters without width."""
-    name = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return seen(name).casefold()
 
 
 def matching_columns(table: Table, patterns: str | Sequence[str]) -> list[str]:

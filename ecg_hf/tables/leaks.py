@@ -67,7 +67,30 @@ def leaks_in_words(splits: Mapping[str, Identities], label_names: Sequence[str])
         for first, second in combinations(splits, 2)
         if (both := patients[first].filter(pc.is_in(patients[first], patients[second])).to_pylist())
     ]
-    return messages + _copies_in_words(splits, label_names)
+    return messages + _lookalikes_in_words(patients) + _copies_in_words(splits, label_names)
+
+
+def _lookalikes_in_words(patients: Mapping[str, pa.StringArray]) -> list[str]:
+    """A sentence for each pair of splits with patients whom a spreadsheet or a person may have written in two ways."""
+    looks = {split: _looks(names) for split, names in patients.items()}
+    messages = []
+    for first, second in combinations(patients, 2):
+        names = patients[first]
+        others = patients[second].take(pc.index_in(looks[first], looks[second]))
+        differ = pc.not_equal(names, others).fill_null(False)
+        pairs = zip(names.filter(differ).to_pylist(), others.filter(differ).to_pylist(), strict=True)
+        if alike := [f"{name} and {other}" for name, other in pairs]:
+            messages.append(
+                f"{len(alike)} patients of {first} differ from those of {second} in upper and lower case, zeros in "
+                f"front or an apostrophe alone (such as {listed(sorted(alike))}): if they are the same, write them "
+                f"alike, or figures of {second} are too good."
+            )
+    return messages
+
+
+def _looks(names: pa.StringArray) -> pa.StringArray:
+    looks = pc.utf8_lower(pc.utf8_ltrim(names, "'"))
+    return pc.replace_substring_regex(looks, r"(^|[^0-9])0+([0-9])", r"\1\2")
 
 
 def _copies_in_words(splits: Mapping[str, Identities], label_names: Sequence[str]) -> list[str]:

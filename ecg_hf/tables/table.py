@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -312,6 +313,13 @@ def is_empty(cell: object) -> bool:
     return isinstance(cell, str) and cell.strip() in NOTHING
 
 
+def seen(text: str) -> str:
+    """The same text for texts that look the same: characters have one width and one code, and those of no width are
+    left out."""
+    text = unicodedata.normalize("NFKC", text)
+    return "".join(character for character in text if unicodedata.category(character) != "Cf")
+
+
 def is_list(cell: object) -> bool:
     """Whether a cell has members: a list, a set, an array, a dictionary with its keys."""
     return isinstance(cell, list | tuple | set | frozenset | dict) or (isinstance(cell, np.ndarray) and cell.ndim > 0)
@@ -349,8 +357,9 @@ def names_of_patients(column: pd.Series) -> pa.StringArray:
 
 
 def patients_in(cells: Iterable) -> pa.StringArray:
-    """The patients of the rows as text: the same where their cells are, but for blanks around and a `.0` or `,0`
-    behind; an empty cell is a patient of its own, null."""
+    """The patients of the rows as text: the same where their cells are, but for blanks around, a `.0` or `,0` behind,
+    and what a reader does not see (wide digits, characters without width); an empty cell is a patient of its own,
+    null."""
     return texts_of(None if is_empty(cell) else _patient(str(cell).strip()) for cell in cells)
 
 
@@ -370,7 +379,8 @@ def _warn_of_a_frequent_patient(column: str, names: pa.StringArray) -> None:
 
 
 def _patient(name: str) -> str | None:
-    return None if name == "None" else re.sub(r"^([+-]?\d+)(\.0*|,0)$", r"\1", name)
+    name = name if name.isascii() else seen(name).strip()
+    return None if name == "None" else re.sub(r"^([+-]?\d+)(\.0*|,0+)$", r"\1", name)
 
 
 def splits_of(table: Table, split_column: str) -> np.ndarray:
@@ -559,6 +569,7 @@ __all__ = [
     "open_table",
     "patients_in",
     "refuse_thousands",
+    "seen",
     "source_of",
     "splits_of",
 ]
