@@ -279,6 +279,11 @@ class RunTrainer(RecordOrder, Trainer):
             return output
         except (OSError, RuntimeError, SafetensorError) as error:
             self._raise_if_checkpoint_failed(error)
+            if "DataLoader worker (pid" in str(error):
+                raise ChildProcessError(
+                    f"A process that prepares batches has ended ({str(error).strip()}), often since memory ran out: "
+                    "use fewer `dataloader_num_workers`, and resume by `--resume_from_checkpoint true`."
+                ) from error
             with room_for("a checkpoint", self.run_folder.path):
                 raise
         finally:
