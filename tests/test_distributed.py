@@ -219,11 +219,15 @@ def test_two_killed_processes_end_with_the_bits_of_two_left_alone(simulated_fold
         return [process.wait() for process in processes], [process.stderr[-2000:] for process in processes]
 
     assert run(outputs[0], kill=True)[0] == [-signal.SIGKILL] * 2 and not (outputs[0] / "config.json").exists()
+    alone = (simulated_folder, simulated_cache, outputs[0], False)
+    with pytest.raises(ValueError, match="cannot be resumed with other settings: `processes` was 2, now 1"):
+        resumable_run(*alone)
     for output in outputs:
         codes, errors = run(output, kill=False)
         assert codes == [0, 0], errors
     first, second = map(weights_of, outputs)
     assert all(torch.equal(first[name], second[name]) for name in first)
+    resumable_run(*alone)  # a finished run is reported to one process, too
 
 
 FSDP2 = {

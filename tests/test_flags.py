@@ -52,6 +52,27 @@ RUN = ("--output_dir", "x", "--use_cpu", "true", "--dry_run", "true")
         ("--torch_compile_backend foo", "`torch_compile_backend` must be one of eager, "),
         ("--attn_implementation foo", "`attn_implementation` cannot be `foo` here: "),
         ("--fsdp full_shard", "`fsdp` shares the weights out among processes, and this is the only one"),
+        ("--torch_compile_mode foo", "`torch_compile_mode` must be one of default, "),
+        ("--use_cpu true --fp16 true", "`fp16` needs a GPU, a CPU would compute in float32 all the same"),
+        ('--gradient_checkpointing_kwargs {"use_reentrant":true}', "`gradient_checkpointing_kwargs` have no effect"),
+        (
+            '--gradient_checkpointing true --gradient_checkpointing_kwargs {"foo":1}',
+            "`gradient_checkpointing_kwargs` {'foo': 1} do not fit: ",
+        ),
+        ("--dataloader_multiprocessing_context spawn", "`dataloader_multiprocessing_context` needs `dataloader_num_"),
+        ("--optim_target_modules mlp", "`optim_target_modules` has no effect here"),
+        ("--prediction_loss_only true", "`prediction_loss_only` has no effect here"),
+        ("--include_for_metrics loss", "`include_for_metrics` has no effect here"),
+        ("--include_num_input_tokens_seen true", "`include_num_input_tokens_seen` has no effect here"),
+        ("--length_column_name seconds", "`length_column_name` has no effect here"),
+        ("--use_cache true", "`use_cache` has no effect here"),
+        ('--accelerator_config {"split_batches":true}', "`accelerator_config` cannot change `split_batches`"),
+        ('--accelerator_config {"dispatch_batches":true}', "`accelerator_config` cannot change `dispatch_batches`"),
+        ('--accelerator_config {"even_batches":false}', "`accelerator_config` cannot change `even_batches`"),
+        (
+            '--accelerator_config {"gradient_accumulation_kwargs":{"num_steps":2}}',
+            "`accelerator_config` cannot change `gradient_accumulation_kwargs`: the field",
+        ),
         ("--output_dir file", "`--output_dir` file cannot be a folder"),
         ("--output_dir file/x", "`--output_dir` file/x cannot be a folder"),
     ],
@@ -194,7 +215,8 @@ def test_numbers_in_a_table_of_a_recipe_are_numbers(tmp_path, number):
 
 
 def test_a_recipe_may_have_negative_numbers_and_shared_entries(tmp_path):
-    text = "max_steps: -1\nactivation_checkpointing_kwargs: {use_reentrant: no}\n<<: {seed: 7}\nstages:\n- finetune\n"
+    text = "max_steps: -1\nactivation_checkpointing: true\nactivation_checkpointing_kwargs: {use_reentrant: no}\n"
+    text += "<<: {seed: 7}\nstages:\n- finetune\n"
     (args,) = parsed(tmp_path, text)
     assert (args.max_steps, args.seed, args.stages) == (-1, 7, ["finetune"])
     assert args.activation_checkpointing_kwargs == {"use_reentrant": False}

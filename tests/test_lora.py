@@ -388,7 +388,10 @@ def test_two_processes_adapt_one_model(peft, simulated_splits, tmp_path):
         ({"lora_learning_rate": -1.0}, "`lora_learning_rate` must be above 0"),
         ({"lora_dropout": 1.0}, r"`lora_dropout` must lie in \[0, 1\), got 1.0"),
         ({"stages": ["probe"], "lora_rank": 4}, "`lora_rank` is for the stage `lora`, which is not among `stages`"),
-        ({"gradient_checkpointing_kwargs": '{"use_reentrant": true}'}, "cannot ask for `use_reentrant`"),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": '{"use_reentrant": true}'},
+            "cannot ask for `use_reentrant`",
+        ),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(peft, tmp_path, fields, message):

@@ -439,9 +439,12 @@ def test_the_flag_takes_true_false_and_auto(argv, expected, monkeypatch):
 
 def test_auto_follows_a_launcher_that_says_more(monkeypatch):
     told(True, monkeypatch)
-    for precision, expected in {"no": True, "bf16": True, "fp16": False}.items():
+    for precision in ("no", "bf16"):
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
-        assert bf16_of("--bf16", "auto") is expected
+        assert bf16_of("--bf16", "auto") is True
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match="`fp16` needs a GPU"):
+        bf16_of("--bf16", "auto", "--use_cpu", "true")
     told(False, monkeypatch)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert bf16_of("--bf16", "auto") is True

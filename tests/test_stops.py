@@ -1,6 +1,7 @@
 """Runs that cannot go on: divergence, a full disk, signals. Each says what to do."""
 
 import errno
+import multiprocessing
 import os
 import resource
 import signal
@@ -194,3 +195,18 @@ def test_a_signal_ends_all_processes(simulated_folder, simulated_cache, tmp_path
     errors = "".join(process.stderr for process in processes)
     assert errors.count("Stopped by SIGTERM. The same command with `--resume_from_checkpoint true`") == 1
     assert "KeyboardInterrupt" not in errors and "Traceback" not in errors
+
+
+def test_a_killed_worker_is_named(simulated_splits, tmp_path):
+    trainer = make_trainer(simulated_splits, tmp_path / "run", stages=["finetune"], dataloader_num_workers=1)
+    step = trainer.training_step
+
+    def kill(*args):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+        return step(*args)
+
+    trainer.training_step = kill
+    with pytest.raises(ChildProcessError, match="prepares batches has ended .*fewer `dataloader_num_workers`"):
+        trainer.post_train()

@@ -50,6 +50,21 @@ def test_attention_that_knows_no_patterns_is_refused_by_a_model_that_has_one():
         attention_mask_of(config, hidden_states, None, 10)
 
 
+@pytest.mark.parametrize(
+    ("optim", "given", "message"),
+    [
+        ("adamw_torch_fused", "amsgrad=True", "it takes no `amsgrad` from `optim_args`"),
+        ("sgd", "momentum=0.9, dampening_=0.1", "it takes no `dampening_` from `optim_args`"),
+        ("rmsprop", "weight_decay=0.1", "`optim_args` cannot set `weight_decay`: give `weight_decay`"),
+    ],
+)
+def test_an_entry_of_optim_args_that_no_optimizer_gets_is_refused(simulated_splits, tmp_path, optim, given, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(simulated_splits, tmp_path / "run", optim=optim, optim_args=given)
+    heard = make_trainer(simulated_splits, tmp_path / "run", optim="sgd", optim_args="momentum=0.9, nesterov=True")
+    assert heard.create_optimizer().defaults["momentum"] == 0.9
+
+
 def test_publishing_beside_other_work_is_refused(simulated_splits, tmp_path):
     trainer = make_trainer(simulated_splits, tmp_path / "run")
     with pytest.raises(ValueError, match="`blocking` must be true"):

@@ -25,6 +25,7 @@ from ..readers.channels import canonical_leads
 from .checks import (
     check_attention,
     check_compiler,
+    check_has_effect,
     check_is_dictionary,
     check_output_dir,
     check_ranges,
@@ -176,6 +177,7 @@ class RunArguments(TrainingArguments):
         self.do_eval = False  # the library's mark of `eval_strategy`, which `dataclasses.replace` would give back
         check_reports(self.report_to)
         check_compiler(self)
+        check_has_effect(self)
         check_schedule(self, self.peak_learning_rate)
         _check_world_size(self)
         _warn_of_slow_bf16(self)

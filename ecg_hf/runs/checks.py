@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.utils.checkpoint
 from accelerate.utils import DynamoBackend
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import (
@@ -42,6 +45,8 @@ class Range(NamedTuple):
         words += f" and at most {self.high}" if self.high < math.inf else ""
         return words if self.off is None else f"{words}, or {self.off} as if not given"
 
+
+_COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 _COUNT, _NOT_NEGATIVE, _POSITIVE = Range(1), Range(0), Range(0, above=True)
 _SEED = Range(0, 2**32 - 1)  # NumPy takes no other
@@ -115,6 +120,80 @@ def check_compiler(args: TrainingArguments) -> None:
         raise ValueError(f"`torch_compile_backend` must be one of {known}; got `{args.torch_compile_backend}`.")
 
 
+_WITHOUT_EFFECT = {
+    "include_for_metrics": ([], "the metrics are fixed. Compute others from the output of `predict`"),
+    "include_num_input_tokens_seen": ("no", "records have no tokens of text"),
+    "length_column_name": ("length", "all windows have one length"),
+    "liger_kernel_config": (None, "its kernels are for language models"),
+    "optim_target_modules": (None, "it is for optimizers that choose the weights themselves, which a run refuses"),
+    "prediction_loss_only": (False, "the metrics choose the epoch"),
+    "use_cache": (False, "it is for models that write text"),
+}
+"""Fields of the library that nothing here looks at: their defaults, and why."""
+
+_LOADERS = {
+    "split_batches": (False, "batches are those of `per_device_train_batch_size` in each process"),
+    "dispatch_batches": (None, "each process makes its own batches"),
+    "even_batches": (True, "processes with other numbers of batches would wait for each other"),
+    "use_seedable_sampler": (True, "the order of an epoch follows from `data_seed` or `seed`"),
+    "gradient_accumulation_kwargs": (None, "the field `gradient_accumulation_steps` says it"),
+}
+"""The same of `accelerator_config`."""
+
+
+def check_has_effect(args: TrainingArguments) -> None:
+    """`ValueError` for a setting of the library that a run would pass over, or not survive."""
+    for name, (default, reason) in _WITHOUT_EFFECT.items():
+        if getattr(args, name) != default:
+            raise ValueError(f"`{name}` has no effect here: {reason}. Leave it out.")
+    for name, (default, reason) in _LOADERS.items():
+        if getattr(args.accelerator_config, name) != default:
+            raise ValueError(f"`accelerator_config` cannot change `{name}`: {reason}. Leave it out.")
+    if args.mixed_precision == "fp16" and args.device.type == "cpu":
+        raise ValueError("`fp16` needs a GPU, a CPU would compute in float32 all the same: use `bf16` there.")
+    _check_checkpointing(args)
+    if args.dataloader_multiprocessing_context is not None and not args.dataloader_num_workers:
+        raise ValueError("`dataloader_multiprocessing_context` needs `dataloader_num_workers` of at least 1.")
+    if args.torch_compile_mode not in _COMPILE_MODES:
+        known = ", ".join(name for name in _COMPILE_MODES if name)
+        raise ValueError(f"`torch_compile_mode` must be one of {known}; got `{args.torch_compile_mode}`.")
+
+
+def _check_checkpointing(args: TrainingArguments) -> None:
+    for prefix in ("gradient", "activation"):
+        name = f"{prefix}_checkpointing"
+        if not (kwargs := getattr(args, f"{name}_kwargs", None)):
+            continue
+        if not any(getattr(args, f"{kind}_checkpointing", False) for kind in ("gradient", "activation")):
+            raise ValueError(f"`{name}_kwargs` have no effect without `{name}`: give both.")
+        values = torch.ones(1, requires_grad=True)
+        try:
+            torch.utils.checkpoint.checkpoint(torch.neg, values, **{"use_reentrant": False, **kwargs})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`{name}_kwargs` {kwargs} do not fit: {error}") from error
+
+
+def check_optim_args(args: TrainingArguments, optimizer_of: Callable[[TrainingArguments], object]) -> None:
+    """`ValueError` for an entry of `optim_args` that the library does not hand to the optimizer, which
+    `optimizer_of` gives for arguments."""
+    for entry in (args.optim_args or "").replace(" ", "").split(","):
+        name, _, _ = entry.partition("=")
+        if name in ("lr", "weight_decay"):
+            raise ValueError(f"`optim_args` cannot set `{name}`: give `{'learning_rate' if name == 'lr' else name}`")
+        if entry and not _is_heard(args, name, optimizer_of):
+            raise ValueError(f"it takes no `{name}` from `optim_args` in this version of the library: leave it out")
+
+
+def _is_heard(args, name: str, optimizer_of) -> bool:
+    """Whether a value that cannot be meant is an error, or is handed on."""
+    absurd, without = copy.copy(args), copy.copy(args)
+    absurd.optim_args, without.optim_args = f"{name}=?", None
+    try:
+        return optimizer_of(absurd) != optimizer_of(without)
+    except (AttributeError, ValueError):
+        return True
+
+
 def check_schedule(args: TrainingArguments, learning_rate: float) -> None:
     """`ValueError` where `lr_scheduler_kwargs` do not fit `lr_scheduler_type`: makes a schedule and forgets it."""
     kind, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
@@ -145,7 +224,9 @@ __all__ = [
     "RANGES",
     "check_attention",
     "check_compiler",
+    "check_has_effect",
     "check_is_dictionary",
+    "check_optim_args",
     "check_output_dir",
     "check_ranges",
     "check_reports",

@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -27,6 +27,9 @@ LOCK_FILE = "lock"
 
 # To be raised whenever the record of a run gets other entries, so that an older run is refused by this reason.
 RECORD_VERSION = 4
+
+PROCESSES = "processes"
+"""The entry of the record with their number; what is finished may be reported by another one."""
 
 _SHOWN = 80
 """Characters of a value in a message."""
@@ -128,8 +131,9 @@ class RunFolder:
                 f"`{self.path}` holds another run: choose another `output_dir`, or resume that run by "
                 "`--resume_from_checkpoint true`."
             )
-        self.check(facts)
-        if (self.path / "config.json").is_file():
+        is_finished = (self.path / "config.json").is_file()
+        self.check(facts, ignored=[PROCESSES] if is_finished else [])
+        if is_finished:
             logger.warning(f"The run in `{self.path}` is finished: its results are returned.")
             return read_object(self.path / "all_results.json")
         return None
@@ -171,8 +175,8 @@ class RunFolder:
             _HELD_LOCKS.discard(self._descriptor)
             self._descriptor = None
 
-    def check(self, facts: dict) -> None:
-        """`ValueError` where the run that is here was asked for anything else than `facts`."""
+    def check(self, facts: dict, ignored: Sequence[str] = ()) -> None:
+        """`ValueError` where the run that is here was asked for anything else than `facts`, beside those `ignored`."""
         stored = read_object(self._record)
         if stored.pop("version", None) != RECORD_VERSION:
             raise ValueError(
@@ -180,7 +184,8 @@ class RunFolder:
                 "finish it with that version, or start from its checkpoint by `--model_name_or_path`, in another "
                 "`output_dir`."
             )
-        if changes := list(differences(stored, facts)):
+        stored.setdefault(PROCESSES, facts.get(PROCESSES))  # runs that began before it was recorded
+        if changes := list(differences(*({**of, **dict.fromkeys(ignored)} for of in (stored, facts)))):
             old, new = stored.get("data", {}), facts.get("data", {})
             others = [split for split in ("train", "validation") if old.get(split) != new.get(split)]
             if others:
@@ -313,6 +318,7 @@ def checkpoint_problem(path: pathlib.Path, world_size: int) -> str | None:
 
 
 __all__ = [
+    "PROCESSES",
     "RunFolder",
     "best_checkpoint",
     "check_is_of_model",

@@ -35,7 +35,9 @@ from ..files import json_text, whole_file, write_atomic
 from ..plotting import plot_learning_curves
 from .arguments import RunArguments
 from .callbacks import KeepBest, SetEpoch
+from .checks import check_optim_args
 from .folder import (
+    PROCESSES,
     RunFolder,
     best_checkpoint,
     check_is_of_model,
@@ -158,6 +160,7 @@ class RunTrainer(RecordOrder, Trainer):
         config = self.model.config.to_dict()
         return {
             "recipe": self.recipe,
+            PROCESSES: self.args.world_size,
             "labels": self.model.config.labels,
             "model": {name: value for name, value in config.items() if name not in PASSING_FIELDS},
             "weights": fingerprint_of_weights(self.model.state_dict()),
@@ -276,6 +279,11 @@ class RunTrainer(RecordOrder, Trainer):
             return output
         except (OSError, RuntimeError, SafetensorError) as error:
             self._raise_if_checkpoint_failed(error)
+            if "DataLoader worker (pid" in str(error):
+                raise ChildProcessError(
+                    f"A process that prepares batches has ended ({str(error).strip()}), often since memory ran out: "
+                    "use fewer `dataloader_num_workers`, and resume by `--resume_from_checkpoint true`."
+                ) from error
             with room_for("a checkpoint", self.run_folder.path):
                 raise
         finally:
@@ -470,6 +478,7 @@ class RunTrainer(RecordOrder, Trainer):
             if not is_class or {"params", "model", "optimizer_dict"} & kwargs.keys():
                 raise ValueError("it groups the parameters itself, which weight decay and `layer_decay` need to do")
             optimizer_class(self.parameter_groups(self.model), **kwargs)
+            check_optim_args(self.args, lambda args: self.get_optimizer_cls_and_kwargs(args, self.model))
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"`optim` cannot be `{name}`: {error}") from error
 
