@@ -1,5 +1,7 @@
 """Flags and recipes that cannot be meant so are one line at the start of a run; what can be meant is not ignored."""
 
+import warnings
+
 import pytest
 import yaml
 from test_command import error_of
@@ -205,6 +207,15 @@ def test_names_in_a_recipe_are_taken_as_they_are_written(tmp_path):
     _, data = parsed(tmp_path, text, kinds=(ModelArguments, TaskArguments, PostTrainingArguments))[:2]
     assert data.labels == ["no", "yes", "1e5", "010", "null"]
     assert (data.label_column, data.patient_column) == ("on", "yes")
+
+
+def test_a_recipe_is_replayed_without_a_warning(tmp_path):
+    first = PostTrainingArguments(output_dir=str(tmp_path), use_cpu=True, gradient_checkpointing=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (again,) = parsed(tmp_path, yaml.safe_dump(first.recipe()))
+    assert again.gradient_checkpointing and again.activation_checkpointing
+    assert again.recipe() == first.recipe()
 
 
 @pytest.mark.parametrize("number", ["1e-5", "1.0e-5", "1E-05", ".1e-4", "0.00001"])

@@ -173,6 +173,10 @@ class RunArguments(TrainingArguments):
         self.bf16 = resolve_bf16(self.bf16, self.use_cpu, self.fp16)
         if self.dry_run:
             self.push_to_hub = False
+        # Recipes have the old names, which mean the same until they are gone: no warning to who replays one.
+        for end in ("checkpointing", "checkpointing_kwargs"):
+            if getattr(self, f"activation_{end}") is None:
+                setattr(self, f"activation_{end}", getattr(self, f"gradient_{end}"))
         super().__post_init__()
         self.do_eval = False  # the library's mark of `eval_strategy`, which `dataclasses.replace` would give back
         check_reports(self.report_to)
