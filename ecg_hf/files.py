@@ -87,15 +87,6 @@ def read_object(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def stamp_of(status: os.stat_result) -> str:
-    """Size and times of a file, by which a changed one is known.
-
-    The second time is that of the last change of any kind, which no program sets: copies and archives may give a file
-    of other content the time of the first.
-    """
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
 def json_text(content: Any) -> str:
     """As indented JSON that ends with a line's end; lists of numbers take a line each, not one a number."""
     text = json.dumps(content, indent=2)
@@ -109,13 +100,4 @@ def write_atomic(path: str | os.PathLike, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-__all__ = [
-    "json_text",
-    "read_object",
-    "read_text",
-    "share_as_usual",
-    "stamp_of",
-    "whole_file",
-    "whole_folder",
-    "write_atomic",
-]
+__all__ = ["json_text", "read_object", "read_text", "share_as_usual", "whole_file", "whole_folder", "write_atomic"]

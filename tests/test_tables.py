@@ -477,39 +477,6 @@ def test_a_changed_record_is_read_again_and_its_old_content_comes_back(tmp_path)
     assert before != changed and signal() == before
 
 
-@pytest.mark.parametrize("kind", ["wfdb", "npy", "hdf5"])
-def test_a_changed_file_with_the_time_of_the_old_one_is_read_again(tmp_path, kind):
-    """As an archive, or a copy that keeps times, may give it."""
-    h5py = pytest.importorskip("h5py") if kind == "hdf5" else None
-    name = {"wfdb": "r.dat", "npy": "r.npy", "hdf5": "r.h5"}[kind]
-
-    def write(factor):
-        signal = np.random.default_rng(0).normal(0, 0.3, (12, 500)) * factor
-        if kind == "wfdb":
-            write_record(tmp_path, "r", signal)
-        elif kind == "npy":
-            np.save(tmp_path / name, signal)
-        else:
-            with h5py.File(tmp_path / name, "w") as file:
-                file["tracings"] = signal.T[None]
-
-    def read():
-        said = {} if kind == "wfdb" else {"sampling_rate": 100, "units": "mV", "lead_names": LEAD_NAMES}
-        table = pd.DataFrame({"path": ["r" if kind == "wfdb" else name], "AF": [1]})
-        options = {"label_columns": ["AF"], "data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
-        splits = load_ecg_dataset(table, split_fractions=(1, 0, 0), **options, **said)
-        return splits["train"][0]["signal"]
-
-    write(1.0)
-    files = [path for path in tmp_path.iterdir() if path.is_file()]
-    before, times = read(), {path: (path.stat().st_atime_ns, path.stat().st_mtime_ns) for path in files}
-    write(0.5)
-    for path in files:
-        os.utime(path, ns=times[path])
-    changed = read()
-    np.testing.assert_allclose(changed, np.array(before) / 2, atol=5)  # a step of the WFDB file
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_several_processes_read_the_same(folder, cache, tmp_path, monkeypatch, method):
     monkeypatch.setattr(store, "RECORDS_PER_FILE", 20)

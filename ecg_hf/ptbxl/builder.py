@@ -20,7 +20,6 @@ from datasets.fingerprint import Hasher
 
 from ..ecg_transformer.common_ecg_transformer import LEAD_NAMES
 from ..ecg_transformer.wfdb_ecg_transformer import RecordError, read_record
-from ..files import stamp_of
 from .cache import cause_of, open_builder
 from .download import unpack_ptbxl
 from .label_order import name_labels
@@ -272,12 +271,12 @@ def fixed_size_lists(rows: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def _record_stamp(path: str) -> str | None:
-    """Size and times of a record's files, by which a changed one is known; None if one is missing."""
+    """Size and time of a record's files, by which a changed one is known; None if one is missing."""
     try:
         files = [os.stat(f"{path}{suffix}") for suffix in (".hea", ".dat")]
     except FileNotFoundError:
         return None
-    return " ".join(map(stamp_of, files))
+    return " ".join(f"{file.st_size} {file.st_mtime_ns}" for file in files)
 
 
 __all__ = [

@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from ..ecg_transformer.common_ecg_transformer import MULTI_LABEL, REGRESSION, check_choice
 from ..ecg_transformer.wfdb_ecg_transformer import MAX_FILE_BYTES, Record, RecordError
-from ..files import stamp_of
 from ..readers.channels import Channel, Said, canonical_leads, record_of
 from ..readers.formats import need
 from ..readers.hdf5 import data_set, without_padding
@@ -211,9 +210,7 @@ class Exams:
 
     def key(self, start: int, stop: int) -> str:
         parts, rows, ids = (values[start:stop] for values in (self.part_of, self.row_of, self.ids))
-        files = (
-            f"{os.path.abspath(self.paths[part])} {stamp_of(os.stat(self.paths[part]))}" for part in np.unique(parts)
-        )
+        files = (f"{os.path.abspath(self.paths[part])} {_stamp(self.paths[part])}" for part in np.unique(parts))
         return "\n".join(["CODE-15 1", *files, self.said.text(), *(str(values.tolist()) for values in (rows, ids))])
 
     def name(self, index: int) -> str:
@@ -251,6 +248,11 @@ class _Joined(NamedTuple):
 
     source: Exams
     rows: np.ndarray
+
+
+def _stamp(path: str) -> str:
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _parts(folder: Path) -> list[str]:

@@ -26,7 +26,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from ..ecg_transformer.wfdb_ecg_transformer import Record, RecordError, record_files
-from ..files import stamp_of, whole_file, write_atomic
+from ..files import whole_file, write_atomic
 from ..memory import release_unused
 from ..processes import in_processes
 from ..readers.channels import Channel, Said, record_of, whole_microvolts
@@ -522,7 +522,7 @@ def _stamp(path: str) -> str:
         status = os.stat(path)
     except (OSError, ValueError):  # as of `os.path.isfile`: what cannot be looked at has no stamp
         return "-"
-    return stamp_of(status) if stat.S_ISREG(status.st_mode) else "-"
+    return f"{status.st_size} {status.st_mtime_ns}" if stat.S_ISREG(status.st_mode) else "-"
 
 
 __all__ = [
