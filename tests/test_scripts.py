@@ -284,6 +284,7 @@ def test_the_benchmark_prints_a_table_and_writes_it(simulated_folder, tmp_path, 
         (["--only", "redaing"], "invalid choice: 'redaing'"),
         (["--num_rounds", "0"], "at least 1"),
         (["--output", "nowhere/speed.json"], "the folder nowhere does not exist"),
+        (["--data_dir", "tests"], "no folder `records100` in tests"),
         (["preytrain"], "unrecognized arguments: preytrain"),
     ],
 )

@@ -56,6 +56,9 @@ def _table(argv: Sequence[str]) -> list[dict]:
     only, output = options.pop("only"), options.pop("output")
     if output is not None and not output.parent.is_dir():
         parser.error(f"`output`: the folder {output.parent} does not exist.")
+    for name, records in (("data_dir", "records100"), ("data_dir_500hz", "records500")):
+        if options[name] is not None and not pathlib.Path(options[name], records).is_dir():
+            parser.error(f"`{name}`: there is no folder `{records}` in {options[name]}, as PTB-XL has it.")
     rows = []
     print("| row | what | before | aim | measured |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
