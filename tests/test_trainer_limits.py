@@ -65,6 +65,13 @@ def test_an_entry_of_optim_args_that_no_optimizer_gets_is_refused(simulated_spli
     assert heard.create_optimizer().defaults["momentum"] == 0.9
 
 
+def test_a_field_for_adam_is_refused_where_another_optimizer_does_not_use_it(simulated_splits, tmp_path):
+    for field in ("adam_beta1", "adam_epsilon"):
+        with pytest.raises(ValueError, match=f"`optim` cannot be `sgd`: it does not use `{field}`"):
+            make_trainer(simulated_splits, tmp_path / "run", optim="sgd", **{field: 0.5})
+        make_trainer(simulated_splits, tmp_path / "run", optim="adamw_torch", **{field: 0.5})
+
+
 def test_publishing_beside_other_work_is_refused(simulated_splits, tmp_path):
     trainer = make_trainer(simulated_splits, tmp_path / "run")
     with pytest.raises(ValueError, match="`blocking` must be true"):

@@ -173,9 +173,17 @@ def _check_checkpointing(args: TrainingArguments) -> None:
             raise ValueError(f"`{name}_kwargs` {kwargs} do not fit: {error}") from error
 
 
-def check_optim_args(args: TrainingArguments, optimizer_of: Callable[[TrainingArguments], object]) -> None:
-    """`ValueError` for an entry of `optim_args` that the library does not hand to the optimizer, which
-    `optimizer_of` gives for arguments."""
+_OF_ADAM = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
+"""Fields, and under which name the optimizers that use them get them."""
+
+
+def check_optim_args(args: TrainingArguments, optimizer_of: Callable[[TrainingArguments], tuple]) -> None:
+    """`ValueError` for an entry of `optim_args`, or a field for Adam, that the library does not hand to the optimizer,
+    whose class and keyword arguments `optimizer_of` gives for arguments."""
+    _, kwargs = optimizer_of(args)
+    for name, keyword in _OF_ADAM.items():
+        if keyword not in kwargs and getattr(args, name) != TrainingArguments.__dataclass_fields__[name].default:
+            raise ValueError(f"it does not use `{name}`: leave that out")
     for entry in (args.optim_args or "").replace(" ", "").split(","):
         name, _, _ = entry.partition("=")
         if name in ("lr", "weight_decay"):
