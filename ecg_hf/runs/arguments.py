@@ -27,6 +27,7 @@ from .checks import (
     check_compiler,
     check_has_effect,
     check_is_dictionary,
+    check_is_supported,
     check_output_dir,
     check_ranges,
     check_reports,
@@ -167,7 +168,7 @@ class RunArguments(TrainingArguments):
             raise ValueError("`remove_unused_columns` must be false: windows are made from all columns.")
         if self.save_only_model:
             raise ValueError("`save_only_model` is not supported: a run cannot be resumed from such checkpoints.")
-        _refuse_what_has_no_effect(self)
+        check_is_supported(self)
         # The library refuses bfloat16, and pins memory, as if a GPU were there, unless it is told.
         self.use_cpu = self.use_cpu or not has_accelerator()
         self.bf16 = resolve_bf16(self.bf16, self.use_cpu, self.fp16)
@@ -297,46 +298,6 @@ def check_at_least(name: str, value: int | None, minimum: int) -> None:
     """`ValueError` for a number below `minimum`; None is allowed."""
     if value is not None and value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
-
-
-def _refuse_what_has_no_effect(args: RunArguments) -> None:
-    for name in ("do_eval", "do_predict"):
-        if getattr(args, name):
-            raise ValueError(
-                f"`{name}` is not supported: a run always trains, and evaluates on its way. Leave it out, or use "
-                "`ecg-hf evaluate` for a checkpoint."
-            )
-    for name in ("bf16_full_eval", "fp16_full_eval"):
-        if getattr(args, name):
-            raise ValueError(
-                f"`{name}` is not supported: it would change the weights that are saved. `{name[:4]}` computes in 16 "
-                "bits and keeps them."
-            )
-    for name, refused in (("batch_eval_metrics", True), ("eval_do_concat_batches", False)):
-        if getattr(args, name) == refused:
-            raise ValueError(
-                f"`{name}` cannot be {str(refused).lower()}: the metrics of records are taken over all of them at "
-                "once. Leave it out."
-            )
-    # The launcher says it by the environment.
-    if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ValueError(
-            "`deepspeed` is not supported: its checkpoints are of another kind. Use `fsdp` for models that do not fit "
-            "on one device, see training/guides/many-machines.md."
-        )
-    if args.parallelism_config is not None:
-        raise ValueError(
-            "`parallelism_config` is not supported: records are shared out among processes, and with `fsdp` weights."
-        )
-    if args.use_liger_kernel:
-        raise ValueError("`use_liger_kernel` is not supported: its kernels are for language models. Leave it out.")
-    if args.dataloader_persistent_workers and not args.dataloader_num_workers:
-        raise ValueError("`dataloader_persistent_workers` needs `dataloader_num_workers` of at least 1.")
-    if args.train_sampling_strategy != "random":
-        raise ValueError(
-            f"`train_sampling_strategy` must be `random`, got `{args.train_sampling_strategy}`: each epoch has an "
-            "order of its own, drawn with `data_seed` or `seed`."
-        )
 
 
 def _check_world_size(args: RunArguments) -> None:

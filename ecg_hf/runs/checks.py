@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -45,8 +46,6 @@ class Range(NamedTuple):
         words += f" and at most {self.high}" if self.high < math.inf else ""
         return words if self.off is None else f"{words}, or {self.off} as if not given"
 
-
-_COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 _COUNT, _NOT_NEGATIVE, _POSITIVE = Range(1), Range(0), Range(0, above=True)
 _SEED = Range(0, 2**32 - 1)  # NumPy takes no other
@@ -113,11 +112,58 @@ def check_reports(names: list[str]) -> None:
             raise ValueError(f"`report_to` cannot be `{name}` here: {error} Or leave it out.") from error
 
 
+_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
 def check_compiler(args: TrainingArguments) -> None:
-    """`ValueError` for a `torch_compile_backend` that accelerate does not know."""
+    """`ValueError` for a `torch_compile_backend` that accelerate does not know, or a mode that torch does not."""
     if args.torch_compile and args.torch_compile_backend.upper() not in DynamoBackend.__members__:
         known = ", ".join(name.lower() for name in DynamoBackend.__members__ if name != "NO")
         raise ValueError(f"`torch_compile_backend` must be one of {known}; got `{args.torch_compile_backend}`.")
+    if args.torch_compile_mode not in (None, *_COMPILE_MODES):
+        known = ", ".join(_COMPILE_MODES)
+        raise ValueError(f"`torch_compile_mode` must be one of {known}; got `{args.torch_compile_mode}`.")
+
+
+def check_is_supported(args: TrainingArguments) -> None:
+    """`ValueError` for a setting of the library that a run refuses, before the library has changed any."""
+    for name in ("do_eval", "do_predict"):
+        if getattr(args, name):
+            raise ValueError(
+                f"`{name}` is not supported: a run always trains, and evaluates on its way. Leave it out, or use "
+                "`ecg-hf evaluate` for a checkpoint."
+            )
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(args, name):
+            raise ValueError(
+                f"`{name}` is not supported: it would change the weights that are saved. `{name[:4]}` computes in 16 "
+                "bits and keeps them."
+            )
+    for name, refused in (("batch_eval_metrics", True), ("eval_do_concat_batches", False)):
+        if getattr(args, name) == refused:
+            raise ValueError(
+                f"`{name}` cannot be {str(refused).lower()}: the metrics of records are taken over all of them at "
+                "once. Leave it out."
+            )
+    # The launcher says it by the environment.
+    if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(
+            "`deepspeed` is not supported: its checkpoints are of another kind. Use `fsdp` for models that do not fit "
+            "on one device, see training/guides/many-machines.md."
+        )
+    if args.parallelism_config is not None:
+        raise ValueError(
+            "`parallelism_config` is not supported: records are shared out among processes, and with `fsdp` weights."
+        )
+    if args.use_liger_kernel:
+        raise ValueError("`use_liger_kernel` is not supported: its kernels are for language models. Leave it out.")
+    if args.dataloader_persistent_workers and not args.dataloader_num_workers:
+        raise ValueError("`dataloader_persistent_workers` needs `dataloader_num_workers` of at least 1.")
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"`train_sampling_strategy` must be `random`, got `{args.train_sampling_strategy}`: each epoch has an "
+            "order of its own, drawn with `data_seed` or `seed`."
+        )
 
 
 _WITHOUT_EFFECT = {
@@ -154,9 +200,6 @@ def check_has_effect(args: TrainingArguments) -> None:
     _check_checkpointing(args)
     if args.dataloader_multiprocessing_context is not None and not args.dataloader_num_workers:
         raise ValueError("`dataloader_multiprocessing_context` needs `dataloader_num_workers` of at least 1.")
-    if args.torch_compile_mode not in _COMPILE_MODES:
-        known = ", ".join(name for name in _COMPILE_MODES if name)
-        raise ValueError(f"`torch_compile_mode` must be one of {known}; got `{args.torch_compile_mode}`.")
 
 
 def _check_checkpointing(args: TrainingArguments) -> None:
@@ -234,6 +277,7 @@ __all__ = [
     "check_compiler",
     "check_has_effect",
     "check_is_dictionary",
+    "check_is_supported",
     "check_optim_args",
     "check_output_dir",
     "check_ranges",
